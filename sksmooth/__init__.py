@@ -1,0 +1,1 @@
+"""Label smoothing for scikit-learn, with probabilities you can trust."""
