@@ -1,0 +1,306 @@
+"""Mini-batches of tensors that are already in memory.
+
+A :class:`~torch.utils.data.DataLoader` fetches rows one by one and collates them, which costs a
+small net far more time than its training step. Rows that are in memory need neither: a batch is
+one indexing of a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import skorch.dataset
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+
+# Fewer held-out rows than this cannot settle a temperature.
+FEWEST_HELD_OUT = 10
+
+
+class Batch(tuple[torch.Tensor, torch.Tensor]):
+    """A pair (X, y), as skorch passes it around, that also carries the rows' weights.
+
+    Parameters
+    ----------
+    X : tensor of shape (n, ...)
+        Inputs.
+    y : tensor of shape (n,), int64
+        Class indices.
+    sample_weight : tensor of shape (n,) or None
+        Weights of the rows; None weighs all alike.
+    """
+
+    sample_weight: torch.Tensor | None
+
+    def __new__(
+        cls, X: torch.Tensor, y: torch.Tensor, sample_weight: torch.Tensor | None = None
+    ) -> Batch:
+        """Make the pair."""
+        batch = super().__new__(cls, (X, y))
+        batch.sample_weight = sample_weight
+        return batch
+
+
+class TensorRows(skorch.dataset.Dataset):
+    """Rows of a table as tensors: inputs, class indices and, if given, weights.
+
+    A skorch dataset, so that callbacks find its ``X`` and ``y``.
+
+    Parameters
+    ----------
+    X : tensor of shape (n_samples, ...)
+        Inputs.
+    y : tensor of shape (n_samples,), int64
+        Class indices.
+    sample_weight : tensor of shape (n_samples,) or None
+        Weights of the rows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = TensorRows(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
+    >>> len(rows), len(rows.take([0, 2]))
+    (4, 2)
+    """
+
+    def __init__(
+        self, X: torch.Tensor, y: torch.Tensor, sample_weight: torch.Tensor | None = None
+    ) -> None:
+        super().__init__(X, y, length=len(X))
+        self.sample_weight = sample_weight
+
+    def __getitem__(self, index: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.X[index], self.y[index]
+
+    def batch(self, index: torch.Tensor | slice) -> Batch:
+        """Give the rows at `index` as one batch."""
+        weight = None if self.sample_weight is None else self.sample_weight[index]
+        return Batch(self.X[index], self.y[index], weight)
+
+    def take(self, index: Sequence[int] | torch.Tensor) -> TensorRows:
+        """Give the rows at `index` as rows of their own."""
+        batch = self.batch(torch.as_tensor(index, device=self.X.device))
+        return TensorRows(*batch, batch.sample_weight)
+
+
+class TensorBatches:
+    """Iterate over mini-batches of :class:`TensorRows`.
+
+    Parameters
+    ----------
+    rows : TensorRows
+        The rows.
+    batch_size : int
+        Rows per batch; the last batch holds what is left.
+    shuffle : bool, default=False
+        Draw a new order at the start of every pass, from torch's global generator.
+    drop_last : bool, default=False
+        Leave out a last batch that is not full.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = TensorRows(torch.arange(5.0)[:, None], torch.tensor([0, 1, 0, 1, 0]))
+    >>> [len(X) for X, y in TensorBatches(rows, batch_size=2)]
+    [2, 2, 1]
+    """
+
+    def __init__(
+        self, rows: TensorRows, batch_size: int, shuffle: bool = False, drop_last: bool = False
+    ) -> None:
+        self.dataset = rows
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        n_rows = len(self.dataset)
+        return n_rows // self.batch_size if self.drop_last else -(-n_rows // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        rows = self.dataset
+        order = torch.randperm(len(rows)).to(rows.X.device) if self.shuffle else None
+        for number in range(len(self)):
+            here = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            yield rows.batch(here if order is None else order[here])
+
+
+class EncodedDataset(Dataset):
+    """A torch Dataset whose labels are replaced by their class indices.
+
+    Parameters
+    ----------
+    dataset : torch Dataset
+        Gives pairs (X, label).
+    classes : sequence of labels
+        The index of a label in it is its class index.
+    """
+
+    def __init__(self, dataset: Dataset, classes: Sequence[Any]) -> None:
+        self.dataset = dataset
+        self.codes = {label: code for code, label in enumerate(classes)}
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        X, label = self.dataset[index]
+        label = label.item() if hasattr(label, "item") else label
+        if label not in self.codes:
+            raise ValueError(
+                f"The dataset's row {index} has the label {label!r}, which is none of the classes "
+                f"{list(self.codes)}."
+            )
+        return X, self.codes[label]
+
+
+def make_batches(
+    dataset: Dataset,
+    batch_size: int,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    **dataloader_params: Any,
+) -> TensorBatches | DataLoader:
+    """Choose the iterator over mini-batches that fits a dataset.
+
+    Parameters
+    ----------
+    dataset : torch Dataset
+        :class:`TensorRows`, or a Subset of them, are indexed in memory; anything else goes
+        through a :class:`~torch.utils.data.DataLoader`.
+    batch_size : int
+        Rows per batch.
+    shuffle : bool, default=False
+        Draw a new order for every pass.
+    drop_last : bool, default=False
+        Leave out a last batch that is not full.
+    **dataloader_params
+        Further parameters of DataLoader; giving any (`num_workers`, `sampler`, ...) asks for one.
+
+    Returns
+    -------
+    TensorBatches or DataLoader
+        Gives pairs (X, y).
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = TensorRows(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
+    >>> type(make_batches(rows, batch_size=2)).__name__
+    'TensorBatches'
+    """
+    rows = None if dataloader_params else rows_in_memory(dataset)
+    if rows is not None:
+        return TensorBatches(rows, batch_size, shuffle=shuffle, drop_last=drop_last)
+    ordered_by_itself = isinstance(dataset, IterableDataset) or "sampler" in dataloader_params
+    shuffle = shuffle and not ordered_by_itself
+    return DataLoader(
+        dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, **dataloader_params
+    )
+
+
+def rows_in_memory(dataset: Any) -> TensorRows | None:
+    """Give the rows of a dataset as tensors if they are in memory, else None.
+
+    Parameters
+    ----------
+    dataset : torch Dataset
+        :class:`TensorRows` or a Subset (of a Subset ...) of them are in memory.
+
+    Returns
+    -------
+    TensorRows or None
+        The dataset's own rows, a Subset's copied out.
+    """
+    if isinstance(dataset, TensorRows):
+        return dataset
+    if isinstance(dataset, Subset):
+        rows = rows_in_memory(dataset.dataset)
+        return None if rows is None else rows.take(dataset.indices)
+    return None
+
+
+def hold_out(
+    n_rows: int, y: NDArray[np.int64] | None, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """Draw the rows that are not trained on.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    y : ndarray of shape (n_rows,) or None
+        Class indices, by which the draw is stratified; a class with a single row stays in
+        training. None, or fewer rows to draw than classes: the draw is plainly random.
+    fraction : float
+        Share of the rows to hold out.
+    seed : int
+        Seeds the draw.
+
+    Returns
+    -------
+    train : ndarray of int
+        Indices of the rows to train on.
+    held_out : ndarray of int or None
+        Indices of the others; None where they would be fewer than 10.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> train, held_out = hold_out(100, np.arange(100) % 4, fraction=0.2, seed=0)
+    >>> len(train), np.bincount(held_out % 4)
+    (80, array([5, 5, 5, 5]))
+    """
+    rows = np.arange(n_rows)
+    n_held_out = int(fraction * n_rows)
+    if n_held_out < FEWEST_HELD_OUT:
+        return rows, None
+    strata = None
+    candidates = rows
+    if y is not None:
+        counts = np.bincount(y)
+        candidates = rows[counts[y] > 1]
+        n_classes = np.count_nonzero(counts > 1)
+        if n_classes <= n_held_out and n_classes <= len(candidates) - n_held_out:
+            strata = y[candidates]
+        else:
+            candidates = rows
+    train, held_out = train_test_split(
+        candidates, test_size=n_held_out, stratify=strata, random_state=seed
+    )
+    return np.concatenate([train, np.setdiff1d(rows, candidates)]), held_out
+
+
+def read_labels(dataset: Any) -> Any:
+    """Read the labels of a torch Dataset, by the shortest way there is.
+
+    Parameters
+    ----------
+    dataset : torch Dataset
+        Gives pairs (X, label). An attribute `y` or `targets`, the second tensor of a
+        TensorDataset, and a Subset's indices are made use of; else all rows are read once.
+
+    Returns
+    -------
+    array-like or tensor of shape (n_samples,)
+        The labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> read_labels(TensorDataset(torch.zeros(3, 2), torch.tensor([0, 1, 0])))
+    tensor([0, 1, 0])
+    """
+    if isinstance(dataset, Subset):
+        return np.asarray(read_labels(dataset.dataset))[np.asarray(dataset.indices)]
+    for name in ("y", "targets"):
+        if getattr(dataset, name, None) is not None:
+            return getattr(dataset, name)
+    if hasattr(dataset, "tensors"):
+        return dataset.tensors[1]
+    return np.array([label for _, label in dataset])

@@ -1,0 +1,1290 @@
+"""LabelSmoothingClassifier: a skorch net with smoothed labels and calibrated probabilities."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from inspect import signature
+from numbers import Integral, Real
+from typing import Any
+from warnings import warn
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator, clone
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, has_fit_parameter, validate_data
+from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
+from skorch.dataset import get_len, unpack_data
+from skorch.history import History
+from skorch.utils import is_dataset, to_numpy, to_tensor
+from torch.utils.data import Dataset, Subset
+
+from sksmooth.batches import EncodedDataset, TensorRows, hold_out, make_batches, read_labels
+from sksmooth.calibration import TemperatureScaling, refine
+from sksmooth.losses import LabelSmoothingLoss, mean_loss
+from sksmooth.modules import SimpleNet, read_logits
+from sksmooth.smoothing import check_label_smoothing, check_smoothing
+
+# What other libraries call a parameter of ours.
+SYNONYMS = {
+    "alpha": "optimizer__weight_decay",
+    "activation": "module__activation",
+    "dropout": "module__dropout",
+    "eps": "label_smoothing",
+    "epsilon": "label_smoothing",
+    "epochs": "max_epochs",
+    "hidden_layer_sizes": "module__hidden_layer_sizes",
+    "learning_rate": "lr",
+    "learning_rate_init": "lr",
+    "ls_eps": "label_smoothing",
+    "max_iter": "max_epochs",
+    "n_epochs": "max_epochs",
+    "n_iter_no_change": "patience",
+    "seed": "random_state",
+    "smoothing_eps": "label_smoothing",
+    "validation_fraction": "train_split",
+    "weight_decay": "optimizer__weight_decay",
+}
+
+# The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
+# all classified correctly from promising certainty.
+PRIOR_STRENGTH = 1.0
+
+# Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
+# activations stay in the processor's cache.
+PREDICTION_ROWS = 8192
+
+# How scikit-learn is to check X.
+_FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
+
+
+class BestFlag(PassthroughScoring):
+    """Record beside a score of the epoch whether it is the best so far.
+
+    skorch's ``PrintLog`` colours by that flag, and ``Checkpoint`` saves by it. The score itself is
+    recorded by the net.
+
+    Parameters
+    ----------
+    name : str
+        The score's key in the history.
+    lower_is_better : bool, default=True
+        Whether lower scores are better.
+    """
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record the flag."""
+        score = net.history[-1].get(self.name)
+        if score is None:
+            return
+        is_best = self._is_best_score(score)
+        if is_best:
+            self.best_score_ = score
+        net.history.record(f"{self.name}_best", bool(is_best))
+
+
+class BestEpoch:
+    """The epoch with the lowest refined loss, and the parameters that the module had then.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without a lower loss after which training is to stop.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.epoch = 0
+        self.loss = np.inf
+        self.parameters: dict[str, torch.Tensor] = {}
+
+    def update(self, epoch: int, loss: float, module: torch.nn.Module) -> None:
+        """Look at the epoch that has just ended."""
+        if loss < self.loss:
+            self.epoch, self.loss = epoch, loss
+            self.parameters = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    def is_past(self, epoch: int) -> bool:
+        """Tell whether `epoch` is too far behind the best one to go on."""
+        return epoch - self.epoch >= self.patience
+
+
+class LabelSmoothingClassifier(NeuralNetClassifier):
+    """A neural classifier with smoothed labels and calibrated probabilities.
+
+    Smoothing the labels often makes a net more accurate and always makes its confidence wrong.
+    This classifier holds out some rows, stops training where the refined loss on them is best,
+    and fits a temperature to them, so that ``predict_proba`` can be trusted.
+
+    It is a :class:`skorch.NeuralNetClassifier`: all of skorch's parameters, callbacks and methods
+    work. It is a scikit-learn classifier too: it goes into pipelines, searches and ensembles.
+
+    Parameters
+    ----------
+    module : torch module (class or instance), default=SimpleNet
+        Returns logits of shape (n, n_classes), or a tuple whose last item is the logits. Where its
+        constructor takes `n_features` or `n_classes`, they are filled in from the data. An instance
+        is copied before it is trained.
+    label_smoothing : float, default=0.1
+        The mass ε taken from the true class, in [0, 1).
+    smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"
+        Where that mass goes, see :func:`sksmooth.smoothing.smoothing_matrix`.
+    calibration : {"temperature"}, object or None, default="temperature"
+        How held-out logits become probabilities: :class:`~sksmooth.calibration.TemperatureScaling`,
+        any object with ``fit(logits, y)`` and ``predict_proba(logits)``, or not at all.
+    class_weight : "balanced", dict or None, default=None
+        Weights of the classes, as in scikit-learn; they multiply the rows' weights.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the initial weights, the held-out rows, shuffling and dropout. torch's global
+        generator is left as it was. As everywhere in scikit-learn, None draws a seed from numpy's
+        global generator.
+    early_stopping : bool, default=True
+        Stop when the refined loss on the held-out rows has not fallen for `patience` epochs, and
+        go back to the epoch where it was lowest.
+    patience : int, default=20
+        See `early_stopping`.
+    criterion : torch criterion (class or instance), default=LabelSmoothingLoss
+        Gets the logits, the class indices and, in its attributes `label_smoothing` and `smoothing`,
+        the values given here. ``torch.nn.CrossEntropyLoss`` serves for uniform smoothing, and any
+        criterion for ``label_smoothing=0``.
+    optimizer : torch optimizer (class), default=torch.optim.AdamW
+        The update rule.
+    lr : float, default=0.003
+        The learning rate.
+    max_epochs : int, default=100
+        The most epochs of a fit.
+    batch_size : int, default=64
+        Rows per mini-batch; -1 takes all rows at once.
+    iterator_train, iterator_valid : callable, default=make_batches
+        Make the iterator over a dataset's mini-batches: called with the dataset and `batch_size`.
+        Training rows are shuffled unless ``iterator_train__shuffle=False``.
+    dataset : torch Dataset (class), default=TensorRows
+        Holds the rows.
+    train_split : float, callable or None, default=0.2
+        The rows held out for early stopping and calibration: a fraction of them, drawn by
+        `random_state` and stratified by class; a callable such as
+        :class:`skorch.dataset.ValidSplit`; or None to train on all rows.
+    callbacks : list of skorch callbacks, "disable" or None, default=None
+        See skorch.
+    predict_nonlinearity : "auto", callable or None, default="auto"
+        "auto" applies the calibrator, or the softmax where there is none. A callable replaces
+        both, and None gives the module's output as it is.
+    warm_start : bool, default=False
+        Let ``fit`` train the fitted net further instead of starting anew.
+    verbose : int, default=0
+        Print a table of the epochs.
+    device : str, torch.device or None, default="cpu"
+        Where to train and predict.
+    compile : bool, default=False
+        Compile the module with ``torch.compile``.
+    use_caching : bool or "auto", default="auto"
+        See skorch.
+    torch_load_kwargs : dict or None, default=None
+        See skorch.
+    classes : array-like or None, default=None
+        The classes, where `y` may lack some or a Dataset's labels should not be read.
+    **kwargs
+        Parameters of the parts, by prefix: ``module__hidden_layer_sizes=(128,)``,
+        ``optimizer__weight_decay=0.1``, ``criterion__form="kl"``, ``iterator_train__drop_last``,
+        ``callbacks__print_log__...``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, in the order of the columns of ``predict_proba``.
+    calibrator_ : object or None
+        The fitted calibrator; None where there is none.
+    best_epoch_ : int
+        The epoch, from 1, whose parameters are kept.
+    history : skorch.history.History
+        What was recorded per epoch: `train_loss`, `valid_loss`, `refined_loss`, `valid_acc`, `dur`.
+    class_prior_ : ndarray of shape (n_classes,)
+        The weighted frequencies of the classes in the training data.
+    n_features_in_ : int
+        Number of features seen by ``fit``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had names that are all strings.
+    module_, criterion_, optimizer_, callbacks_ : objects
+        skorch's parts.
+
+    References
+    ----------
+    Szegedy et al. 2016, Rethinking the Inception Architecture. Guo et al. 2017, On Calibration of
+    Modern Neural Networks. Berta et al. 2025, Rethinking Early Stopping: Refine, Then Calibrate.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sksmooth import LabelSmoothingClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
+    >>> pipe = make_pipeline(StandardScaler(), LabelSmoothingClassifier(random_state=0))
+    >>> pipe.fit(X_train, y_train).predict_proba(X_test).shape
+    (38, 3)
+    >>> bool(pipe.score(X_test, y_test) > 0.9)
+    True
+    """
+
+    # skorch sets these on the instance, in __init__ and while it initializes. On the class they
+    # leave __init__ with nothing to do but store parameters.
+    initialized_ = False
+    history_ = None
+    virtual_params_: dict[str, Callable] = {}  # noqa: RUF012
+    _modules = ["module"]  # noqa: RUF012
+    _criteria = ["criterion"]  # noqa: RUF012
+    _optimizers = ["optimizer"]  # noqa: RUF012
+    prefixes_ = [*NeuralNetClassifier.prefixes_, "module", "criterion", "optimizer"]  # noqa: RUF012
+    cuda_dependent_attributes_ = ["module_", "criterion_", "optimizer_"]  # noqa: RUF012
+
+    # Inside the training loop the net speaks class indices, as its batches do.
+    _speaks_codes = False
+    # The weights of the batch at hand: skorch's get_loss has no argument for them.
+    _batch_weight: torch.Tensor | None = None
+
+    _parameter_constraints: dict[str, list] = {  # noqa: RUF012
+        "smoothing": [str, "array-like", torch.Tensor],
+        "calibration": [None, StrOptions({"temperature"}), HasMethods(["fit", "predict_proba"])],
+        "class_weight": [None, StrOptions({"balanced"}), dict],
+        "random_state": ["random_state"],
+        "early_stopping": ["boolean"],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
+        "train_split": [None, Interval(Real, 0, 1, closed="neither"), callable],
+        "callbacks": [None, StrOptions({"disable"}), list],
+        "predict_nonlinearity": [None, StrOptions({"auto"}), callable],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "classes": [None, "array-like"],
+    }
+
+    def __init__(
+        self,
+        module: Any = SimpleNet,
+        *,
+        label_smoothing: float = 0.1,
+        smoothing: str | ArrayLike | torch.Tensor = "uniform",
+        calibration: Any = "temperature",
+        class_weight: str | dict | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        early_stopping: bool = True,
+        patience: int = 20,
+        criterion: Any = LabelSmoothingLoss,
+        optimizer: Any = torch.optim.AdamW,
+        lr: float = 0.003,
+        max_epochs: int = 100,
+        batch_size: int = 64,
+        iterator_train: Callable = make_batches,
+        iterator_valid: Callable = make_batches,
+        dataset: Any = TensorRows,
+        train_split: float | Callable | None = 0.2,
+        callbacks: list | str | None = None,
+        predict_nonlinearity: str | Callable | None = "auto",
+        warm_start: bool = False,
+        verbose: int = 0,
+        device: Any = "cpu",
+        compile: bool = False,
+        use_caching: bool | str = "auto",
+        torch_load_kwargs: dict | None = None,
+        classes: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        self.module = module
+        self.label_smoothing = label_smoothing
+        self.smoothing = smoothing
+        self.calibration = calibration
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.early_stopping = early_stopping
+        self.patience = patience
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.lr = lr
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.iterator_train = iterator_train
+        self.iterator_valid = iterator_valid
+        self.dataset = dataset
+        self.train_split = train_split
+        self.callbacks = callbacks
+        self.predict_nonlinearity = predict_nonlinearity
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.device = device
+        self.compile = compile
+        self.use_caching = use_caching
+        self.torch_load_kwargs = torch_load_kwargs
+        self.classes = classes
+        self._refuse_unknown(kwargs)
+        self.__dict__.update(kwargs)
+
+    # -- parameters ---------------------------------------------------------------------------
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        """Refuse names that no parameter and no skorch part has, suggesting the nearest."""
+        known = [name for name in signature(type(self).__init__).parameters if name != "kwargs"]
+        for name in names:
+            if "__" not in name and name not in known and name not in self.__dict__:
+                nearest = SYNONYMS.get(name) or _nearest_name(name, known)
+                raise InvalidParameterError(
+                    f"{type(self).__name__} has no parameter {name!r}; "
+                    + (f"did you mean {nearest}?" if nearest else f"it has {', '.join(known)}.")
+                )
+
+    def _get_param_names(self) -> list[str]:
+        return sorted(k for k in self.__dict__ if not k.startswith("_") and not k.endswith("_"))
+
+    @property
+    def _params_to_validate(self) -> set[str]:
+        return {name for name in self.__dict__ if "__" in name and not name.startswith("_")}
+
+    def set_params(self, **params: Any) -> LabelSmoothingClassifier:
+        """Set parameters of this estimator and of its parts.
+
+        On a fitted net, `lr` and ``optimizer__...`` take effect at once, ``module__...`` and
+        ``criterion__...`` build those parts anew (untrained), and all else holds from the next
+        call of ``fit`` or ``partial_fit`` on.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name, parts' parameters by prefix, such as ``module__dropout=0.1``.
+
+        Returns
+        -------
+        LabelSmoothingClassifier
+            Itself.
+
+        Raises
+        ------
+        InvalidParameterError
+            For an unknown name; a ValueError and a TypeError at once, as scikit-learn has it.
+        """
+        self._refuse_unknown(params)
+        own = {}
+        for name, value in params.items():
+            part, _, rest = name.partition("__")
+            nested = None if part in self.prefixes_ or not rest else getattr(self, part, None)
+            if nested is not None and hasattr(nested, "set_params"):
+                nested.set_params(**{rest: value})
+            else:
+                own[name] = value
+        if self.initialized_:
+            return super().set_params(**own)
+        for name, value in own.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
+
+    def _check_parameters(self) -> None:
+        check_label_smoothing(self.label_smoothing)
+        validate_parameter_constraints(
+            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
+        )
+        _check_device(self.device)
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def _check_training_data(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
+    ) -> Dataset:
+        """Check the rows, encode their labels, weigh them.
+
+        Sets `classes_`, `class_prior_`, `n_features_in_` if `reset`, else checks against them.
+        """
+        if is_dataset(X):
+            return self._check_dataset(X, y, sample_weight, classes, reset=reset)
+        X, y = validate_data(self, _as_array(X), _as_array(y), reset=reset, **_FLOAT32_ROWS)
+        check_classification_targets(y)
+        if reset:
+            self._set_classes(y if classes is None else classes)
+        codes = self._encode(y)
+        weight = self._weigh_rows(X, y, sample_weight)
+        if weight is not None:
+            X, codes, weight = X[weight > 0], codes[weight > 0], weight[weight > 0]
+        counts = np.bincount(codes, weights=weight, minlength=len(self.classes_inferred_))
+        if classes is None and np.count_nonzero(counts) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs rows of at least two classes, but all rows that "
+                f"weigh anything are of class {self.classes_inferred_[counts.argmax()]!r}."
+            )
+        if reset:
+            self.class_prior_ = counts / counts.sum()
+            self._n_inputs = int(np.prod(X.shape[1:]))
+        return TensorRows(
+            _as_tensor(X).to(self.device),
+            torch.from_numpy(codes).to(self.device),
+            None if weight is None else torch.from_numpy(weight).to(self.device),
+        )
+
+    def _check_dataset(
+        self, dataset: Dataset, y: Any, sample_weight: Any, classes: Any, *, reset: bool
+    ) -> Dataset:
+        """Check a torch Dataset of pairs (X, label); its rows are read batch by batch."""
+        for name, value in (("sample_weight", sample_weight), ("class_weight", self.class_weight)):
+            if value is not None:
+                raise ValueError(f"{name} needs X as an array; X is a {type(dataset).__name__}.")
+        labels = None
+        if classes is None:
+            labels = np.asarray(_as_array(read_labels(dataset) if y is None else y))
+            check_classification_targets(labels)
+        if reset:
+            self._set_classes(labels if classes is None else classes)
+            if len(self.classes_inferred_) < 2:
+                raise ValueError(
+                    f"{type(self).__name__} needs rows of at least two classes, but the dataset "
+                    f"holds the class {self.classes_inferred_[0]!r} only."
+                )
+            n_classes = len(self.classes_inferred_)
+            counts = np.ones(n_classes) if labels is None else np.bincount(self._encode(labels))
+            self.class_prior_ = counts / counts.sum()
+            first, _ = unpack_data(next(iter(dataset)))
+            self._n_inputs = int(np.prod(np.shape(first)))
+            if np.ndim(first) == 1:
+                self.n_features_in_ = len(first)
+        if np.array_equal(self.classes_inferred_, np.arange(len(self.classes_inferred_))):
+            return dataset
+        return EncodedDataset(dataset, self.classes_inferred_.tolist())
+
+    def _set_classes(self, labels: Any) -> None:
+        """Set `classes_` to the distinct labels."""
+        if _is_missing(labels):
+            raise ValueError("y contains missing values (None or NaN); remove those rows.")
+        self.classes_inferred_ = LabelEncoder().fit(np.asarray(labels)).classes_
+        if len(self.classes_inferred_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs rows of at least two classes, but y holds the class "
+                f"{self.classes_inferred_[0]!r} only."
+            )
+
+    def _encode(self, y: NDArray) -> NDArray[np.int64]:
+        """Give the class indices of labels."""
+        encoder = LabelEncoder()
+        encoder.classes_ = self.classes_inferred_
+        try:
+            return encoder.transform(y).astype(np.int64)
+        except ValueError as error:
+            raise ValueError(
+                f"y has labels that are none of the classes {self.classes_inferred_.tolist()}: "
+                f"{error}"
+            ) from error
+
+    def _weigh_rows(self, X: NDArray, y: NDArray, sample_weight: Any) -> NDArray[np.float32] | None:
+        """Multiply `sample_weight` by the rows' class weights; None where all weigh alike."""
+        if sample_weight is None and self.class_weight is None:
+            return None
+        weight = _check_sample_weight(
+            _as_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weight.any():
+            raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
+        if self.class_weight is not None:
+            weight = weight * self._class_weights(y, weight)[self._encode(y)]
+        return weight.astype(np.float32)
+
+    def _class_weights(self, y: NDArray, sample_weight: NDArray) -> NDArray[np.float64]:
+        classes = self.classes_inferred_
+        if isinstance(self.class_weight, dict):
+            unknown = [label for label in self.class_weight if label not in classes.tolist()]
+            if unknown:
+                raise ValueError(
+                    f"class_weight={self.class_weight!r} names {unknown}, which are none of the "
+                    f"classes {classes.tolist()}."
+                )
+        present = np.isin(classes, y[sample_weight > 0])
+        weights = np.ones(len(classes))
+        weights[present] = compute_class_weight(
+            self.class_weight,
+            classes=classes[present],
+            y=y[sample_weight > 0],
+            sample_weight=sample_weight[sample_weight > 0],
+        )
+        return weights
+
+    def check_data(self, X: Any, y: Any = None) -> None:
+        """Do nothing: the data were checked on the way in. A hook of skorch's."""
+
+    def get_dataset(self, X: Any, y: Any = None) -> Dataset:
+        """Give the dataset that holds the rows. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : array-like, tensor or torch Dataset
+            Inputs; a Dataset is given back as it is.
+        y : array-like of int or None
+            Class indices.
+
+        Returns
+        -------
+        torch Dataset
+            The rows.
+        """
+        if is_dataset(X) or self.dataset is not TensorRows:
+            return super().get_dataset(X, y)
+        X = to_tensor(X, device=self.device)
+        codes = torch.zeros(len(X), dtype=torch.int64) if y is None else y
+        return TensorRows(X, to_tensor(codes, device=self.device))
+
+    def get_split_datasets(
+        self, X: Any, y: Any = None, **fit_params: Any
+    ) -> tuple[Dataset, Dataset | None]:
+        """Part the rows into those to train on and those held out. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : array-like, tensor or torch Dataset
+            Inputs.
+        y : array-like of int or None
+            Class indices.
+        **fit_params : dict
+            Passed to `train_split` where that is a callable.
+
+        Returns
+        -------
+        dataset_train, dataset_valid : torch Datasets
+            The second is None where no rows are held out.
+        """
+        dataset = self.get_dataset(X, y)
+        if callable(self.train_split):
+            if isinstance(dataset, TensorRows):
+                y = to_numpy(dataset.y)
+            labels = () if y is None else (y,)
+            return self.train_split(dataset, *labels, **fit_params)
+        if self.train_split is None:
+            return dataset, None
+        codes = to_numpy(dataset.y) if isinstance(dataset, TensorRows) else None
+        train, held_out = hold_out(
+            get_len(dataset), codes, self.train_split, self._random_state.randint(2**31 - 1)
+        )
+        if held_out is None:
+            return dataset, None
+        return Subset(dataset, train.tolist()), Subset(dataset, held_out.tolist())
+
+    def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable:
+        """Give the iterator over a dataset's mini-batches. A hook of skorch's.
+
+        Parameters
+        ----------
+        dataset : torch Dataset
+            The rows.
+        training : bool, default=False
+            Whether they are to be trained on: then they are shuffled.
+
+        Returns
+        -------
+        iterable
+            Gives pairs (X, y).
+        """
+        if (
+            training
+            and self.iterator_train is make_batches
+            and not hasattr(self, "iterator_train__shuffle")
+        ):
+            parameters = {"batch_size": self.batch_size, **self.get_params_for("iterator_train")}
+            if parameters["batch_size"] == -1:
+                parameters["batch_size"] = get_len(dataset)
+            return make_batches(dataset, **{**parameters, "shuffle": True})
+        return super().get_iterator(dataset, training=training)
+
+    # -- parts --------------------------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", BestFlag("train_loss", on_train=True)),
+            ("valid_loss", BestFlag("valid_loss")),
+            ("refined_loss", BestFlag("refined_loss")),
+            ("valid_acc", BestFlag("valid_acc", lower_is_better=False)),
+            ("print_log", PrintLog()),
+        ]
+
+    def initialize(self) -> LabelSmoothingClassifier:
+        """Build module, criterion, optimizer and callbacks, untrained.
+
+        ``fit`` does this by itself. Before ``fit``, a module is built for the `n_features` and
+        `n_classes` of its own defaults, or those given as ``module__n_features``.
+
+        Returns
+        -------
+        LabelSmoothingClassifier
+            Itself.
+        """
+        self._random_state = check_random_state(self.random_state)
+        with self._torch_seeded():
+            return super().initialize()
+
+    def initialize_history(self) -> LabelSmoothingClassifier:
+        """Start a new history. A hook of skorch's."""
+        self.history_ = History()
+        return self
+
+    def initialize_module(self) -> LabelSmoothingClassifier:
+        """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
+        given = self.get_params_for("module")
+        sizes = {}
+        if hasattr(self, "classes_inferred_") and not isinstance(self.module, torch.nn.Module):
+            sizes = {"n_features": self._n_inputs, "n_classes": len(self.classes_inferred_)}
+            taken = signature(self.module).parameters
+            sizes = {name: size for name, size in sizes.items() if name in taken}
+        self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
+        return self
+
+    def initialize_criterion(self) -> LabelSmoothingClassifier:
+        """Build the criterion and tell it how to smooth. A hook of skorch's."""
+        given = self.get_params_for("criterion")
+        self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
+        self._set_smoothing()
+        return self
+
+    def _set_smoothing(self) -> None:
+        """Bring `label_smoothing` and `smoothing` to the criterion."""
+        criterion = self.criterion_
+        values = {
+            "label_smoothing": float(self.label_smoothing),
+            "smoothing": self.smoothing,
+            "class_prior": getattr(self, "class_prior_", None),
+        }
+        if not hasattr(criterion, "smoothing") and self._smooths_unevenly():
+            raise ValueError(
+                f"criterion={type(criterion).__name__} cannot smooth with smoothing="
+                f"{self.smoothing!r}; use the default criterion, LabelSmoothingLoss."
+            )
+        if not hasattr(criterion, "label_smoothing") and self.label_smoothing > 0:
+            raise ValueError(
+                f"criterion={type(criterion).__name__} cannot smooth, having no label_smoothing, "
+                f"but label_smoothing={self.label_smoothing}; set it to 0, or use the default "
+                "criterion, LabelSmoothingLoss."
+            )
+        for name, value in values.items():
+            if hasattr(criterion, name) and not hasattr(self, f"criterion__{name}"):
+                setattr(criterion, name, value)
+
+    def _smooths_unevenly(self) -> bool:
+        is_uniform = isinstance(self.smoothing, str) and self.smoothing == "uniform"
+        return self.label_smoothing > 0 and not is_uniform
+
+    @contextmanager
+    def _torch_seeded(self) -> Iterator[None]:
+        """Seed torch from `random_state`; put its global generators back afterwards."""
+        seed = self._random_state.randint(2**31 - 1)
+        device = torch.device(self.device or "cpu")
+        if device.type == "cpu":
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                yield
+        else:
+            with torch.random.fork_rng(device_type=device.type):
+                torch.manual_seed(seed)
+                yield
+
+    # -- training -----------------------------------------------------------------------------
+
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, **fit_params: Any
+    ) -> LabelSmoothingClassifier:
+        """Train the net and calibrate it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
+            Training rows. Any real dtype; taken to float32. A Dataset gives pairs (X, label) and
+            is read batch by batch.
+        y : array-like of shape (n_samples,)
+            Labels of any kind. None where X is a Dataset.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, in training, calibration and the held-out losses. A row of weight
+            zero counts as missing.
+        **fit_params : dict
+            Passed on to the module's ``forward``, as skorch does.
+
+        Returns
+        -------
+        LabelSmoothingClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For parameters or data that cannot be trained on, or a loss that turns NaN. The
+            estimator is then as it was before the call.
+
+        Warns
+        -----
+        UserWarning
+            Where there are too few rows to hold any out: it trains on all of them, uncalibrated.
+        """
+        warm = self.warm_start and self.initialized_ and hasattr(self, "classes_inferred_")
+        with self._unchanged_on_error(in_place=warm):
+            self._check_parameters()
+            rows = self._check_training_data(X, y, sample_weight, self.classes, reset=not warm)
+            check_smoothing(self.smoothing, len(self.classes_inferred_))
+            if not (self.warm_start and self.initialized_):
+                self.initialize()
+            self._train(rows, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
+        return self
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any = None,
+        classes: Any = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        epochs: int = 1,
+        **fit_params: Any,
+    ) -> LabelSmoothingClassifier:
+        """Train the net further on some rows, by one pass over them.
+
+        Some of the rows are held out, as in ``fit``, to calibrate the net anew; where they are too
+        few, the calibrator of the call before stays.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
+            Training rows.
+        y : array-like of shape (n_samples,)
+            Their labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that will ever come. Needed at the first call unless `y` holds them all.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+        epochs : int, default=1
+            Passes over the rows.
+        **fit_params : dict
+            Passed on to the module's ``forward``, as skorch does.
+
+        Returns
+        -------
+        LabelSmoothingClassifier
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For parameters or data that cannot be trained on.
+        """
+        first = not hasattr(self, "classes_inferred_")
+        with self._unchanged_on_error(in_place=self.initialized_):
+            self._check_parameters()
+            if self.class_weight == "balanced":
+                raise ValueError(
+                    "class_weight='balanced' cannot be known from the rows of one partial_fit; "
+                    "give a dict of weights instead."
+                )
+            if classes is None and first:
+                classes = self.classes
+            known = classes if first else self.classes_inferred_
+            if classes is not None and set(np.asarray(classes).tolist()) != set(
+                np.asarray(known).tolist()
+            ):
+                raise ValueError(
+                    f"classes={classes!r} is not the same as on the first call of partial_fit, "
+                    f"{known.tolist()}."
+                )
+            rows = self._check_training_data(X, y, sample_weight, known, reset=first)
+            check_smoothing(self.smoothing, len(self.classes_inferred_))
+            if not self.initialized_:
+                self.initialize()
+            self._train(rows, epochs, early_stopping=False, **fit_params)
+        return self
+
+    @contextmanager
+    def _unchanged_on_error(self, *, in_place: bool) -> Iterator[None]:
+        """Put every attribute back if the block fails, so that nothing half-fitted is left.
+
+        Parameters
+        ----------
+        in_place : bool
+            Whether the block trains the parts that are there; they are copied beforehand, then.
+        """
+        before = self.__dict__.copy()
+        parts = ("module_", "criterion_", "optimizer_", "history_")
+        trained = {name: before[name] for name in parts if name in before} if in_place else {}
+        before.update(copy.deepcopy(trained))
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _train(
+        self, rows: Dataset, epochs: int, *, early_stopping: bool, **fit_params: Any
+    ) -> None:
+        """Run the epochs, go back to the best one, calibrate."""
+        self._set_smoothing()
+        X, y = (rows.X, rows.y) if isinstance(rows, TensorRows) else (rows, None)
+        self._speaks_codes = True
+        self._held_out: Iterable | None = None
+        self._best = BestEpoch(self.patience) if early_stopping else None
+        try:
+            with self._torch_seeded():
+                self.notify("on_train_begin", X=X, y=y)
+                # Ctrl-C, or a callback that ends training: keep the net trained so far.
+                with suppress(KeyboardInterrupt):
+                    self.fit_loop(rows, y, epochs=epochs, **fit_params)
+                self._go_to_best_epoch()
+                self.notify("on_train_end", X=X, y=y)
+                self._calibrate()
+        finally:
+            for name in ("_speaks_codes", "_held_out", "_best", "_batch_weight", "_refined"):
+                self.__dict__.pop(name, None)
+
+    def fit_loop(
+        self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any
+    ) -> LabelSmoothingClassifier:
+        """Run the epochs: train, score on the held-out rows, notify. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : torch Dataset, array-like or tensor
+            Training rows; arrays are taken as they are, with class indices for `y`.
+        y : array-like of int or None
+            Class indices.
+        epochs : int or None
+            Number of epochs; None takes `max_epochs`.
+        **fit_params : dict
+            Passed on to the module's ``forward`` and to a callable `train_split`.
+
+        Returns
+        -------
+        LabelSmoothingClassifier
+            Itself.
+        """
+        self.check_data(X, y)
+        self.check_training_readiness()
+        dataset_train, dataset_valid = self.get_split_datasets(X, y, **fit_params)
+        datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+        iterator_train = self.get_iterator(dataset_train, training=True)
+        iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
+        self._held_out = iterator_valid
+        for _ in range(self.max_epochs if epochs is None else epochs):
+            self.notify("on_epoch_begin", **datasets)
+            self.run_single_epoch(
+                iterator_train, True, "train", step_fn=self.train_step, **fit_params
+            )
+            self.run_single_epoch(
+                iterator_valid, False, "valid", step_fn=self.validation_step, **fit_params
+            )
+            self.notify("on_epoch_end", **datasets)
+            if self._best is not None and self._best.is_past(len(self.history)):
+                break
+        return self
+
+    def run_single_epoch(
+        self,
+        iterator: Iterable | None,
+        training: bool,
+        prefix: str,
+        step_fn: Callable,
+        **fit_params: Any,
+    ) -> None:
+        """Run one pass over the batches and record its scores. A hook of skorch's.
+
+        Parameters
+        ----------
+        iterator : iterable of batches or None
+            None: nothing to do.
+        training : bool
+            Whether to train, or to score on held-out rows.
+        prefix : {"train", "valid"}
+            Begins the names of the scores.
+        step_fn : callable
+            Takes a batch, gives its loss and the module's output.
+        **fit_params : dict
+            Passed on to `step_fn`.
+
+        Raises
+        ------
+        ValueError
+            If the training loss is not a finite number.
+        """
+        if iterator is None:
+            return
+        passed = _Pass(keep_outputs=not training)
+
+        def step(batch: Any, **params: Any) -> dict[str, Any]:
+            self._batch_weight = getattr(batch, "sample_weight", None)
+            outcome = step_fn(batch, **params)
+            passed.add(batch, outcome)
+            return outcome
+
+        super().run_single_epoch(iterator, training, prefix, step, **fit_params)
+        loss = passed.mean_loss()
+        if training and not np.isfinite(loss):
+            raise ValueError(
+                f"The training loss turned {loss} in epoch {len(self.history)}. A lower learning "
+                f"rate than lr={self.lr} or features scaled to a similar range, as by "
+                "StandardScaler, may help."
+            )
+        self.history.record(f"{prefix}_loss", loss)
+        if not training:
+            self._score_held_out(passed)
+
+    def _score_held_out(self, passed: _Pass) -> None:
+        """Record accuracy and refined loss on the held-out rows; remember the best epoch."""
+        logits, y, weight = passed.held_out(self._read_logits)
+        refined = refine(
+            logits, y, weight, prior_strength=PRIOR_STRENGTH, start=getattr(self, "_refined", None)
+        )
+        self._refined = refined.inverse_temperature
+        self.history.record("valid_acc", float(np.average(logits.argmax(1) == y, weights=weight)))
+        self.history.record("refined_loss", float(refined.log_loss))
+        if self._best is not None:
+            self._best.update(len(self.history), float(refined.log_loss), self.module_)
+
+    def _go_to_best_epoch(self) -> None:
+        self.best_epoch_ = len(self.history)
+        if self._best is not None and self._best.parameters:
+            self.best_epoch_ = self._best.epoch
+            self.module_.load_state_dict(self._best.parameters)
+
+    def _calibrate(self) -> None:
+        """Fit the calibrator to the held-out rows, the module being as it will stay."""
+        if self.calibration is None:
+            self.calibrator_ = None
+        elif self._held_out is not None:
+            passed = _Pass(keep_outputs=True)
+            for batch in self._held_out:
+                passed.add(batch, {"y_pred": self.evaluation_step(batch)})
+            self.calibrator_ = self._fit_calibrator(*passed.held_out(self._read_logits))
+        elif not hasattr(self, "calibrator_"):
+            self.calibrator_ = None
+            if self.train_split is not None:
+                warn(
+                    f"Too few rows to hold any out by train_split={self.train_split}: trained on "
+                    "all of them, without calibration"
+                    + (" and early stopping." if self.early_stopping else "."),
+                    stacklevel=4,
+                )
+
+    def _fit_calibrator(self, logits: NDArray, y: NDArray, sample_weight: NDArray | None) -> Any:
+        if isinstance(self.calibration, str):
+            calibrator: Any = TemperatureScaling(prior_strength=PRIOR_STRENGTH)
+        else:
+            calibrator = clone(self.calibration, safe=False)
+        weights = {}
+        if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
+            weights = {"sample_weight": sample_weight}
+        calibrator.fit(logits, y, **weights)
+        shape = np.shape(calibrator.predict_proba(logits))
+        if shape != logits.shape:
+            raise ValueError(
+                f"calibration={self.calibration!r} gave probabilities of shape {shape} for logits "
+                f"of shape {logits.shape}; perhaps a class is missing from the held-out rows. Use "
+                "calibration='temperature', or hold out more rows by train_split."
+            )
+        return calibrator
+
+    def get_loss(
+        self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
+    ) -> torch.Tensor:
+        """Compute the loss of a batch. A hook of skorch's.
+
+        Parameters
+        ----------
+        y_pred : tensor of shape (n, n_classes), or a tuple that ends in one
+            The module's output.
+        y_true : tensor of shape (n,), int64
+            Class indices.
+        X : tensor
+            Inputs; not used.
+        training : bool
+            Whether the batch is trained on; not used.
+
+        Returns
+        -------
+        tensor of shape ()
+            The mean loss, weighted by the batch's weights where it has any.
+
+        Raises
+        ------
+        ValueError
+            If the logits have another width than the number of classes.
+        """
+        logits = self._read_logits(y_pred)
+        n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
+        if logits.ndim != 2 or n_classes not in (None, logits.shape[1]):
+            raise ValueError(
+                f"module={_name(self.module)} gives logits of shape {tuple(logits.shape)}, but y "
+                f"has {n_classes} classes: its output must have shape (n_samples, {n_classes})."
+            )
+        y_true = to_tensor(y_true, device=self.device)
+        if self._batch_weight is None:
+            return self.criterion_(logits, y_true)
+        return mean_loss(self.criterion_, logits, y_true, self._batch_weight)
+
+    def _read_logits(self, output: Any) -> torch.Tensor:
+        """Read the logits from the module's output."""
+        output = read_logits(output)
+        if isinstance(self.criterion_, torch.nn.NLLLoss):  # with which skorch's modules give
+            return torch.log(output + torch.finfo(output.dtype).eps)  # probabilities
+        return output
+
+    # -- prediction ---------------------------------------------------------------------------
+
+    @property
+    def classes_(self) -> NDArray:
+        """The labels, in the order of the columns of ``predict_proba``."""
+        if "classes_inferred_" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no classes_ before fit.")
+        if self._speaks_codes:
+            return np.arange(len(self.classes_inferred_))
+        return self.classes_inferred_
+
+    def forward_iter(
+        self, X: Any, training: bool = False, device: Any = "cpu"
+    ) -> Iterator[torch.Tensor]:
+        """Give the module's output, a chunk of rows at a time. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : array-like, tensor or torch Dataset
+            Inputs.
+        training : bool, default=False
+            Whether the module is in training mode: dropout acts.
+        device : str or torch.device, default="cpu"
+            Where the output goes.
+
+        Yields
+        ------
+        tensor, or tuple of tensors
+            The module's output for the rows of a chunk.
+        """
+        if is_dataset(X) or self.dataset is not TensorRows:
+            yield from super().forward_iter(X, training=training, device=device)
+            return
+        for chunk in to_tensor(X, device="cpu").split(max(self.batch_size, PREDICTION_ROWS)):
+            output = self.evaluation_step((chunk, None), training=training)
+            yield _to(output, device)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Give calibrated probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            Probabilities, in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        logits = self._logits(X)
+        if self.predict_nonlinearity != "auto":
+            nonlinearity = self._get_predict_nonlinearity()
+            return to_numpy(nonlinearity(torch.from_numpy(logits)))
+        calibrator = getattr(self, "calibrator_", None)
+        return softmax(logits, axis=1) if calibrator is None else calibrator.predict_proba(logits)
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
+        """Give the logarithm of the calibrated probabilities, finite where those underflow.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            Logarithms of the probabilities, in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        calibrator: Any = getattr(self, "calibrator_", None)
+        if self.predict_nonlinearity == "auto" and calibrator is None:
+            return log_softmax(self._logits(X), axis=1)
+        if self.predict_nonlinearity == "auto" and hasattr(calibrator, "predict_log_proba"):
+            log_proba = calibrator.predict_log_proba(self._logits(X))
+        else:
+            log_proba = None
+        if log_proba is None or not np.isfinite(log_proba).all():
+            smallest = np.finfo(np.float64).tiny
+            return np.log(np.maximum(self.predict_proba(X), smallest))
+        return log_proba
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Give scores whose largest names the predicted class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes), float64
+            The log-odds of the second class, or the logarithms of the probabilities.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        scores = self.predict_log_proba(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def predict(self, X: Any) -> NDArray:
+        """Give the most probable label of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, of the kind that ``fit`` was given.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        codes = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[codes] if "classes_inferred_" in self.__dict__ else codes
+
+    def _logits(self, X: Any) -> NDArray[np.float64]:
+        """Check rows and run them through the net."""
+        self.check_is_fitted()
+        if not (is_dataset(X) or self._speaks_codes):
+            X = self._check_rows(X)
+        logits = [self._read_logits(output) for output in self.forward_iter(X)]
+        return to_numpy(torch.cat(logits)).astype(np.float64)
+
+    def _check_rows(self, X: Any) -> torch.Tensor:
+        X = _as_array(X)
+        if hasattr(self, "n_features_in_"):
+            X = validate_data(self, X, reset=False, **_FLOAT32_ROWS)
+        return _as_tensor(np.asarray(X, dtype=np.float32))
+
+
+class _Pass:
+    """What one pass over the batches leaves behind.
+
+    Parameters
+    ----------
+    keep_outputs : bool
+        Whether the module's outputs are kept, too.
+    """
+
+    def __init__(self, keep_outputs: bool) -> None:
+        self.keep_outputs = keep_outputs
+        self.losses: list[torch.Tensor] = []
+        self.totals: list[Any] = []
+        self.outputs: list[tuple[Any, Any, Any]] = []
+
+    def add(self, batch: Any, step: dict[str, Any]) -> None:
+        """Take in a batch and the outcome of its step."""
+        X, y = unpack_data(batch)
+        weight = getattr(batch, "sample_weight", None)
+        if "loss" in step:
+            self.losses.append(step["loss"].detach())
+            self.totals.append(get_len(X) if weight is None else weight.sum())
+        if self.keep_outputs:
+            self.outputs.append((step["y_pred"], y, weight))
+
+    def mean_loss(self) -> float:
+        """Average the batches' losses, each weighing as much as its rows."""
+        losses = torch.stack(self.losses).cpu().double()
+        totals = torch.as_tensor([float(total) for total in self.totals], dtype=torch.float64)
+        return float((losses * totals).sum() / totals.sum())
+
+    def held_out(
+        self, read: Callable[[Any], torch.Tensor]
+    ) -> tuple[NDArray, NDArray, NDArray | None]:
+        """Give logits, class indices and weights of all rows passed over."""
+        outputs, labels, weights = zip(*self.outputs, strict=True)
+        logits = to_numpy(torch.cat([read(output) for output in outputs]))
+        y = to_numpy(torch.cat([torch.as_tensor(label) for label in labels]))
+        return logits, y, None if weights[0] is None else to_numpy(torch.cat(weights))
+
+
+def _nearest_name(name: str, known: Sequence[str]) -> str | None:
+    """Find the known name nearest to `name`, whatever the order of its words."""
+    in_order = {"_".join(sorted(candidate.split("_"))): candidate for candidate in known}
+    sought = "_".join(sorted(name.split("_")))
+    for candidates, word in ((in_order, sought), ({k: k for k in known}, name)):
+        nearest = get_close_matches(word, candidates, n=1)
+        if nearest:
+            return candidates[nearest[0]]
+    return None
+
+
+def _check_device(device: Any) -> None:
+    """Refuse a device that is not there, before torch does so in the middle of a fit."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        has_cuda = torch.cuda.is_available()
+        there = f"{torch.cuda.device_count()} CUDA device(s)" if has_cuda else "no CUDA device"
+        raise ValueError(
+            f"device={device!r} cannot be used here: {error}. PyTorch sees {there} on this "
+            "machine; device='cpu' always works."
+        ) from error
+
+
+def _is_missing(labels: ArrayLike) -> bool:
+    import pandas as pd
+
+    return bool(pd.isna(np.asarray(labels)).any())
+
+
+def _as_array(data: Any) -> Any:
+    """Give a tensor as an array, and anything else as it is."""
+    return to_numpy(data) if isinstance(data, torch.Tensor) else data
+
+
+def _as_tensor(X: NDArray) -> torch.Tensor:
+    return torch.from_numpy(X if X.flags.writeable else X.copy())
+
+
+def _to(output: Any, device: Any) -> Any:
+    if isinstance(output, tuple):
+        return tuple(part.to(device) for part in output)
+    return output.to(device)
+
+
+def _copy_instance(part: Any) -> Any:
+    """Copy a part given as an instance, so that training leaves the parameter as it was."""
+    return copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part
+
+
+def _name(module: Any) -> str:
+    return getattr(module, "__name__", type(module).__name__)

@@ -1,0 +1,343 @@
+"""The loss against smoothed labels, for any PyTorch loop."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from sksmooth.smoothing import check_choice, smoothing_matrix
+
+__all__ = ["LabelSmoothingLoss", "mean_loss"]
+
+FORMS = ("cross_entropy", "kl")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class LabelSmoothingLoss(nn.Module):
+    r"""Cross-entropy, or KL divergence, between smoothed labels and the softmax of the logits.
+
+    The label y of a row becomes the distribution q = T[y], with T = (1 - ε) I + ε S (see
+    :func:`sksmooth.smoothing.smoothing_matrix`); a row of target probabilities t becomes q = t T.
+    With p = softmax(logits), class weights w and sample weights s, the loss of row i is
+
+    .. math::
+        \ell_i = -s_i \sum_c w_c \, q_{ic} \log p_{ic}
+        \qquad \text{or} \qquad
+        \ell_i = s_i \sum_c w_c \, q_{ic} \log \frac{q_{ic}}{p_{ic}}
+
+    for ``form="cross_entropy"`` and ``form="kl"``. The two differ by the entropy of q, which the
+    logits do not enter, so they have the same gradient; the second reaches 0 at p = q.
+
+    With ``smoothing="uniform"`` the value and the gradient are those of
+    ``torch.nn.CrossEntropyLoss(label_smoothing=ε)``, whatever the weights and the reduction.
+
+    Parameters
+    ----------
+    label_smoothing : float in [0, 1), default=0.1
+        The mass ε taken from the true class.
+    smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"
+        Where the mass goes.
+    weight : tensor of shape (K,), default=None
+        A weight for each class, a buffer of the module. None: 1 for each.
+    reduction : {"mean", "sum", "none"}, default="mean"
+        "none" gives the loss of each row, "sum" their sum, and "mean" that sum divided by the total
+        weight of the rows, which is :math:`\sum_i s_i w_{y_i}` for class indices and
+        :math:`\sum_i s_i` for target probabilities.
+    form : {"cross_entropy", "kl"}, default="cross_entropy"
+        Which of the two losses above.
+    class_prior : array-like of shape (K,), default=None
+        The class frequencies, needed for ``smoothing="prior"``.
+
+    Notes
+    -----
+    Every parameter is an attribute that may be set between two calls. They are checked when they
+    are used. To change a matrix given as `smoothing`, set a new one: an edit in place goes unseen.
+
+    Half-precision logits are taken to float32 first, as `torch.autocast` does, and so is the loss.
+
+    Shapes: logits (n, K), floating; target (n,), integer, or (n, K), floating; sample_weight (n,);
+    the loss () or, with ``reduction="none"``, (n,).
+
+    References
+    ----------
+    Szegedy et al. (2016), Rethinking the Inception Architecture for Computer Vision, section 7.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth.losses import LabelSmoothingLoss
+    >>> logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]], requires_grad=True)
+    >>> target = torch.tensor([0, 2])
+    >>> loss = LabelSmoothingLoss(label_smoothing=0.1)(logits, target)
+    >>> loss.backward()
+    >>> torch.testing.assert_close(
+    ...     loss, torch.nn.CrossEntropyLoss(label_smoothing=0.1)(logits, target)
+    ... )
+    >>> LabelSmoothingLoss(0.1, "off_target", form="kl", reduction="none")(logits, target)
+    tensor([0.0451, 1.1070], grad_fn=<...>)
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        label_smoothing: float = 0.1,
+        smoothing: str | ArrayLike | Tensor = "uniform",
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        form: str = "cross_entropy",
+        class_prior: ArrayLike | Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.smoothing = smoothing
+        self.register_buffer("weight", weight)
+        self.reduction = reduction
+        self.form = form
+        self.class_prior = class_prior
+        self._cache: tuple[tuple[Any, ...], tuple[Any, ...], Tensor] | None = None
+
+    def forward(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss.
+
+        Parameters
+        ----------
+        logits : tensor of shape (n, K), floating
+            The net's raw output.
+        target : tensor of shape (n,), integer, or of shape (n, K), floating
+            Class indices, or one distribution over the classes a row.
+        sample_weight : tensor of shape (n,), default=None
+            A weight for each row; an integer weight counts as that many copies of the row. The
+            mean over rows that all have weight 0 is NaN, like that over no rows.
+
+        Returns
+        -------
+        tensor of shape () or (n,)
+            The loss, reduced as `reduction` says.
+
+        Raises
+        ------
+        TypeError
+            If an argument has the wrong type or dtype.
+        ValueError
+            If shapes do not match, a label is out of range, or a parameter of the loss has a value
+            it cannot have.
+        """
+        check_choice("reduction", self.reduction, REDUCTIONS)
+        check_choice("form", self.form, FORMS)
+        _check_shapes(logits, target, self.weight, sample_weight)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        weight = None if self.weight is None else self.weight.to(logits.dtype)
+        matrix = self._smoothing_matrix(logits)
+
+        if target.is_floating_point():
+            with torch.autocast(logits.device.type, enabled=False):  # it would round T to half
+                distribution = target.to(logits.dtype) @ matrix
+            row_weight = None
+        else:
+            distribution = _select(matrix, target)
+            row_weight = None if weight is None else _select(weight, target)
+
+        losses = _divergence(logits, distribution, weight, self.form)
+        if sample_weight is not None:
+            sample_weight = sample_weight.to(losses.dtype)
+            losses = losses * sample_weight
+            row_weight = sample_weight if row_weight is None else sample_weight * row_weight
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "sum":
+            return losses.sum()
+        return losses.mean() if row_weight is None else losses.sum() / row_weight.sum()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}  # so that no CUDA tensor travels unasked
+
+    def extra_repr(self) -> str:
+        """Show the parameters in the module's repr."""
+        smoothing = self.smoothing if isinstance(self.smoothing, str) else "matrix"
+        return (
+            f"label_smoothing={self.label_smoothing}, smoothing={smoothing!r}, "
+            f"reduction={self.reduction!r}, form={self.form!r}"
+        )
+
+    def _smoothing_matrix(self, logits: Tensor) -> Tensor:
+        """Return T for these logits, built again only when a parameter or the logits' kind changed.
+
+        Parameters are compared by identity, since arrays have no cheap equality.
+        """
+        parameters = (self.label_smoothing, self.smoothing, self.class_prior)
+        kind = (logits.shape[1], logits.dtype, logits.device)
+        if self._cache is not None:
+            cached_parameters, cached_kind, matrix = self._cache
+            if kind == cached_kind and all(map(is_, parameters, cached_parameters)):
+                return matrix
+        # A tensor made in inference mode could not serve a later training step.
+        with torch.inference_mode(False):
+            matrix = torch.as_tensor(
+                smoothing_matrix(
+                    self.label_smoothing, logits.shape[1], self.smoothing, self.class_prior
+                ),
+                dtype=logits.dtype,
+                device=logits.device,
+            )
+        self._cache = (parameters, kind, matrix)
+        return matrix
+
+
+def mean_loss(
+    criterion: nn.Module, logits: Tensor, target: Tensor, sample_weight: Tensor
+) -> Tensor:
+    """Compute a criterion's mean over weighted rows.
+
+    Parameters
+    ----------
+    criterion : nn.Module
+        A :class:`LabelSmoothingLoss`, or a criterion of torch's with the attribute `reduction`.
+    logits : tensor of shape (n, K), floating
+        The net's raw output.
+    target : tensor of shape (n,), integer
+        Class indices.
+    sample_weight : tensor of shape (n,)
+        Weights of the rows; an integer weight counts as that many copies of the row.
+
+    Returns
+    -------
+    tensor of shape ()
+        The weighted mean.
+
+    Raises
+    ------
+    ValueError
+        If the criterion gives no losses of single rows.
+
+    Examples
+    --------
+    >>> import torch
+    >>> logits, target = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 0])
+    >>> mean_loss(torch.nn.CrossEntropyLoss(), logits, target, torch.tensor([1.0, 0.0]))
+    tensor(0.3133)
+    """
+    if isinstance(criterion, LabelSmoothingLoss):
+        return criterion(logits, target, sample_weight)
+    plain: Any = criterion
+    reduction = getattr(plain, "reduction", None)
+    if reduction is None:
+        raise ValueError(
+            f"sample_weight needs a criterion with a reduction attribute; "
+            f"{type(criterion).__name__} has none."
+        )
+    plain.reduction = "none"
+    try:
+        losses = plain(logits, target)
+    finally:
+        plain.reduction = reduction
+    weight = getattr(plain, "weight", None)
+    total = sample_weight if weight is None else sample_weight * weight[target]
+    return (losses * sample_weight).sum() / total.sum()
+
+
+def _divergence(logits: Tensor, distribution: Tensor, weight: Tensor | None, form: str) -> Tensor:
+    """Compute each row's cross-entropy or KL divergence, of shape (n,)."""
+    log_proba = F.log_softmax(logits, dim=1)
+    # A class without mass costs nothing, even where its logit is masked with -inf.
+    log_proba = log_proba.masked_fill((distribution == 0) & log_proba.isneginf(), 0.0)
+    terms = -distribution * log_proba
+    if form == "kl":
+        terms = terms + torch.xlogy(distribution, distribution)
+    return (terms if weight is None else terms * weight).sum(dim=1)
+
+
+def _select(table: Tensor, target: Tensor) -> Tensor:
+    """Return the entries or rows `table[target]`, naming a label that is out of range."""
+    if target.device.type != "cpu":  # an index error on an accelerator ends the process's use of it
+        _check_range(target, len(table))
+    try:
+        return table.index_select(0, target.long())
+    except IndexError:
+        _check_range(target, len(table))
+        raise
+
+
+def _check_range(target: Tensor, n_classes: int) -> None:
+    outside = ((target < 0) | (target >= n_classes)).nonzero()
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(
+            f"target must hold class indices from 0 to {n_classes - 1}, the logits having "
+            f"{n_classes} columns, but target[{row}] is {int(target[row])}."
+        ) from None
+
+
+def _check_shapes(
+    logits: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None
+) -> None:
+    for name, value in (("logits", logits), ("target", target), ("sample_weight", sample_weight)):
+        if not isinstance(value, Tensor) and not (name == "sample_weight" and value is None):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must have a floating dtype, got {logits.dtype}.")
+    if logits.ndim != 2:
+        raise ValueError(
+            f"logits must have shape (n_samples, n_classes), got {tuple(logits.shape)}."
+        )
+    if target.is_floating_point():
+        _check_probability_target(logits, target)
+    else:
+        _check_index_target(logits, target)
+    if weight is not None and weight.shape != logits.shape[1:]:
+        raise ValueError(
+            f"weight must have shape ({logits.shape[1]},), one weight a class, "
+            f"got {tuple(weight.shape)}."
+        )
+    if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
+        raise ValueError(
+            f"sample_weight must have shape ({logits.shape[0]},), one weight a row, "
+            f"got {tuple(sample_weight.shape)}."
+        )
+
+
+def _check_probability_target(logits: Tensor, target: Tensor) -> None:
+    if target.shape == logits.shape:
+        return
+    if target.ndim == 1:
+        raise TypeError(
+            f"target of shape {tuple(target.shape)} must hold class indices of an integer dtype, "
+            f"got {target.dtype}: convert it, for example target.long()."
+        )
+    _check_not_a_column(target)
+    raise ValueError(
+        f"target of probabilities must have the logits' shape {tuple(logits.shape)}, "
+        f"got {tuple(target.shape)}."
+    )
+
+
+def _check_index_target(logits: Tensor, target: Tensor) -> None:
+    if target.is_complex():
+        raise TypeError(f"target must have an integer or floating dtype, got {target.dtype}.")
+    if target.shape == logits.shape[:1]:
+        return
+    _check_not_a_column(target)
+    if target.shape == logits.shape:
+        raise TypeError(
+            f"target of shape {tuple(target.shape)} must hold probabilities of a floating dtype, "
+            f"got {target.dtype}: convert it, for example target.float()."
+        )
+    raise ValueError(
+        f"target of class indices must have shape ({logits.shape[0]},) like the logits' rows, "
+        f"got {tuple(target.shape)}."
+    )
+
+
+def _check_not_a_column(target: Tensor) -> None:
+    if target.ndim == 2 and target.shape[1] == 1:
+        raise ValueError(
+            f"target must have shape (n_samples,), got {tuple(target.shape)}: squeeze it, "
+            "for example target.squeeze(1), and give class indices of an integer dtype."
+        )

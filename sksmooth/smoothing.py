@@ -1,0 +1,394 @@
+"""Smoothed labels: how much mass leaves the true class, and where it goes.
+
+Every form of label smoothing here is one matrix, T = (1 - ε) I + ε S, whose row y is the target
+distribution of class y. S, the place the mass ε goes to, is what the parameter `smoothing` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "SMOOTHINGS",
+    "check_choice",
+    "check_label_smoothing",
+    "check_smoothing",
+    "smooth_labels",
+    "smoothing_matrix",
+]
+
+ROW_SUM_TOLERANCE = 1e-6
+
+
+def check_choice(parameter: str, value: object, choices: Collection[str]) -> str:
+    """Return `value` if it is one of `choices`; otherwise say which were allowed.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    value : object
+        What the user gave.
+    choices : collection of str
+        The allowed names.
+
+    Returns
+    -------
+    str
+        `value`, unchanged.
+
+    Raises
+    ------
+    TypeError
+        If `value` is not a string.
+    ValueError
+        If it is an unknown one. The message suggests the nearest known name.
+
+    Examples
+    --------
+    >>> from sksmooth.smoothing import check_choice
+    >>> check_choice("reduction", "maen", ["mean", "sum", "none"])
+    Traceback (most recent call last):
+    ...
+    ValueError: reduction must be one of 'mean', 'sum', 'none'; got 'maen'. Did you mean 'mean'?
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    message = f"{parameter} must be one of {', '.join(map(repr, choices))}; got {value!r}."
+    if not isinstance(value, str):
+        raise TypeError(message)
+    nearest = get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
+    raise ValueError(message + "".join(f" Did you mean {name!r}?" for name in nearest))
+
+
+def check_label_smoothing(label_smoothing: object) -> float:
+    """Return `label_smoothing` as a float, provided it is a real number in [0, 1).
+
+    Parameters
+    ----------
+    label_smoothing : float
+        The mass ε taken from the true class. NumPy scalars are real numbers too; bool, str, None
+        and arrays are not.
+
+    Returns
+    -------
+    float
+        The same value as a Python float.
+
+    Raises
+    ------
+    TypeError
+        If it is not a real number.
+    ValueError
+        If it is NaN or outside [0, 1).
+
+    Examples
+    --------
+    >>> from sksmooth.smoothing import check_label_smoothing
+    >>> check_label_smoothing(0)
+    0.0
+    >>> check_label_smoothing(1.0)
+    Traceback (most recent call last):
+    ...
+    ValueError: label_smoothing must be in [0, 1), got 1.0.
+    """
+    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, Real):
+        raise TypeError(
+            "label_smoothing must be a real number in [0, 1), "
+            f"got {label_smoothing!r} of type {type(label_smoothing).__name__}."
+        )
+    epsilon = float(label_smoothing)
+    if not 0 <= epsilon < 1:  # false for NaN as well
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+    return epsilon
+
+
+def check_smoothing(smoothing: object, n_classes: int) -> str | NDArray[np.float64]:
+    """Return `smoothing` as a known name, or as a checked matrix S of shape (K, K).
+
+    Parameters
+    ----------
+    smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K)
+        Where the mass taken from the true class goes.
+    n_classes : int
+        The number of classes K.
+
+    Returns
+    -------
+    str or ndarray of shape (K, K), float64
+        The name, or S.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a string nor an array of numbers.
+    ValueError
+        If the name is unknown, or the matrix has the wrong shape, a negative or non-finite entry,
+        or a row that does not sum to one within 1e-6.
+
+    Examples
+    --------
+    >>> from sksmooth.smoothing import check_smoothing
+    >>> check_smoothing("off_target", 3)
+    'off_target'
+    >>> check_smoothing([[0.5, 0.5], [0.5, 0.4]], 2)
+    Traceback (most recent call last):
+    ...
+    ValueError: each row of smoothing must sum to 1, but row 1 sums to 0.9.
+    """
+    if isinstance(smoothing, str):
+        return check_choice("smoothing", smoothing, SMOOTHINGS)
+    names = ", ".join(map(repr, SMOOTHINGS))
+    expected = f"one of {names} or an array of shape ({n_classes}, {n_classes})"
+    matrix = _as_proportions("smoothing", smoothing, (n_classes, n_classes), expected)
+    sums = matrix.sum(axis=1)
+    wrong = np.flatnonzero(np.abs(sums - 1) > ROW_SUM_TOLERANCE)
+    if wrong.size:
+        row = wrong[0]
+        raise ValueError(
+            f"each row of smoothing must sum to 1, but row {row} sums to {sums[row]:.7g}."
+        )
+    return matrix
+
+
+def smoothing_matrix(
+    label_smoothing: float,
+    n_classes: int,
+    smoothing: str | ArrayLike | torch.Tensor = "uniform",
+    class_prior: ArrayLike | torch.Tensor | None = None,
+) -> Any:
+    r"""Compute the smoothing matrix T, whose row y is the target distribution of class y.
+
+    .. math:: T = (1 - \varepsilon) I + \varepsilon S
+
+    where the rows of S are, for K classes,
+
+    - "uniform": 1/K everywhere, which is what `torch.nn.CrossEntropyLoss(label_smoothing=ε)` does;
+    - "off_target": 1/(K-1) on the other classes and 0 on y itself;
+    - "prior": the class frequencies `class_prior`, the same in every row;
+    - or those of an array, for example one that sends the mass to neighbouring grades.
+
+    "uniform" with ε is "off_target" with ε(K-1)/K.
+
+    Parameters
+    ----------
+    label_smoothing : float in [0, 1)
+        The mass ε taken from the true class.
+    n_classes : int
+        The number of classes K.
+    smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"
+        Where the mass goes. An array is S itself: non-negative, each row summing to one.
+    class_prior : array-like of shape (K,), default=None
+        The class frequencies, needed for "prior" and not read otherwise. They sum to one.
+
+    Returns
+    -------
+    ndarray of shape (K, K), float64
+        T. If `smoothing` or `class_prior` is a torch tensor, a tensor of its dtype and device (of
+        torch's default dtype if it holds integers).
+
+    Raises
+    ------
+    TypeError
+        If a parameter is of the wrong type.
+    ValueError
+        If a parameter has a value it cannot have; the message names it.
+
+    References
+    ----------
+    Szegedy et al. (2016), Rethinking the Inception Architecture for Computer Vision, section 7.
+
+    Examples
+    --------
+    >>> from sksmooth.smoothing import smoothing_matrix
+    >>> smoothing_matrix(0.1, 3, "off_target")
+    array([[0.9 , 0.05, 0.05],
+           [0.05, 0.9 , 0.05],
+           [0.05, 0.05, 0.9 ]])
+    >>> smoothing_matrix(0.5, 2, "prior", class_prior=[0.75, 0.25])
+    array([[0.875, 0.125],
+           [0.375, 0.625]])
+    """
+    epsilon = check_label_smoothing(label_smoothing)
+    n_classes = _check_n_classes(n_classes)
+    destination = check_smoothing(smoothing, n_classes)
+    if isinstance(destination, str):
+        destination = SMOOTHINGS[destination](n_classes, class_prior)
+    matrix = (1 - epsilon) * np.eye(n_classes) + epsilon * destination
+    like = next((a for a in (smoothing, class_prior) if isinstance(a, torch.Tensor)), None)
+    if like is None:
+        return matrix
+    dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
+    return torch.as_tensor(matrix, dtype=dtype, device=like.device)
+
+
+def smooth_labels(
+    y: ArrayLike | torch.Tensor,
+    label_smoothing: float,
+    n_classes: int | None = None,
+    smoothing: str | ArrayLike | torch.Tensor = "uniform",
+    class_prior: ArrayLike | torch.Tensor | None = None,
+) -> Any:
+    """Turn class indices into smoothed target distributions: the rows T[y].
+
+    Parameters
+    ----------
+    y : array-like or tensor of shape (n_samples,)
+        Class indices, integers from 0 to K-1.
+    label_smoothing : float in [0, 1)
+        The mass ε taken from the true class.
+    n_classes : int, default=None
+        The number of classes K. None: the length of a matrix given as `smoothing`, else that of
+        `class_prior`, else the largest label plus one.
+    smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"
+        Where the mass goes; see :func:`smoothing_matrix`.
+    class_prior : array-like of shape (K,), default=None
+        The class frequencies for "prior". None: the frequencies in `y`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, K), float64
+        The target distributions; for a torch `y` a tensor on the same device, of torch's default
+        floating dtype.
+
+    Raises
+    ------
+    TypeError
+        If `y` does not hold integers.
+    ValueError
+        If `y` is not one-dimensional or holds a label outside 0 to K-1, or a parameter has a value
+        it cannot have.
+
+    Examples
+    --------
+    >>> from sksmooth.smoothing import smooth_labels
+    >>> smooth_labels([0, 2], 0.1, n_classes=5, smoothing="off_target")
+    array([[0.9  , 0.025, 0.025, 0.025, 0.025],
+           [0.025, 0.025, 0.9  , 0.025, 0.025]])
+    >>> import torch
+    >>> smooth_labels(torch.tensor([1, 0]), 0.2)
+    tensor([[0.1000, 0.9000],
+            [0.9000, 0.1000]])
+    """
+    labels = _check_labels(_as_numpy(y))
+    if n_classes is None:
+        n_classes = _infer_n_classes(labels, smoothing, class_prior)
+    _check_label_range(labels, _check_n_classes(n_classes))
+    if class_prior is None and isinstance(smoothing, str) and smoothing == "prior":
+        if not labels.size:
+            raise ValueError("y is empty, so class_prior must be given for smoothing='prior'.")
+        class_prior = np.bincount(labels, minlength=n_classes) / labels.size
+    matrix = smoothing_matrix(label_smoothing, n_classes, smoothing, class_prior)
+    rows = _as_numpy(matrix)[labels]
+    if isinstance(y, torch.Tensor):
+        return torch.as_tensor(rows, dtype=torch.get_default_dtype(), device=y.device)
+    return rows
+
+
+def _uniform(n_classes: int, class_prior: object) -> NDArray[np.float64]:
+    return np.full((n_classes, n_classes), 1 / n_classes)
+
+
+def _off_target(n_classes: int, class_prior: object) -> NDArray[np.float64]:
+    if n_classes < 2:
+        raise ValueError(
+            "smoothing='off_target' needs another class to give mass to, "
+            f"got n_classes={n_classes}."
+        )
+    return (1 - np.eye(n_classes)) / (n_classes - 1)
+
+
+def _prior(n_classes: int, class_prior: object) -> NDArray[np.float64]:
+    if class_prior is None:
+        raise ValueError(
+            "smoothing='prior' needs class_prior, the class frequencies: an array of shape "
+            f"({n_classes},) that sums to 1."
+        )
+    expected = f"an array of shape ({n_classes},), one frequency a class"
+    prior = _as_proportions("class_prior", class_prior, (n_classes,), expected)
+    if abs(prior.sum() - 1) > ROW_SUM_TOLERANCE:
+        raise ValueError(f"class_prior must sum to 1, but it sums to {prior.sum():.7g}.")
+    return np.tile(prior, (n_classes, 1))
+
+
+SMOOTHINGS: dict[str, Callable[[int, object], NDArray[np.float64]]] = {
+    "uniform": _uniform,
+    "off_target": _off_target,
+    "prior": _prior,
+}
+
+
+def _as_numpy(array: object) -> NDArray[Any]:
+    if not isinstance(array, torch.Tensor):
+        return np.asarray(array)
+    tensor = array.detach().cpu()
+    return (tensor.double() if tensor.is_floating_point() else tensor).numpy()  # for bfloat16
+
+
+def _as_proportions(
+    parameter: str, value: object, shape: tuple[int, ...], expected: str
+) -> NDArray[np.float64]:
+    """Return `value` as a float64 array of this shape with finite, non-negative entries."""
+    try:
+        array = _as_numpy(value)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"{parameter} must be {expected}, got {value!r}.") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{parameter} must be {expected}, got {value!r}.")
+    if array.shape != shape:
+        raise ValueError(f"{parameter} must be {expected}, got an array of shape {array.shape}.")
+    valid = (array >= 0) & np.isfinite(array)
+    if not valid.all():
+        index = tuple(int(i) for i in np.argwhere(~valid)[0])
+        raise ValueError(
+            f"{parameter} must be finite and non-negative, but {parameter}{list(index)} "
+            f"is {array[index]}."
+        )
+    return array.astype(np.float64)
+
+
+def _check_n_classes(n_classes: object) -> int:
+    if isinstance(n_classes, bool) or not isinstance(n_classes, Integral):
+        raise TypeError(f"n_classes must be a positive integer, got {n_classes!r}.")
+    if n_classes < 1:
+        raise ValueError(f"n_classes must be a positive integer, got {n_classes}.")
+    return int(n_classes)
+
+
+def _check_labels(y: NDArray[Any]) -> NDArray[np.int64]:
+    if y.ndim == 2 and y.shape[1] == 1:
+        raise ValueError(
+            f"y must have shape (n_samples,), got {y.shape}: squeeze it, for example y.ravel()."
+        )
+    if y.ndim != 1:
+        raise ValueError(f"y must have shape (n_samples,), got {y.shape}.")
+    if y.size and y.dtype.kind not in "biu":
+        raise TypeError(
+            f"y must hold class indices, integers from 0, got dtype {y.dtype} and y[0]={y[0]!r}."
+        )
+    return y.astype(np.int64)
+
+
+def _check_label_range(labels: NDArray[np.int64], n_classes: int) -> None:
+    outside = (labels < 0) | (labels >= n_classes)
+    if outside.any():
+        row = int(np.flatnonzero(outside)[0])
+        raise ValueError(
+            f"y must hold class indices from 0 to {n_classes - 1}, but y[{row}] is {labels[row]}."
+        )
+
+
+def _infer_n_classes(labels: NDArray[np.int64], smoothing: object, class_prior: object) -> int:
+    for given in (None if isinstance(smoothing, str) else smoothing, class_prior):
+        if isinstance(given, torch.Tensor) or np.ndim(given):  # type: ignore[arg-type]
+            return len(given)  # type: ignore[arg-type]
+    if not labels.size:
+        raise ValueError("y is empty, so n_classes must be given.")
+    return max(int(labels.max()) + 1, 1)

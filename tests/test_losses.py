@@ -1,0 +1,395 @@
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import grad, vmap
+from torch.testing import assert_close
+
+from sksmooth.losses import LabelSmoothingLoss
+from sksmooth.modules import SimpleNet
+from sksmooth.smoothing import smooth_labels
+
+reproducible = settings(max_examples=30, deadline=None, derandomize=True)
+REDUCTIONS = ["mean", "sum", "none"]
+FORMS = ["cross_entropy", "kl"]
+SMOOTHINGS = ["uniform", "off_target", "prior", "matrix"]
+seeds = st.integers(0, 999)
+epsilons = st.floats(0, 0.999)
+
+
+def make_case(seed, n=7, n_classes=4, dtype=torch.float64, scale=3.0):
+    """Logits, class indices, target probabilities, class weights and sample weights."""
+    g = torch.Generator().manual_seed(seed)
+    logits = (torch.randn(n, n_classes, generator=g) * scale).to(dtype).requires_grad_()
+    y = torch.randint(n_classes, (n,), generator=g)
+    proba = torch.randn(n, n_classes, generator=g).softmax(1).to(dtype)
+    weight = torch.rand(n_classes, generator=g).to(dtype) + 0.1
+    sample_weight = torch.rand(n, generator=g).to(dtype) + 0.1
+    return logits, y, proba, weight, sample_weight
+
+
+def make_loss(smoothing, n_classes=4, **parameters):
+    prior = torch.arange(1.0, n_classes + 1).double()
+    if smoothing == "matrix":
+        shifted = torch.eye(n_classes).double().roll(1, 0)
+        smoothing = (shifted + shifted.T) / 2
+    return LabelSmoothingLoss(smoothing=smoothing, class_prior=prior / prior.sum(), **parameters)
+
+
+def value_and_gradient(loss, logits, *args):
+    value = loss(logits, *args)
+    # A weighted sum, so that every row's gradient counts under reduction="none" too.
+    total = (value * torch.arange(1, value.numel() + 1).to(value).view(value.shape)).sum()
+    return value, *torch.autograd.grad(total, logits)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@given(seed=seeds, epsilon=epsilons, dtype=st.sampled_from([torch.float32, torch.float64]))
+@reproducible
+def test_uniform_equals_torch(weighted, target, reduction, seed, epsilon, dtype):
+    logits, y, proba, weight, _ = make_case(seed, dtype=dtype)
+    parameters = {
+        "label_smoothing": epsilon,
+        "weight": weight if weighted else None,
+        "reduction": reduction,
+    }
+    t = y if target == "indices" else proba
+    ours = value_and_gradient(LabelSmoothingLoss(**parameters), logits, t)
+    theirs = value_and_gradient(nn.CrossEntropyLoss(**parameters), logits, t)
+    for got, expected in zip(ours, theirs, strict=True):
+        assert_close(got, expected, rtol=1e-6, atol=1e-6 * max(1, expected.abs().max().item()))
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@given(seed=seeds, epsilon=epsilons)
+@reproducible
+def test_loss_is_the_expected_surprise_under_the_smoothed_label(smoothing, seed, epsilon):
+    logits, y, _, weight, _ = make_case(seed)
+    loss = make_loss(smoothing, label_smoothing=epsilon, weight=weight, reduction="none")
+    q = smooth_labels(y.numpy(), epsilon, 4, loss.smoothing, loss.class_prior)
+    z = logits.detach().numpy()
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    assert_close(loss(logits, y).detach().numpy(), -(q * log_p) @ weight.numpy())
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@given(seed=seeds, epsilon=epsilons)
+@reproducible
+def test_kl_is_cross_entropy_minus_entropy_with_equal_gradient(smoothing, seed, epsilon):
+    logits, y, proba, _, sample_weight = make_case(seed)
+    parameters = {"label_smoothing": epsilon, "reduction": "none"}
+    cross_entropy = make_loss(smoothing, **parameters)
+    kl = make_loss(smoothing, form="kl", **parameters)
+    q = smooth_labels(y.numpy(), epsilon, 4, kl.smoothing, kl.class_prior)
+    entropy = torch.special.entr(torch.from_numpy(q)).sum(1)
+
+    ce_value, ce_gradient = value_and_gradient(cross_entropy, logits, y)
+    kl_value, kl_gradient = value_and_gradient(kl, logits, y)
+    assert_close(kl_value, ce_value - entropy)
+    assert_close(kl_gradient, ce_gradient)
+    assert (kl_value >= -1e-12).all()
+    assert (kl(logits, proba) >= -1e-12).all()
+    assert_close(kl(logits, y, sample_weight), kl_value * sample_weight)
+
+
+def test_kl_equals_that_of_torch_and_is_zero_at_the_smoothed_label():
+    logits, y, *_ = make_case(0)
+    q = torch.from_numpy(smooth_labels(y.numpy(), 0.2, 4, "off_target"))
+    loss = LabelSmoothingLoss(0.2, "off_target", form="kl")
+    expected = nn.KLDivLoss(reduction="batchmean")(logits.log_softmax(1), q)
+    assert_close(loss(logits, y), expected)
+    assert_close(loss(q.log(), y), torch.tensor(0.0).double())
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradients_match_finite_differences(smoothing, form, reduction):
+    logits, y, proba, weight, sample_weight = make_case(1)
+    loss = make_loss(smoothing, weight=weight, reduction=reduction, form=form)
+    assert torch.autograd.gradcheck(lambda z: loss(z, y, sample_weight), (logits,))
+    assert torch.autograd.gradcheck(
+        lambda z, t: loss(z, t, sample_weight), (logits, proba.requires_grad_())
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@given(seed=seeds, counts=st.lists(st.integers(0, 3), min_size=7, max_size=7).filter(any))
+@reproducible
+def test_integer_weights_are_repeated_rows_and_zero_a_missing_one(
+    form, target, reduction, seed, counts
+):
+    logits, y, proba, weight, _ = make_case(seed)
+    loss = LabelSmoothingLoss(0.2, "off_target", weight, reduction, form)
+    t = y if target == "indices" else proba
+    repeats = torch.tensor(counts)
+
+    def repeated(z, t):
+        return loss(z.repeat_interleave(repeats, 0), t.repeat_interleave(repeats, 0))
+
+    got = value_and_gradient(loss, logits, t, repeats)
+    expected = value_and_gradient(repeated, logits, t)
+    for a, b in zip(got, expected, strict=True):
+        assert_close(a, b)
+
+
+@given(seed=seeds)
+@reproducible
+def test_reductions_agree(seed):
+    logits, y, proba, weight, s = make_case(seed)
+    none, total, mean = (
+        LabelSmoothingLoss(0.1, weight=weight, reduction=r) for r in ("none", "sum", "mean")
+    )
+    assert_close(none(logits, y, s), none(logits, y) * s)
+    assert_close(total(logits, y, s), none(logits, y, s).sum())
+    assert_close(mean(logits, y, s), total(logits, y, s) / (s * weight[y]).sum())
+    assert_close(mean(logits, proba, s), total(logits, proba, s) / s.sum())
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_one_hot_probabilities_are_class_indices(smoothing):
+    logits, y, *_ = make_case(3)
+    loss = make_loss(smoothing, label_smoothing=0.3)
+    assert_close(loss(logits, nn.functional.one_hot(y, 4).double()), loss(logits, y))
+
+
+def test_the_example_of_three_classes():
+    p = torch.tensor([[0.7, 0.2, 0.1]])
+    loss = LabelSmoothingLoss(0.1, "off_target")
+    expected = -(0.9 * math.log(0.7) + 0.05 * math.log(0.2) + 0.05 * math.log(0.1))
+    assert_close(loss(p.log(), torch.tensor([0])).item(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_class_masked_with_minus_infinity_costs_nothing_without_mass(form):
+    logits = torch.tensor([[1.0, 0.0, -math.inf]], requires_grad=True)
+    y = torch.tensor([0])
+    loss = LabelSmoothingLoss(0.0, form=form)
+    value, gradient = value_and_gradient(loss, logits, y)
+    expected, expected_gradient = value_and_gradient(nn.CrossEntropyLoss(), logits, y)
+    assert_close(value, expected)
+    assert_close(gradient, expected_gradient)
+    loss.label_smoothing = 0.1
+    assert loss(logits, y) == math.inf
+
+
+def test_attributes_take_effect_at_the_next_call():
+    logits, y, _, weight, _ = make_case(4)
+    loss = LabelSmoothingLoss(0.1)
+    loss(logits, y)
+    new = {
+        "label_smoothing": 0.3,
+        "smoothing": "prior",
+        "class_prior": [0.4, 0.3, 0.2, 0.1],
+        "weight": weight,
+        "reduction": "sum",
+        "form": "kl",
+    }
+    for name, value in new.items():
+        if name == "class_prior":
+            continue  # set together with the smoothing that reads it
+        if name == "smoothing":
+            loss.class_prior = new["class_prior"]
+        setattr(loss, name, value)
+        current = {key: getattr(loss, key) for key in new}
+        assert_close(loss(logits, y), LabelSmoothingLoss(**current)(logits, y), rtol=0, atol=0)
+
+
+def test_one_loss_serves_any_width_and_dtype():
+    loss = LabelSmoothingLoss(0.1)
+    for n_classes, dtype in [(3, torch.float32), (5, torch.float32), (5, torch.float64)]:
+        logits, y, *_ = make_case(0, n_classes=n_classes, dtype=dtype)
+        assert_close(loss(logits, y), nn.CrossEntropyLoss(label_smoothing=0.1)(logits, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    logits, y, proba, weight, s = make_case(5, dtype=dtype)
+    loss = LabelSmoothingLoss(0.1, weight=weight)
+    for t in (y, proba):
+        value, gradient = value_and_gradient(loss, logits, t, s)
+        exact = loss(logits.double(), t, s)
+        assert value.dtype == torch.float32
+        assert gradient.dtype == dtype
+        assert_close(value, exact.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_autocast_does_not_round_the_targets():
+    logits, y, proba, *_ = make_case(5, dtype=torch.float32)
+    loss = LabelSmoothingLoss(0.1, "off_target")
+    expected = [loss(logits, t) for t in (y, proba)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = [loss(logits, t) for t in (y, proba)]
+    assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_integer_dtypes_of_the_target(dtype):
+    logits, y, *_ = make_case(6)
+    loss = LabelSmoothingLoss()
+    assert_close(loss(logits, y.to(dtype)), loss(logits, y))
+
+
+def test_weight_is_a_buffer_and_the_only_state():
+    loss = LabelSmoothingLoss(weight=torch.ones(4))
+    logits, y, *_ = make_case(0)
+    loss(logits, y)
+    assert list(loss.state_dict()) == ["weight"]
+    assert loss.double().weight.dtype == torch.float64
+    assert not LabelSmoothingLoss().state_dict()
+    assert not list(loss.parameters())
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_copies_give_the_same_loss(smoothing):
+    logits, y, _, weight, _ = make_case(0)
+    loss = make_loss(smoothing, weight=weight)
+    expected = loss(logits, y)
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert_close(other(logits, y), expected, rtol=0, atol=0)
+
+
+def test_call_in_inference_mode_does_not_spoil_training():
+    logits, y, proba, *_ = make_case(0)
+    loss = LabelSmoothingLoss()
+    with torch.inference_mode():
+        loss(logits, y)
+    loss(logits, y).backward()
+    loss(logits, proba.requires_grad_()).backward()  # saves T for the gradient of the target
+    assert torch.isfinite(logits.grad).all()
+    assert torch.isfinite(proba.grad).all()
+
+
+def test_function_transforms():
+    logits, y, *_ = make_case(0, n=8)
+    z = logits.detach().view(2, 4, 4)
+    loss = LabelSmoothingLoss(0.1, "off_target")
+    gradients = vmap(grad(loss))(z, y.view(2, 4))
+    for i in range(2):
+        _, expected = value_and_gradient(loss, z[i].clone().requires_grad_(), y.view(2, 4)[i])
+        assert_close(gradients[i], expected)
+
+
+def test_a_plain_loop_learns():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 10, generator=g)
+    y = x[:, :3].argmax(1)
+    torch.manual_seed(0)
+    net = SimpleNet()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    loss = LabelSmoothingLoss(0.1, form="kl")
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(net(x), y).backward()
+        optimizer.step()
+    assert (net(x).argmax(1) == y).float().mean() > 0.95
+    assert 0 <= loss(net(x), y) < 0.05
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_gives_the_loss_of_the_cpu_and_names_bad_labels():
+    logits, y, proba, weight, s = make_case(0)
+    loss = LabelSmoothingLoss(weight=weight)
+    expected = [loss(logits, t, s) for t in (y, proba)]
+    loss.cuda()
+    got = [loss(logits.cuda(), t.cuda(), s.cuda()).cpu() for t in (y, proba)]
+    assert_close(got, expected)
+    with pytest.raises(ValueError, match=r"target\[0\] is 4"):
+        loss(logits.cuda(), torch.full_like(y, 4).cuda())
+
+
+def test_weights_that_are_all_zero_mean_nothing():
+    logits, y, *_ = make_case(0)
+    assert LabelSmoothingLoss()(logits, y, torch.zeros(7)).isnan()
+    assert LabelSmoothingLoss()(logits[:0], y[:0]).isnan()
+    assert LabelSmoothingLoss(reduction="sum")(logits, y, torch.zeros(7)) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"label_smoothing": -0.1}, ValueError, r"label_smoothing must be in \[0, 1\), got -0.1"),
+        ({"label_smoothing": 1.0}, ValueError, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"label_smoothing": float("nan")}, ValueError, "got nan"),
+        ({"label_smoothing": "0.1"}, TypeError, r"label_smoothing must .* got '0.1' of type str"),
+        ({"smoothing": "unifrom"}, ValueError, r"Did you mean 'uniform'\?"),
+        ({"smoothing": np.eye(3)}, ValueError, r"shape \(4, 4\), got an array of shape \(3, 3\)"),
+        ({"smoothing": "prior"}, ValueError, "needs class_prior"),
+        ({"reduction": "maen"}, ValueError, r"reduction .* got 'maen'\. Did you mean 'mean'\?"),
+        ({"reduction": None}, TypeError, "reduction must be one of 'mean', 'sum', 'none'"),
+        ({"form": "KL"}, ValueError, r"form must be .* got 'KL'\. Did you mean 'kl'\?"),
+        ({"form": "crossentropy"}, ValueError, r"Did you mean 'cross_entropy'\?"),
+        ({"weight": torch.ones(3)}, ValueError, r"weight must have shape \(4,\), .* got \(3,\)"),
+    ],
+)
+def test_bad_parameter_is_named_at_the_first_call(parameters, error, message):
+    logits, y, *_ = make_case(0)
+    loss = LabelSmoothingLoss(**parameters)
+    with pytest.raises(error, match=message):
+        loss(logits, y)
+
+
+@pytest.mark.parametrize("value", [-1, 4, -100, 10**6])
+@pytest.mark.parametrize("weight", [None, torch.ones(4)])
+def test_label_out_of_range_is_named(value, weight):
+    logits, y, *_ = make_case(0)
+    y[2] = value
+    message = rf"class indices from 0 to 3, .* but target\[2\] is {value}\."
+    with pytest.raises(ValueError, match=message):
+        LabelSmoothingLoss(weight=weight)(logits, y)
+
+
+indices = torch.zeros(7, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "sample_weight", "error", "message"),
+    [
+        (torch.ones(7, 4), indices[:, None], None, ValueError, r"\(7, 1\): squeeze it"),
+        (torch.ones(7, 4), torch.ones(7, 1), None, ValueError, r"\(7, 1\): squeeze it"),
+        (torch.ones(7, 4), indices[:5], None, ValueError, r"shape \(7,\) .* got \(5,\)"),
+        (torch.ones(7, 4), torch.ones(7), None, TypeError, r"torch\.float32: .* target\.long\(\)"),
+        (torch.ones(7, 4), torch.ones(7, 3), None, ValueError, r"shape \(7, 4\), got \(7, 3\)"),
+        (torch.ones(7, 4), torch.ones(7, 4).long(), None, TypeError, r"target\.float\(\)"),
+        (torch.ones(7, 4), indices.cfloat(), None, TypeError, "got torch.complex64"),
+        (torch.ones(7, 4), indices.numpy(), None, TypeError, "target must be a torch.Tensor"),
+        (np.ones((7, 4)), indices, None, TypeError, "logits must be a torch.Tensor, got ndarray"),
+        (torch.ones(7, 4).long(), indices, None, TypeError, "logits must have a floating dtype"),
+        (torch.ones(4), indices, None, ValueError, r"logits must have shape .* got \(4,\)"),
+        (
+            torch.ones(7, 4),
+            indices,
+            torch.ones(6),
+            ValueError,
+            r"sample_weight .* got \(6,\)",
+        ),
+        (torch.ones(7, 4), indices, [1] * 7, TypeError, "sample_weight must be a torch.Tensor"),
+    ],
+)
+def test_bad_argument_is_named(logits, target, sample_weight, error, message):
+    with pytest.raises(error, match=message):
+        LabelSmoothingLoss()(logits, target, sample_weight)
+
+
+def test_loss_works_again_after_an_error():
+    logits, y, *_ = make_case(0)
+    loss = LabelSmoothingLoss(1.5)
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        loss(logits, y)
+    loss.label_smoothing = 0.1
+    assert torch.isfinite(loss(logits, y))
+
+
+def test_repr_shows_the_parameters():
+    shown = repr(LabelSmoothingLoss(0.2, np.eye(3), form="kl"))
+    assert "label_smoothing=0.2, smoothing='matrix', reduction='mean', form='kl'" in shown

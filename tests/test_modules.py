@@ -1,0 +1,184 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from sksmooth.modules import ACTIVATIONS, SimpleNet, read_logits
+
+reproducible = settings(max_examples=30, deadline=None, derandomize=True)
+torch_layers = {
+    "relu": nn.ReLU(),
+    "tanh": nn.Tanh(),
+    "sigmoid": nn.Sigmoid(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "selu": nn.SELU(),
+    "elu": nn.ELU(),
+    "leaky_relu": nn.LeakyReLU(),
+    "identity": nn.Identity(),
+}
+
+
+@pytest.fixture
+def x():
+    return torch.randn(6, 10, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_net_is_linear_layers_with_the_activation_between(activation, x):
+    net = SimpleNet(activation=activation)
+    first, second, last = net.layers
+    reference = nn.Sequential(
+        first, torch_layers[activation], second, torch_layers[activation], last
+    )
+    torch.testing.assert_close(net(x), reference(x))
+
+
+@given(
+    n_features=st.integers(1, 6),
+    n_classes=st.integers(1, 5),
+    sizes=st.lists(st.integers(1, 7), max_size=3),
+    n=st.integers(0, 4),
+)
+@reproducible
+def test_widths_of_every_layer(n_features, n_classes, sizes, n):
+    net = SimpleNet(n_features, n_classes, sizes)
+    widths = [*sizes, n_classes]
+    activations = net(torch.zeros(n, n_features), return_activations=True)
+    assert isinstance(activations, tuple)
+    assert [tuple(a.shape) for a in activations] == [(n, width) for width in widths]
+    assert [layer.in_features for layer in net.layers] == [n_features, *sizes]
+
+
+def test_last_activation_is_the_logits(x):
+    net = SimpleNet()
+    activations = net(x, return_activations=True)
+    torch.testing.assert_close(activations[-1], net(x))
+    assert (activations[0] >= 0).all()
+    torch.testing.assert_close(activations[0], torch.relu(net.layers[0](x)))
+
+
+def test_no_hidden_layer_is_logistic_regression(x):
+    net = SimpleNet(hidden_layer_sizes=())
+    (layer,) = net.layers
+    torch.testing.assert_close(net(x), layer(x))
+    assert len(net(x, return_activations=True)) == 1
+
+
+@pytest.mark.parametrize("sizes", [16, (16,), [16], np.array([16]), np.int64(16)])
+def test_one_hidden_layer_in_any_notation(sizes):
+    assert SimpleNet(hidden_layer_sizes=sizes).hidden_layer_sizes == (16,)
+
+
+def test_more_dimensions_are_flattened(x):
+    net = SimpleNet()
+    torch.testing.assert_close(net(x.view(6, 2, 5)), net(x))
+    torch.testing.assert_close(net(x.view(6, 1, 5, 2)), net(x))
+
+
+def test_initialisation_is_that_of_torch(x):
+    torch.manual_seed(0)
+    net = SimpleNet(hidden_layer_sizes=(4,))
+    torch.manual_seed(0)
+    reference = nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 3))
+    torch.testing.assert_close(net(x), reference(x), rtol=0, atol=0)
+
+
+def test_dropout_acts_in_training_only(x):
+    net = SimpleNet(dropout=0.5)
+    torch.manual_seed(0)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    torch.testing.assert_close(net(x), net(x), rtol=0, atol=0)
+    plain = SimpleNet()
+    plain.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0)
+
+
+def test_dropout_leaves_the_expected_share_of_the_next_input():
+    net = SimpleNet(1, 1, (2000,), activation="identity", dropout=0.25)
+    with torch.no_grad():
+        for layer, weight, bias in zip(net.layers, (0, 1 / 2000), (1, 0), strict=True):
+            layer.weight.fill_(weight)
+            layer.bias.fill_(bias)
+        torch.manual_seed(0)
+        hidden, mean = net(torch.zeros(1, 1), return_activations=True)
+    assert (hidden == 1).all()  # what the layer computed, before dropout
+    assert mean.item() != 1
+    assert abs(mean.item() - 1) < 0.05
+
+
+def test_copies_give_the_same_logits(x):
+    net = SimpleNet(activation="identity")
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        torch.testing.assert_close(other(x), net(x), rtol=0, atol=0)
+
+
+def test_nets_stack_under_vmap(x):
+    nets = [SimpleNet() for _ in range(3)]
+    params, buffers = stack_module_state(nets)
+    stacked = vmap(lambda p, b, rows: functional_call(nets[0], (p, b), (rows,)), (0, 0, None))
+    expected = torch.stack([net(x) for net in nets])
+    torch.testing.assert_close(stacked(params, buffers, x), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_runs_on_cuda(x):
+    net = SimpleNet()
+    torch.testing.assert_close(copy.deepcopy(net).cuda()(x.cuda()).cpu(), net(x))
+
+
+def test_double_precision(x):
+    assert SimpleNet().double()(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((6, 7), r"n_features=10 values, .* shape \(6, 7\) have 7"),
+        ((6, 2, 7), r"n_features=10 values, .* shape \(6, 2, 7\) have 14"),
+        ((10,), r"n_features=10 values, in a tensor of shape \(n, 10\), .* shape \(10,\)"),
+        ((), r"n_features=10 values, .* shape \(\)"),
+    ],
+)
+def test_wrong_input_width_names_both(shape, message):
+    with pytest.raises(ValueError, match=message):
+        SimpleNet()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"n_features": 0}, ValueError, "n_features must be a positive integer, got 0"),
+        ({"n_features": 2.5}, TypeError, "n_features must be a positive integer, got 2.5"),
+        ({"n_classes": -1}, ValueError, "n_classes must be a positive integer, got -1"),
+        ({"n_classes": True}, TypeError, "n_classes must be a positive integer, got True"),
+        ({"hidden_layer_sizes": 0}, ValueError, "hidden_layer_sizes must be .* got 0"),
+        ({"hidden_layer_sizes": (8, 0)}, ValueError, r"hidden_layer_sizes\[1\] must be .* got 0"),
+        ({"hidden_layer_sizes": "64"}, TypeError, r"hidden_layer_sizes\[0\] must be .* got '6'"),
+        ({"hidden_layer_sizes": None}, TypeError, "or a sequence of them, got None"),
+        ({"hidden_layer_sizes": 8.0}, TypeError, "or a sequence of them, got 8.0"),
+        ({"activation": "rleu"}, ValueError, r"got 'rleu'\. Did you mean 'relu'\?"),
+        ({"activation": "leakyrelu"}, ValueError, r"Did you mean 'leaky_relu'\?"),
+        ({"activation": torch.relu}, TypeError, "activation must be one of 'relu', 'tanh'"),
+        ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, ValueError, r"dropout must be in \[0, 1\), got -0.1"),
+        ({"dropout": float("nan")}, ValueError, "got nan"),
+        ({"dropout": "0.5"}, TypeError, r"dropout must be a real number in \[0, 1\), got '0.5'"),
+    ],
+)
+def test_bad_parameter_is_named(parameters, error, message):
+    with pytest.raises(error, match=message):
+        SimpleNet(**parameters)
+
+
+def test_logits_are_the_output_or_the_last_of_a_tuple():
+    logits = torch.ones(2, 3)
+    assert read_logits(logits) is logits
+    assert read_logits((torch.zeros(2, 5), logits)) is logits

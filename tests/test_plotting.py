@@ -1,0 +1,371 @@
+"""ReliabilityDisplay and TrainingDisplay: what is drawn, not how it looks."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from skorch import NeuralNetClassifier
+from torch.nn import CrossEntropyLoss
+
+from sksmooth.datasets import make_tabular
+from sksmooth.metrics import calibration_bins, expected_calibration_error
+from sksmooth.modules import SimpleNet
+from sksmooth.plotting import ReliabilityDisplay, TrainingDisplay
+
+DIAGONAL = "Perfectly calibrated"
+ANIMALS = np.array(["cat", "dog", "owl"])
+
+
+@pytest.fixture(autouse=True)
+def _agg_and_no_figure_left_open():
+    backend = matplotlib.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = make_tabular(600, random_state=0)
+    return X[:300], ANIMALS[y[:300]], X[300:], ANIMALS[y[300:]]
+
+
+@pytest.fixture(scope="module")
+def classifiers(data):
+    X, y, _, _ = data
+    models = [LogisticRegression(), GaussianNB(), KNeighborsClassifier(15)]
+    return [model.fit(X, y) for model in models]
+
+
+def _legend_texts(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def _assert_draws(display, bins):
+    filled = bins.weight > 0
+    np.testing.assert_array_equal(display.line_.get_xdata(), bins.confidence[filled])
+    np.testing.assert_array_equal(display.line_.get_ydata(), bins.accuracy[filled])
+    np.testing.assert_array_equal(display.prob_pred, bins.confidence)
+    np.testing.assert_array_equal(display.prob_true, bins.accuracy)
+    counts = display.ax_counts_.patches[-1].get_data()
+    np.testing.assert_array_equal(counts.values, bins.weight)
+    np.testing.assert_array_equal(counts.edges, bins.edges)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_top_label_curve_and_counts_are_the_calibration_bins(data, classifiers, strategy, weighted):
+    _, _, X, y = data
+    weight = np.random.default_rng(0).uniform(0, 2, len(y)) if weighted else None
+    options = {"n_bins": 7, "strategy": strategy, "sample_weight": weight}
+    display = ReliabilityDisplay.from_estimator(classifiers[0], X, y, **options)
+    proba = classifiers[0].predict_proba(X)
+    correct = classifiers[0].predict(X) == y
+    _assert_draws(display, calibration_bins(proba.max(axis=1), correct, **options))
+    error = expected_calibration_error(y, proba, **options)
+    assert display.calibration_error == pytest.approx(error, rel=1e-12)
+    assert display.ax_counts_.get_ylabel() == ("Weight" if weighted else "Samples")
+    assert (display.ax_.get_ylabel(), display.ax_counts_.get_xlabel()) == (
+        "Accuracy",
+        "Confidence",
+    )
+
+
+@pytest.mark.parametrize("pos_label", ANIMALS)
+def test_one_class_shows_its_probability_against_its_frequency(data, classifiers, pos_label):
+    _, _, X, y = data
+    display = ReliabilityDisplay.from_estimator(classifiers[1], X, y, pos_label=pos_label)
+    column = list(ANIMALS).index(pos_label)
+    _assert_draws(
+        display, calibration_bins(classifiers[1].predict_proba(X)[:, column], y == pos_label)
+    )
+    assert display.ax_.get_ylabel() == f"Frequency of class {pos_label}"
+    assert display.ax_counts_.get_xlabel() == f"Probability of class {pos_label}"
+
+
+def test_predictions_and_estimator_draw_the_same(data, classifiers):
+    _, _, X, y = data
+    of_estimator = ReliabilityDisplay.from_estimator(classifiers[0], X, y)
+    of_predictions = ReliabilityDisplay.from_predictions(y, classifiers[0].predict_proba(X))
+    _assert_draws(of_predictions, of_estimator.bins)
+
+
+def test_labels_give_the_order_of_the_columns(data, classifiers):
+    _, _, X, y = data
+    proba = classifiers[0].predict_proba(X)
+    for pos_label in (None, "dog"):
+        straight = ReliabilityDisplay.from_predictions(y, proba, pos_label=pos_label)
+        turned = ReliabilityDisplay.from_predictions(
+            y, proba[:, ::-1], labels=ANIMALS[::-1], pos_label=pos_label
+        )
+        _assert_draws(turned, straight.bins)
+
+
+def test_class_missing_from_the_test_rows_is_no_hindrance(data, classifiers):
+    _, _, X, y = data
+    rows = y != "owl"
+    display = ReliabilityDisplay.from_estimator(classifiers[0], X[rows], y[rows])
+    assert display.bins.weight.sum() == np.count_nonzero(rows)
+
+
+def test_probability_of_the_second_of_two_classes_is_enough():
+    y, proba = [0, 1, 1, 0], np.array([0.1, 0.8, 0.4, 0.2])
+    display = ReliabilityDisplay.from_predictions(y, proba, n_bins=5)
+    _assert_draws(
+        display, calibration_bins([0.9, 0.8, 0.6, 0.8], [True, True, False, True], n_bins=5)
+    )
+
+
+def test_legend_gives_name_and_error_in_percent():
+    y, proba = [0, 1], [[0.9, 0.1], [0.16, 0.84]]
+    named = ReliabilityDisplay.from_predictions(y, proba, name="ε=0.2, calibrated")
+    assert _legend_texts(named.ax_) == [DIAGONAL, "ε=0.2, calibrated (ECE 13.0 %)"]
+    assert _legend_texts(ReliabilityDisplay.from_predictions(y, proba).ax_)[1] == "ECE 13.0 %"
+    again = ReliabilityDisplay(named.bins, name="old").plot(name="new")
+    assert _legend_texts(again.ax_)[1] == "new (ECE 13.0 %)"
+
+
+def test_name_is_that_of_the_classifier_also_in_a_pipeline(data):
+    X, y, X_test, y_test = data
+    pipe = make_pipeline(StandardScaler(), GaussianNB()).fit(X, y)
+    display = ReliabilityDisplay.from_estimator(pipe, X_test, y_test)
+    assert _legend_texts(display.ax_)[1].startswith("GaussianNB (ECE ")
+
+
+def test_three_estimators_share_one_picture(data, classifiers):
+    _, _, X, y = data
+    first = ReliabilityDisplay.from_estimator(classifiers[0], X, y)
+    others = [
+        ReliabilityDisplay.from_estimator(model, X, y, ax=first.ax_) for model in classifiers[1:]
+    ]
+    displays = [first, *others]
+    assert first.figure_.axes == [first.ax_, first.ax_counts_]
+    for display, model in zip(displays, classifiers, strict=True):
+        assert display.ax_ is first.ax_
+        assert display.ax_counts_ is first.ax_counts_
+        assert display.line_.get_label().startswith(type(model).__name__)
+    assert len({display.line_.get_color() for display in displays}) == 3
+    assert len({display.line_.get_marker() for display in displays}) == 3
+    assert len(first.ax_counts_.patches) == 3
+    assert _legend_texts(first.ax_).count(DIAGONAL) == 1
+    assert len(_legend_texts(first.ax_)) == 4
+
+
+def test_more_curves_than_colours_still_draw():
+    first = ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7])
+    for _ in range(9):
+        ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7], ax=first.ax_)
+    assert len(first.ax_counts_.patches) == 10
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_neighbouring_panels_keep_their_own_counts(data, classifiers, share):
+    _, _, X, y = data
+    figure, axes = plt.subplots(1, 2, layout="constrained", sharex=share, sharey=share)
+    displays = [
+        ReliabilityDisplay.from_estimator(model, X, y, ax=ax)
+        for model, ax in zip(classifiers, axes, strict=False)
+    ]
+    assert [display.ax_ for display in displays] == list(axes)
+    assert displays[0].ax_counts_ is not displays[1].ax_counts_
+    assert len(figure.axes) == 4
+    figure.canvas.draw()
+    for display in displays:
+        upper, lower = display.ax_.get_position(), display.ax_counts_.get_position()
+        assert lower.y1 < upper.y0
+        assert (lower.x0, lower.x1) == pytest.approx((upper.x0, upper.x1), abs=1e-6)
+
+
+def test_axes_placed_by_hand_are_split_too():
+    figure = plt.figure()
+    ax = figure.add_axes((0.2, 0.2, 0.6, 0.6))
+    first = ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7], ax=ax)
+    second = ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7], ax=ax)
+    assert second.ax_counts_ is first.ax_counts_
+    figure.canvas.draw()
+    for axes in figure.axes:
+        box = axes.get_position()
+        assert min(box.x0, box.y0) > 0.199
+        assert max(box.x1, box.y1) < 0.801
+
+
+def test_limits_are_the_unit_square_and_x_is_shared(data, classifiers):
+    _, _, X, y = data
+    display = ReliabilityDisplay.from_estimator(classifiers[0], X, y)
+    display.figure_.savefig(io.BytesIO())
+    assert display.ax_.get_xlim() == display.ax_.get_ylim() == (0, 1)
+    assert display.ax_counts_.get_xlim() == (0, 1)
+    box = display.ax_.get_window_extent()
+    assert box.width == pytest.approx(box.height, rel=1e-3)
+
+
+@pytest.mark.parametrize("keyword", ["color", "c"])
+def test_style_reaches_the_curve_and_its_colour_the_counts(keyword):
+    style = {keyword: "red", "lw": 3, "marker": "*"}
+    display = ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7], **style)
+    assert display.line_.get_color() == "red"
+    assert display.line_.get_linewidth() == 3
+    assert display.line_.get_marker() == "*"
+    assert display.ax_counts_.patches[0].get_edgecolor() == (1, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pos_label": "dogg"}, "pos_label must be one of .*'dogg'. Did you mean 'dog'"),
+        ({"strategy": "quantiles"}, "strategy must be one of .* Did you mean 'quantile'"),
+        ({"n_bins": 0}, "n_bins == 0"),
+        ({"sample_weight": [1.0]}, "sample_weight must have shape"),
+    ],
+)
+def test_bad_arguments_are_named_and_leave_no_figure(data, classifiers, options, message):
+    _, _, X, y = data
+    with pytest.raises(ValueError, match=message):
+        ReliabilityDisplay.from_estimator(classifiers[0], X, y, **options)
+    assert plt.get_fignums() == []
+
+
+def test_estimator_that_is_not_fitted_or_has_no_probabilities_is_refused(data):
+    X, y, _, _ = data
+    for unfitted in (GaussianNB(), make_pipeline(StandardScaler(), GaussianNB())):
+        with pytest.raises(NotFittedError):
+            ReliabilityDisplay.from_estimator(unfitted, X, y)
+    with pytest.raises(AttributeError, match="predict_proba"):
+        ReliabilityDisplay.from_estimator(RidgeClassifier().fit(X, y), X, y)
+
+
+@pytest.fixture(scope="module")
+def net():
+    X, y = make_tabular(200, random_state=0)
+    pipe = make_pipeline(
+        StandardScaler(),
+        NeuralNetClassifier(SimpleNet, criterion=CrossEntropyLoss, max_epochs=4, verbose=0),
+    )
+    return pipe.fit(X.astype(np.float32), y)
+
+
+@pytest.mark.parametrize("as_pipeline", [False, True])
+def test_training_of_a_skorch_net_is_its_history(net, as_pipeline):
+    history = net[-1].history
+    display = TrainingDisplay.from_estimator(net if as_pipeline else net[-1])
+    assert len(display.lines_) == 3
+    for line, key in zip(display.lines_, ["train_loss", "valid_loss", "valid_acc"], strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4])
+        np.testing.assert_array_equal(line.get_ydata(), history[:, key])
+    assert display.lines_[2].axes is display.ax_accuracy_
+    assert _legend_texts(display.ax_) == ["training", "held out"]
+    assert _legend_texts(display.ax_accuracy_) == ["held out"]
+    assert display.lines_[1].get_color() == display.lines_[2].get_color()
+    assert (display.ax_.get_ylabel(), display.ax_accuracy_.get_ylabel()) == ("Loss", "Accuracy")
+    assert display.ax_accuracy_.get_xlabel() == "Epoch"
+    assert display.ax_.get_xlim() == display.ax_accuracy_.get_xlim() == (0.5, 4.5)
+    assert display.best_epoch is None
+
+
+def _recorded(**columns):
+    n_epochs = len(next(iter(columns.values())))
+    rows = [{"epoch": i + 1} | {k: v[i] for k, v in columns.items()} for i in range(n_epochs)]
+    return rows
+
+
+def test_refined_loss_is_drawn_and_the_epoch_kept_marked_on_both_axes():
+    history = _recorded(
+        train_loss=[1.0, 0.8, 0.7],
+        valid_loss=[1.0, 0.9, 0.95],
+        refined_loss=[0.9, 0.7, 0.8],
+        valid_acc=[0.5, 0.7, 0.6],
+    )
+    display = TrainingDisplay.from_estimator(SimpleNamespace(history=history, best_epoch_=2))
+    assert _legend_texts(display.ax_) == [
+        "training",
+        "held out",
+        "held out, refined",
+        "epoch kept: 2",
+    ]
+    assert display.lines_[2].get_ydata().tolist() == [0.9, 0.7, 0.8]
+    for axes in (display.ax_, display.ax_accuracy_):
+        markers = [line for line in axes.lines if line not in display.lines_]
+        assert [list(line.get_xdata()) for line in markers] == [[2, 2]]
+    display.figure_.savefig(io.BytesIO())
+
+
+def test_training_without_held_out_rows_has_one_axes_and_one_curve():
+    history = _recorded(train_loss=[1.0])
+    display = TrainingDisplay.from_estimator(SimpleNamespace(history=history, best_epoch_=1))
+    assert [line.get_label() for line in display.lines_] == ["training"]
+    assert display.ax_accuracy_ is None
+    assert display.figure_.axes == [display.ax_]
+    assert display.ax_.get_xlabel() == "Epoch"
+    assert _legend_texts(display.ax_) == ["training", "epoch kept: 1"]
+    display.figure_.savefig(io.BytesIO())
+
+
+def test_epoch_that_lacks_a_value_leaves_a_gap():
+    history = _recorded(train_loss=[1.0, 0.8, 0.7], valid_loss=[1.0, 0.9, 0.8])
+    del history[1]["valid_loss"]
+    display = TrainingDisplay.from_estimator(SimpleNamespace(history=history))
+    np.testing.assert_array_equal(display.lines_[1].get_ydata(), [1.0, np.nan, 0.8])
+
+
+def test_training_draws_into_given_axes(net):
+    figure, axes = plt.subplots(1, 2)
+    display = TrainingDisplay.from_estimator(net, ax=axes[1])
+    assert display.ax_ is axes[1]
+    assert display.figure_ is figure
+    assert len(figure.axes) == 3
+
+
+@pytest.mark.parametrize(
+    "unfitted", [NeuralNetClassifier(SimpleNet), LogisticRegression(), SimpleNamespace(history=[])]
+)
+def test_training_of_an_unfitted_estimator_is_refused(unfitted):
+    with pytest.raises(NotFittedError):
+        TrainingDisplay.from_estimator(unfitted)
+    assert plt.get_fignums() == []
+
+
+def test_training_of_an_estimator_without_history_is_refused(classifiers):
+    with pytest.raises(TypeError, match="LogisticRegression has no history"):
+        TrainingDisplay.from_estimator(classifiers[0])
+
+
+@pytest.mark.parametrize(
+    ("draw", "caller"),
+    [
+        (
+            lambda: ReliabilityDisplay.from_estimator(GaussianNB(), [[0.0]], [0]),
+            "ReliabilityDisplay",
+        ),
+        (lambda: ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7]), "ReliabilityDisplay"),
+        (
+            lambda: ReliabilityDisplay(calibration_bins([0.2], [True])).plot(),
+            "ReliabilityDisplay",
+        ),
+        (lambda: TrainingDisplay.from_estimator(GaussianNB()), "TrainingDisplay"),
+        (lambda: TrainingDisplay([1], {"training": [1.0]}).plot(), "TrainingDisplay"),
+    ],
+)
+def test_missing_matplotlib_is_said_with_the_command_that_installs_it(monkeypatch, draw, caller):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match=rf'{caller} needs .*pip install "sksmooth\[plot\]"'):
+        draw()
+
+
+def test_import_of_the_module_loads_no_matplotlib():
+    code = "import sys, sksmooth.plotting; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
