@@ -95,7 +95,7 @@ class TensorBatches:
     rows : TensorRows
         The rows.
     batch_size : int
-        Rows per batch; the last batch holds what is left.
+        Rows per batch; the last batch holds what is left. -1 takes all rows at once.
     shuffle : bool, default=False
         Draw a new order at the start of every pass, from torch's global generator.
     drop_last : bool, default=False
@@ -112,18 +112,19 @@ class TensorBatches:
     def __init__(
         self, rows: TensorRows, batch_size: int, shuffle: bool = False, drop_last: bool = False
     ) -> None:
-        self.dataset = rows
-        self.batch_size = batch_size
+        self.rows = rows
+        self.batch_size = len(rows) if batch_size == -1 else batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
 
     def __len__(self) -> int:
-        n_rows = len(self.dataset)
+        n_rows = len(self.rows)
         return n_rows // self.batch_size if self.drop_last else -(-n_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = self.dataset
-        order = torch.randperm(len(rows)).to(rows.X.device) if self.shuffle else None
+        rows = self.rows
+        shuffle = self.shuffle and len(self) > 1  # the order within one batch means nothing
+        order = torch.randperm(len(rows)).to(rows.X.device) if shuffle else None
         for number in range(len(self)):
             here = slice(number * self.batch_size, (number + 1) * self.batch_size)
             yield rows.batch(here if order is None else order[here])
@@ -173,7 +174,7 @@ def make_batches(
         :class:`TensorRows`, or a Subset of them, are indexed in memory; anything else goes
         through a :class:`~torch.utils.data.DataLoader`.
     batch_size : int
-        Rows per batch.
+        Rows per batch; -1 takes all rows at once.
     shuffle : bool, default=False
         Draw a new order for every pass.
     drop_last : bool, default=False
@@ -196,6 +197,8 @@ def make_batches(
     rows = None if dataloader_params else rows_in_memory(dataset)
     if rows is not None:
         return TensorBatches(rows, batch_size, shuffle=shuffle, drop_last=drop_last)
+    if batch_size == -1:
+        batch_size = len(dataset)  # type: ignore[arg-type]
     ordered_by_itself = isinstance(dataset, IterableDataset) or "sampler" in dataloader_params
     shuffle = shuffle and not ordered_by_itself
     return DataLoader(
@@ -222,6 +225,42 @@ def rows_in_memory(dataset: Any) -> TensorRows | None:
         rows = rows_in_memory(dataset.dataset)
         return None if rows is None else rows.take(dataset.indices)
     return None
+
+
+def merge_repeated(rows: TensorRows) -> TensorRows:
+    """Put rows in a canonical order, each once, weighing as much as it and its repetitions did.
+
+    Rows that are trained on in one batch have no order, and a row of weight two is two rows. Now
+    rounding does not see a difference either: weighted and repeated rows train the same net.
+
+    Parameters
+    ----------
+    rows : TensorRows
+        Rows, of which some may be equal.
+
+    Returns
+    -------
+    TensorRows
+        The distinct rows, weighted unless all weigh alike.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = TensorRows(torch.tensor([[2.0], [1.0], [2.0]]), torch.tensor([0, 1, 0]))
+    >>> merged = merge_repeated(rows)
+    >>> merged.X.ravel(), merged.y, merged.sample_weight
+    (tensor([1., 2.]), tensor([1, 0]), tensor([1., 2.]))
+    """
+    y = rows.y.cpu().numpy()
+    table = np.column_stack([rows.X.flatten(1).cpu().numpy(), y])
+    weight = np.ones(len(y)) if rows.sample_weight is None else rows.sample_weight.cpu().numpy()
+    _, first, group = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    distinct = rows.take(torch.from_numpy(first))
+    total = np.bincount(group.ravel(), weights=weight)
+    distinct.sample_weight = None
+    if (total != total[0]).any():
+        distinct.sample_weight = torch.as_tensor(total, dtype=torch.float32, device=rows.X.device)
+    return distinct
 
 
 def hold_out(

@@ -35,7 +35,15 @@ from skorch.history import History
 from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch.utils.data import Dataset, Subset
 
-from sksmooth.batches import EncodedDataset, TensorRows, hold_out, make_batches, read_labels
+from sksmooth.batches import (
+    EncodedDataset,
+    TensorBatches,
+    TensorRows,
+    hold_out,
+    make_batches,
+    merge_repeated,
+    read_labels,
+)
 from sksmooth.calibration import TemperatureScaling, refine
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
@@ -335,20 +343,25 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.use_caching = use_caching
         self.torch_load_kwargs = torch_load_kwargs
         self.classes = classes
-        self._refuse_unknown(kwargs)
         self.__dict__.update(kwargs)
 
     # -- parameters ---------------------------------------------------------------------------
 
     def _refuse_unknown(self, names: Iterable[str]) -> None:
-        """Refuse names that no parameter and no skorch part has, suggesting the nearest."""
-        known = [name for name in signature(type(self).__init__).parameters if name != "kwargs"]
+        """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
+        known = [
+            name
+            for parent in type(self).__mro__[:-1]
+            for name, parameter in signature(parent).parameters.items()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
         for name in names:
-            if "__" not in name and name not in known and name not in self.__dict__:
+            if "__" not in name and name not in known:
                 nearest = SYNONYMS.get(name) or _nearest_name(name, known)
+                value = getattr(self, name, None)
                 raise InvalidParameterError(
-                    f"{type(self).__name__} has no parameter {name!r}; "
-                    + (f"did you mean {nearest}?" if nearest else f"it has {', '.join(known)}.")
+                    f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
+                    + (f"; did you mean {nearest}?" if nearest else ".")
                 )
 
     def _get_param_names(self) -> list[str]:
@@ -380,7 +393,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         InvalidParameterError
             For an unknown name; a ValueError and a TypeError at once, as scikit-learn has it.
         """
-        self._refuse_unknown(params)
+        self._refuse_unknown(set(params) - set(self.__dict__))
         own = {}
         for name, value in params.items():
             part, _, rest = name.partition("__")
@@ -399,6 +412,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
 
     def _check_parameters(self) -> None:
+        self._refuse_unknown(self._get_param_names())
         check_label_smoothing(self.label_smoothing)
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
@@ -427,8 +441,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         counts = np.bincount(codes, weights=weight, minlength=len(self.classes_inferred_))
         if classes is None and np.count_nonzero(counts) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs rows of at least two classes, but all rows that "
-                f"weigh anything are of class {self.classes_inferred_[counts.argmax()]!r}."
+                f"{type(self).__name__} needs rows of at least two classes, but those of a weight "
+                f"above 0 are of one class, {self.classes_inferred_.tolist()[counts.argmax()]!r}."
             )
         if reset:
             self.class_prior_ = counts / counts.sum()
@@ -452,11 +466,6 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             check_classification_targets(labels)
         if reset:
             self._set_classes(labels if classes is None else classes)
-            if len(self.classes_inferred_) < 2:
-                raise ValueError(
-                    f"{type(self).__name__} needs rows of at least two classes, but the dataset "
-                    f"holds the class {self.classes_inferred_[0]!r} only."
-                )
             n_classes = len(self.classes_inferred_)
             counts = np.ones(n_classes) if labels is None else np.bincount(self._encode(labels))
             self.class_prior_ = counts / counts.sum()
@@ -475,8 +484,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.classes_inferred_ = LabelEncoder().fit(np.asarray(labels)).classes_
         if len(self.classes_inferred_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs rows of at least two classes, but y holds the class "
-                f"{self.classes_inferred_[0]!r} only."
+                f"{type(self).__name__} needs rows of at least two classes, but y holds one class, "
+                f"{self.classes_inferred_.tolist()[0]!r}."
             )
 
     def _encode(self, y: NDArray) -> NDArray[np.int64]:
@@ -597,16 +606,17 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         iterable
             Gives pairs (X, y).
         """
-        if (
-            training
-            and self.iterator_train is make_batches
-            and not hasattr(self, "iterator_train__shuffle")
-        ):
-            parameters = {"batch_size": self.batch_size, **self.get_params_for("iterator_train")}
-            if parameters["batch_size"] == -1:
-                parameters["batch_size"] = get_len(dataset)
-            return make_batches(dataset, **{**parameters, "shuffle": True})
-        return super().get_iterator(dataset, training=training)
+        if not training or self.iterator_train is not make_batches:
+            return super().get_iterator(dataset, training=training)
+        parameters = {
+            "batch_size": self.batch_size,
+            "shuffle": True,
+            **self.get_params_for("iterator_train"),
+        }
+        batches = make_batches(dataset, **parameters)
+        if isinstance(batches, TensorBatches) and len(batches) == 1:
+            batches.rows = merge_repeated(batches.rows)
+        return batches
 
     # -- parts --------------------------------------------------------------------------------
 
