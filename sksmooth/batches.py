@@ -44,6 +44,10 @@ class Batch(tuple[torch.Tensor, torch.Tensor]):
         batch.sample_weight = sample_weight
         return batch
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """Give the arguments that pickle and copy make the pair of again."""
+        return (*self, self.sample_weight)
+
 
 class TensorRows(skorch.dataset.Dataset):
     """Rows of a table as tensors: inputs, class indices and, if given, weights.
@@ -342,4 +346,7 @@ def read_labels(dataset: Any) -> Any:
             return getattr(dataset, name)
     if hasattr(dataset, "tensors"):
         return dataset.tensors[1]
-    return np.array([label for _, label in dataset])
+    # Not every map-style dataset ends its iteration with an IndexError, so count the rows.
+    streamed = isinstance(dataset, IterableDataset)
+    pairs = dataset if streamed else map(dataset.__getitem__, range(len(dataset)))
+    return np.array([label for _, label in pairs])

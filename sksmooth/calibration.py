@@ -7,8 +7,9 @@ of rows that the net did not train on.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -16,12 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_consistent_length, check_scalar, column_or_1d
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-# How far the inverse temperature may go from one over the logits' own scale. At the upper bound
-# a row of average margin has a probability of one to the last bit; at the lower all are equal.
+# How far the inverse temperature may go from one over the logits' own scale where the log-loss has
+# no minimum. At the upper bound a row of average margin has a probability of one to the last bit;
+# at the lower all are equal.
 LARGEST_FACTOR = 1e4
+MOST_STEPS = 200
+STEP_TOLERANCE = 1e-10
+SMALLEST_TARGET = 1e-300  # keeps the upper bound of β finite
 
 
 class Refinement(NamedTuple):
@@ -92,51 +98,102 @@ def refine(
     >>> round(float(refined.inverse_temperature), 6)  # three of four right: log(3) / 2
     0.549306
     """
-    z = np.asarray(logits, dtype=np.float64)
-    z = z - z.max(axis=-1, keepdims=True)
-    w = np.ones(z.shape[:-1]) if sample_weight is None else np.asarray(sample_weight, np.float64)
-    n_rows = w.sum(axis=-1)
-    w = w / n_rows[..., None]
-    own = np.take_along_axis(z, np.asarray(y)[..., None], axis=-1)[..., 0]
-    mean = z.mean(axis=-1)
-    own_mean = (w * own).sum(axis=-1)
+    loss, unit = _log_loss_in_own_unit(logits, y, sample_weight, prior_strength)
+    low, high = loss.bracket()
+    bound = loss.bound(low)
+    begin = np.clip(1.0 if start is None else np.asarray(start, np.float64) / unit, low, high)
+    begin = np.select([loss.constant, bound > 0, bound < 0], [np.ones_like(low), high, low], begin)
+    solved = loss.constant | (bound != 0)
+    beta = _newton(loss.slope_and_curvature, begin, low, high, solved)
+    return Refinement(beta * unit, loss.value(beta), bound)
+
+
+class _LogLoss:
+    """The log-loss of a stack of sets of rows as a function of the inverse temperature β.
+
+    Classes come first, since sums over a long last axis are fast. Logits are below the largest of
+    their row (so at most 0) and of order one.
+    """
+
+    def __init__(self, z: NDArray, y: NDArray, weight: NDArray, smoothed: NDArray) -> None:
+        self.z = z
+        self.weight = weight
+        own = np.take_along_axis(z, y[None], axis=0)[0]
+        self.own_mean = (weight * own).sum(axis=-1)
+        self.target = (1 - smoothed) * self.own_mean + smoothed * (weight * z.mean(axis=0)).sum(-1)
+        self.constant = ~(z.any(axis=0) & (weight > 0)).any(axis=-1)  # any β will do
+
+    def value(self, beta: NDArray) -> NDArray:
+        """Give the log-loss of the labels themselves."""
+        log_norm = np.log(np.exp(beta[..., None] * self.z).sum(axis=0))
+        return (self.weight * log_norm).sum(axis=-1) - beta * self.own_mean
+
+    def slope_and_curvature(self, beta: NDArray) -> tuple[NDArray, NDArray]:
+        """Give the first two derivatives, those of the smoothed labels."""
+        p = np.exp(beta[..., None] * self.z)
+        norm = p.sum(axis=0)
+        p *= self.z
+        first = p.sum(axis=0) / norm
+        p *= self.z
+        second = p.sum(axis=0) / norm
+        slope = (self.weight * first).sum(axis=-1) - self.target
+        return slope, (self.weight * (second - first**2)).sum(axis=-1)
+
+    def bracket(self) -> tuple[NDArray, NDArray]:
+        """Give bounds of β; the slope is positive at the upper one, unless the target is zero.
+
+        Since t exp(βt) >= -1/(eβ), the slope is at least -(n_classes - 1)/(eβ) - target.
+        """
+        reach = (len(self.z) - 1) / np.e / np.maximum(-self.target, SMALLEST_TARGET)
+        high = np.where(self.target < 0, reach, LARGEST_FACTOR)
+        return np.full_like(high, 1 / LARGEST_FACTOR), high
+
+    def bound(self, low: NDArray) -> NDArray:
+        """Give 1 or -1 where the log-loss falls for ever as β grows or shrinks, 0 elsewhere."""
+        separable = self.target == 0
+        uninformative = ~separable & (self.slope_and_curvature(low)[0] >= 0)
+        return np.where(self.constant, 0, separable.astype(int) - uninformative.astype(int))
+
+
+def _log_loss_in_own_unit(
+    logits: NDArray, y: NDArray, sample_weight: NDArray | None, prior_strength: float
+) -> tuple[_LogLoss, NDArray]:
+    """Give the log-loss over β in units of one over the logits' own scale, and that unit."""
+    z = np.ascontiguousarray(np.moveaxis(np.asarray(logits, np.float64), -1, 0))
+    z = z - z.max(axis=0)
+    weight = np.ones(z.shape[1:]) if sample_weight is None else np.asarray(sample_weight, float)
+    n_rows = weight.sum(axis=-1)
+    weight = weight / n_rows[..., None]
+    scale = -(weight * z.mean(axis=0)).sum(axis=-1)
+    unit = 1 / np.where(scale > np.finfo(np.float64).tiny, scale, 1.0)
     smoothed = prior_strength / (n_rows + prior_strength)
-    target = (1 - smoothed) * own_mean + smoothed * (w * mean).sum(axis=-1)
+    return _LogLoss(z * unit[..., None], np.asarray(y), weight, smoothed), unit
 
-    scale = -(w * mean).sum(axis=-1)
-    unit = 1 / np.where(scale > 0, scale, 1.0)
-    low, high = unit / LARGEST_FACTOR, unit * LARGEST_FACTOR
-    beta = np.clip(unit if start is None else np.asarray(start, np.float64), low, high)
 
-    def slope_and_curvature(beta: NDArray) -> tuple[NDArray, NDArray]:
-        p = np.exp(beta[..., None, None] * z)
-        p /= p.sum(axis=-1, keepdims=True)
-        first = np.einsum("...k,...k->...", p, z)
-        second = np.einsum("...k,...k,...k->...", p, z, z)
-        slope = np.einsum("...n,...n->...", w, first) - target
-        return slope, np.einsum("...n,...n->...", w, second - first**2)
+def _newton(
+    slope_and_curvature: Callable[[NDArray], tuple[NDArray, NDArray]],
+    beta: NDArray,
+    low: NDArray,
+    high: NDArray,
+    solved: NDArray,
+) -> NDArray:
+    """Find where the slope is zero, by Newton's method, or bisection where that leaves the bracket.
 
-    at_low = slope_and_curvature(low)[0] >= 0
-    at_high = slope_and_curvature(high)[0] <= 0
-    beta = np.where(at_low, low, np.where(at_high, high, beta))
-    constant = at_low & at_high  # all logits of every row alike: any temperature will do
-    beta = np.where(constant, 1.0, beta)
-    solved = at_low | at_high
-    for _ in range(200):
+    The last step is far below the precision promised, and Newton's error is that step squared.
+    """
+    for _ in range(MOST_STEPS):
+        if solved.all():
+            break
         slope, curvature = slope_and_curvature(beta)
         low, high = np.where(slope < 0, beta, low), np.where(slope > 0, beta, high)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             newton = beta - slope / curvature
         inside = (newton > low) & (newton < high)
         proposed = np.where(inside, newton, np.sqrt(low * high))
         proposed = np.where(solved | (slope == 0), beta, proposed)
-        solved = solved | (np.abs(proposed - beta) <= 1e-13 * beta) | (slope == 0)
+        solved = solved | (np.abs(proposed - beta) <= STEP_TOLERANCE * beta)
         beta = proposed
-        if solved.all():
-            break
-    log_norm = np.log(np.exp(beta[..., None, None] * z).sum(axis=-1))
-    log_loss = (w * log_norm).sum(axis=-1) - beta * own_mean
-    return Refinement(beta, log_loss, at_high.astype(int) - at_low.astype(int))
+    return beta
 
 
 class TemperatureScaling(BaseEstimator):
@@ -175,6 +232,10 @@ class TemperatureScaling(BaseEstimator):
     array([[0.75, 0.25]])
     """
 
+    _parameter_constraints: ClassVar[dict] = {
+        "prior_strength": [Interval(Real, 0, None, closed="left")]
+    }
+
     def __init__(self, prior_strength: float = 0.0) -> None:
         self.prior_strength = prior_strength
 
@@ -208,7 +269,7 @@ class TemperatureScaling(BaseEstimator):
             Where the log-loss has no minimum within the bounds: it falls for ever as T goes to 0
             (every row classified correctly) or to infinity (logits that say nothing of y).
         """
-        check_scalar(self.prior_strength, "prior_strength", Real, min_val=0)
+        self._validate_params()
         logits = check_logits(logits)
         y = _check_codes(y, n_classes=logits.shape[1])
         check_consistent_length(logits, y)
@@ -275,7 +336,13 @@ class TemperatureScaling(BaseEstimator):
 
     def _scaled(self, logits: ArrayLike) -> NDArray[np.float64]:
         check_is_fitted(self)
-        return check_logits(logits) / self.temperature_
+        logits = check_logits(logits)
+        if logits.shape[1] != len(self.classes_):
+            raise ValueError(
+                f"logits must have {len(self.classes_)} columns, as many as at fit, "
+                f"got {logits.shape[1]}."
+            )
+        return logits / self.temperature_
 
 
 def check_logits(logits: Any) -> NDArray[np.float64]:

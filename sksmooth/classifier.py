@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from inspect import signature
@@ -12,8 +12,10 @@ from typing import Any
 from warnings import warn
 
 import numpy as np
+import skorch.dataset
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.preprocessing import LabelEncoder
@@ -70,6 +72,9 @@ SYNONYMS = {
     "weight_decay": "optimizer__weight_decay",
 }
 
+# The parts of a net, whose parameters begin with their names and two underscores.
+PARTS = ("callbacks", "criterion", "iterator_train", "iterator_valid", "module", "optimizer")
+
 # The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
 # all classified correctly from promising certainty.
 PRIOR_STRENGTH = 1.0
@@ -108,7 +113,7 @@ class BestFlag(PassthroughScoring):
 
 
 class BestEpoch:
-    """The epoch with the lowest refined loss, and the parameters that the module had then.
+    """The epoch with the lowest refined loss, and the parameters that the modules had then.
 
     Parameters
     ----------
@@ -120,13 +125,21 @@ class BestEpoch:
         self.patience = patience
         self.epoch = 0
         self.loss = np.inf
-        self.parameters: dict[str, torch.Tensor] = {}
+        self.parameters: list[dict[str, torch.Tensor]] = []
 
-    def update(self, epoch: int, loss: float, module: torch.nn.Module) -> None:
+    def update(self, epoch: int, loss: float, modules: Sequence[torch.nn.Module]) -> None:
         """Look at the epoch that has just ended."""
         if loss < self.loss:
             self.epoch, self.loss = epoch, loss
-            self.parameters = {k: v.detach().clone() for k, v in module.state_dict().items()}
+            self.parameters = [
+                {name: value.detach().clone() for name, value in module.state_dict().items()}
+                for module in modules
+            ]
+
+    def restore(self, modules: Sequence[torch.nn.Module]) -> None:
+        """Go back to that epoch's parameters."""
+        for module, parameters in zip(modules, self.parameters, strict=True):
+            module.load_state_dict(parameters)
 
     def is_past(self, epoch: int) -> bool:
         """Tell whether `epoch` is too far behind the best one to go on."""
@@ -257,11 +270,6 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     initialized_ = False
     history_ = None
     virtual_params_: dict[str, Callable] = {}  # noqa: RUF012
-    _modules = ["module"]  # noqa: RUF012
-    _criteria = ["criterion"]  # noqa: RUF012
-    _optimizers = ["optimizer"]  # noqa: RUF012
-    prefixes_ = [*NeuralNetClassifier.prefixes_, "module", "criterion", "optimizer"]  # noqa: RUF012
-    cuda_dependent_attributes_ = ["module_", "criterion_", "optimizer_"]  # noqa: RUF012
 
     # Inside the training loop the net speaks class indices, as its batches do.
     _speaks_codes = False
@@ -318,6 +326,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         **kwargs: Any,
     ) -> None:
         self.module = module
+        self.criterion = criterion
         self.label_smoothing = label_smoothing
         self.smoothing = smoothing
         self.calibration = calibration
@@ -325,7 +334,6 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.random_state = random_state
         self.early_stopping = early_stopping
         self.patience = patience
-        self.criterion = criterion
         self.optimizer = optimizer
         self.lr = lr
         self.max_epochs = max_epochs
@@ -345,19 +353,31 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.classes = classes
         self.__dict__.update(kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # skorch takes a torch module for one of the net's parts; before `initialize` it is a
+        # parameter.
+        if self.initialized_ or self.init_context_ is not None:
+            super().__setattr__(name, value)
+        else:
+            object.__setattr__(self, name, value)
+
     # -- parameters ---------------------------------------------------------------------------
 
-    def _refuse_unknown(self, names: Iterable[str]) -> None:
-        """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
-        known = [
+    def _named_params(self) -> set[str]:
+        """Give the names of the parameters that an `__init__` spells out."""
+        return {
             name
             for parent in type(self).__mro__[:-1]
             for name, parameter in signature(parent).parameters.items()
             if parameter.kind is not parameter.VAR_KEYWORD
-        ]
+        }
+
+    def _refuse_unknown(self, names: Iterable[str]) -> None:
+        """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
+        known = self._named_params()
         for name in names:
             if "__" not in name and name not in known:
-                nearest = SYNONYMS.get(name) or _nearest_name(name, known)
+                nearest = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
                 value = getattr(self, name, None)
                 raise InvalidParameterError(
                     f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
@@ -365,11 +385,15 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 )
 
     def _get_param_names(self) -> list[str]:
-        return sorted(k for k in self.__dict__ if not k.startswith("_") and not k.endswith("_"))
+        return sorted(
+            name
+            for name in self.__dict__
+            if not name.startswith("_") and not name.endswith("_") and not hasattr(type(self), name)
+        )
 
     @property
     def _params_to_validate(self) -> set[str]:
-        return {name for name in self.__dict__ if "__" in name and not name.startswith("_")}
+        return set(self._get_param_names()) - self._named_params()
 
     def set_params(self, **params: Any) -> LabelSmoothingClassifier:
         """Set parameters of this estimator and of its parts.
@@ -428,6 +452,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
         Sets `classes_`, `class_prior_`, `n_features_in_` if `reset`, else checks against them.
         """
+        if _is_several_inputs(X):
+            X = skorch.dataset.Dataset(X, y)
         if is_dataset(X):
             return self._check_dataset(X, y, sample_weight, classes, reset=reset)
         X, y = validate_data(self, _as_array(X), _as_array(y), reset=reset, **_FLOAT32_ROWS)
@@ -447,6 +473,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if reset:
             self.class_prior_ = counts / counts.sum()
             self._n_inputs = int(np.prod(X.shape[1:]))
+        if self.dataset is not TensorRows:
+            if weight is not None:
+                raise ValueError("sample_weight and class_weight need the default dataset.")
+            return self.get_dataset(X, codes)
         return TensorRows(
             _as_tensor(X).to(self.device),
             torch.from_numpy(codes).to(self.device),
@@ -550,7 +580,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         torch Dataset
             The rows.
         """
-        if is_dataset(X) or self.dataset is not TensorRows:
+        if not isinstance(X, torch.Tensor | np.ndarray) or self.dataset is not TensorRows:
             return super().get_dataset(X, y)
         X = to_tensor(X, device=self.device)
         codes = torch.zeros(len(X), dtype=torch.int64) if y is None else y
@@ -746,6 +776,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         UserWarning
             Where there are too few rows to hold any out: it trains on all of them, uncalibrated.
         """
+        self.check_training_readiness()
         warm = self.warm_start and self.initialized_ and hasattr(self, "classes_inferred_")
         with self._unchanged_on_error(in_place=warm):
             self._check_parameters()
@@ -796,6 +827,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         ValueError
             For parameters or data that cannot be trained on.
         """
+        self.check_training_readiness()
         first = not hasattr(self, "classes_inferred_")
         with self._unchanged_on_error(in_place=self.initialized_):
             self._check_parameters()
@@ -831,8 +863,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             Whether the block trains the parts that are there; they are copied beforehand, then.
         """
         before = self.__dict__.copy()
-        parts = ("module_", "criterion_", "optimizer_", "history_")
-        trained = {name: before[name] for name in parts if name in before} if in_place else {}
+        parts = [f"{part}_" for part in self._modules + self._criteria + self._optimizers]
+        trained = {name: before[name] for name in [*parts, "history_"]} if in_place else {}
         before.update(copy.deepcopy(trained))
         try:
             yield
@@ -845,7 +877,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self, rows: Dataset, epochs: int, *, early_stopping: bool, **fit_params: Any
     ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
-        self._set_smoothing()
+        if hasattr(self, "criterion_"):
+            self._set_smoothing()
         X, y = (rows.X, rows.y) if isinstance(rows, TensorRows) else (rows, None)
         self._speaks_codes = True
         self._held_out: Iterable | None = None
@@ -964,13 +997,16 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.history.record("valid_acc", float(np.average(logits.argmax(1) == y, weights=weight)))
         self.history.record("refined_loss", float(refined.log_loss))
         if self._best is not None:
-            self._best.update(len(self.history), float(refined.log_loss), self.module_)
+            self._best.update(len(self.history), float(refined.log_loss), self._trained_modules())
 
     def _go_to_best_epoch(self) -> None:
         self.best_epoch_ = len(self.history)
         if self._best is not None and self._best.parameters:
             self.best_epoch_ = self._best.epoch
-            self.module_.load_state_dict(self._best.parameters)
+            self._best.restore(self._trained_modules())
+
+    def _trained_modules(self) -> list[torch.nn.Module]:
+        return [getattr(self, f"{name}_") for name in self._modules]
 
     def _calibrate(self) -> None:
         """Fit the calibrator to the held-out rows, the module being as it will stay."""
@@ -1084,7 +1120,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         tensor, or tuple of tensors
             The module's output for the rows of a chunk.
         """
-        if is_dataset(X) or self.dataset is not TensorRows:
+        if not isinstance(X, torch.Tensor | np.ndarray) or self.dataset is not TensorRows:
             yield from super().forward_iter(X, training=training, device=device)
             return
         for chunk in to_tensor(X, device="cpu").split(max(self.batch_size, PREDICTION_ROWS)):
@@ -1109,10 +1145,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         NotFittedError
             Before ``fit``.
         """
-        logits = self._logits(X)
         if self.predict_nonlinearity != "auto":
             nonlinearity = self._get_predict_nonlinearity()
-            return to_numpy(nonlinearity(torch.from_numpy(logits)))
+            return to_numpy(nonlinearity(torch.from_numpy(self._logits(X))))
+        logits = self._logits(X)
         calibrator = getattr(self, "calibrator_", None)
         return softmax(logits, axis=1) if calibrator is None else calibrator.predict_proba(logits)
 
@@ -1191,7 +1227,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""
         self.check_is_fitted()
-        if not (is_dataset(X) or self._speaks_codes):
+        if not (is_dataset(X) or _is_several_inputs(X) or self._speaks_codes):
             X = self._check_rows(X)
         logits = [self._read_logits(output) for output in self.forward_iter(X)]
         return to_numpy(torch.cat(logits)).astype(np.float64)
@@ -1246,6 +1282,9 @@ class _Pass:
 
 def _nearest_name(name: str, known: Sequence[str]) -> str | None:
     """Find the known name nearest to `name`, whatever the order of its words."""
+    for part in PARTS:
+        if name.startswith(part):
+            return f"{part}__{name.removeprefix(part).lstrip('_')}"
     in_order = {"_".join(sorted(candidate.split("_"))): candidate for candidate in known}
     sought = "_".join(sorted(name.split("_")))
     for candidates, word in ((in_order, sought), ({k: k for k in known}, name)):
@@ -1274,6 +1313,11 @@ def _is_missing(labels: ArrayLike) -> bool:
     import pandas as pd
 
     return bool(pd.isna(np.asarray(labels)).any())
+
+
+def _is_several_inputs(X: Any) -> bool:
+    """Tell whether X is a dict of inputs, by the names of the arguments of `forward`."""
+    return isinstance(X, Mapping) and not issparse(X)
 
 
 def _as_array(data: Any) -> Any:
