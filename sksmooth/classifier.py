@@ -28,6 +28,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+from sklearn.utils.metadata_routing import _routing_enabled, process_routing
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, has_fit_parameter, validate_data
 from skorch import NeuralNetClassifier
@@ -45,8 +46,10 @@ from sksmooth.batches import (
     make_batches,
     merge_repeated,
     read_labels,
+    rows_in_memory,
 )
 from sksmooth.calibration import TemperatureScaling, refine
+from sksmooth.lockstep import FusedTraining, threads_for
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
 from sksmooth.smoothing import check_label_smoothing, check_smoothing
@@ -354,9 +357,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.__dict__.update(kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # skorch takes a torch module for one of the net's parts; before `initialize` it is a
-        # parameter.
-        if self.initialized_ or self.init_context_ is not None:
+        # skorch takes a torch module for one of the net's parts; before `initialize`, one without
+        # an underscore at its end is a parameter.
+        if self.initialized_ or self.init_context_ is not None or name.endswith("_"):
             super().__setattr__(name, value)
         else:
             object.__setattr__(self, name, value)
@@ -372,13 +375,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             if parameter.kind is not parameter.VAR_KEYWORD
         }
 
-    def _refuse_unknown(self, names: Iterable[str]) -> None:
+    def _refuse_unknown(self, params: Mapping[str, Any]) -> None:
         """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
         known = self._named_params()
-        for name in names:
+        for name, value in params.items():
             if "__" not in name and name not in known:
                 nearest = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
-                value = getattr(self, name, None)
                 raise InvalidParameterError(
                     f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
                     + (f"; did you mean {nearest}?" if nearest else ".")
@@ -417,7 +419,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         InvalidParameterError
             For an unknown name; a ValueError and a TypeError at once, as scikit-learn has it.
         """
-        self._refuse_unknown(set(params) - set(self.__dict__))
+        self._refuse_unknown({k: v for k, v in params.items() if k not in self.__dict__})
         own = {}
         for name, value in params.items():
             part, _, rest = name.partition("__")
@@ -436,7 +438,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
 
     def _check_parameters(self) -> None:
-        self._refuse_unknown(self._get_param_names())
+        self._refuse_unknown(self.get_params(deep=False))
         check_label_smoothing(self.label_smoothing)
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
@@ -447,16 +449,19 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _check_training_data(
         self, X: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
-    ) -> Dataset:
+    ) -> tuple[Dataset, NDArray[np.int64] | None]:
         """Check the rows, encode their labels, weigh them.
 
         Sets `classes_`, `class_prior_`, `n_features_in_` if `reset`, else checks against them.
+        Gives the rows, and their class indices where those are known beforehand.
         """
         if _is_several_inputs(X):
             X = skorch.dataset.Dataset(X, y)
         if is_dataset(X):
             return self._check_dataset(X, y, sample_weight, classes, reset=reset)
-        X, y = validate_data(self, _as_array(X), _as_array(y), reset=reset, **_FLOAT32_ROWS)
+        y = _as_array(y)
+        _refuse_missing(y)
+        X, y = validate_data(self, _as_array(X), y, reset=reset, **_FLOAT32_ROWS)
         check_classification_targets(y)
         if reset:
             self._set_classes(y if classes is None else classes)
@@ -476,41 +481,44 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.dataset is not TensorRows:
             if weight is not None:
                 raise ValueError("sample_weight and class_weight need the default dataset.")
-            return self.get_dataset(X, codes)
-        return TensorRows(
+            return self.get_dataset(X, codes), codes
+        rows = TensorRows(
             _as_tensor(X).to(self.device),
             torch.from_numpy(codes).to(self.device),
             None if weight is None else torch.from_numpy(weight).to(self.device),
         )
+        return rows, codes
 
     def _check_dataset(
         self, dataset: Dataset, y: Any, sample_weight: Any, classes: Any, *, reset: bool
-    ) -> Dataset:
+    ) -> tuple[Dataset, NDArray[np.int64] | None]:
         """Check a torch Dataset of pairs (X, label); its rows are read batch by batch."""
         for name, value in (("sample_weight", sample_weight), ("class_weight", self.class_weight)):
             if value is not None:
                 raise ValueError(f"{name} needs X as an array; X is a {type(dataset).__name__}.")
+        first = next(iter(dataset))
+        inputs, _ = unpack_data(first if isinstance(first, tuple | list) else (first,))
         labels = None
-        if classes is None:
+        if y is not None or classes is None:
             labels = np.asarray(_as_array(read_labels(dataset) if y is None else y))
             check_classification_targets(labels)
         if reset:
             self._set_classes(labels if classes is None else classes)
+        codes = None if labels is None else self._encode(labels)
+        if reset:
             n_classes = len(self.classes_inferred_)
-            counts = np.ones(n_classes) if labels is None else np.bincount(self._encode(labels))
+            counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
             self.class_prior_ = counts / counts.sum()
-            first, _ = unpack_data(next(iter(dataset)))
-            self._n_inputs = int(np.prod(np.shape(first)))
-            if np.ndim(first) == 1:
-                self.n_features_in_ = len(first)
+            self._n_inputs = int(np.prod(np.shape(inputs)))
+            if np.ndim(inputs) == 1:
+                self.n_features_in_ = len(inputs)
         if np.array_equal(self.classes_inferred_, np.arange(len(self.classes_inferred_))):
-            return dataset
-        return EncodedDataset(dataset, self.classes_inferred_.tolist())
+            return dataset, codes
+        return EncodedDataset(dataset, self.classes_inferred_.tolist()), codes
 
     def _set_classes(self, labels: Any) -> None:
         """Set `classes_` to the distinct labels."""
-        if _is_missing(labels):
-            raise ValueError("y contains missing values (None or NaN); remove those rows.")
+        _refuse_missing(labels)
         self.classes_inferred_ = LabelEncoder().fit(np.asarray(labels)).classes_
         if len(self.classes_inferred_) < 2:
             raise ValueError(
@@ -551,6 +559,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 raise ValueError(
                     f"class_weight={self.class_weight!r} names {unknown}, which are none of the "
                     f"classes {classes.tolist()}."
+                )
+            weights = np.asarray(list(self.class_weight.values()), dtype=np.float64)
+            if not (np.isfinite(weights) & (weights >= 0)).all():
+                raise ValueError(
+                    f"class_weight={self.class_weight!r} must hold finite, non-negative weights."
                 )
         present = np.isin(classes, y[sample_weight > 0])
         weights = np.ones(len(classes))
@@ -606,20 +619,26 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             The second is None where no rows are held out.
         """
         dataset = self.get_dataset(X, y)
+        if isinstance(dataset, TensorRows):
+            y = to_numpy(dataset.y)
         if callable(self.train_split):
-            if isinstance(dataset, TensorRows):
-                y = to_numpy(dataset.y)
             labels = () if y is None else (y,)
             return self.train_split(dataset, *labels, **fit_params)
         if self.train_split is None:
             return dataset, None
-        codes = to_numpy(dataset.y) if isinstance(dataset, TensorRows) else None
         train, held_out = hold_out(
-            get_len(dataset), codes, self.train_split, self._random_state.randint(2**31 - 1)
+            get_len(dataset), y, self.train_split, self._random_state.randint(2**31 - 1)
         )
         if held_out is None:
             return dataset, None
         return Subset(dataset, train.tolist()), Subset(dataset, held_out.tolist())
+
+    def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
+        """Choose those of `method`'s parameters that `train_split` is to get."""
+        if not _routing_enabled():
+            return fit_params
+        routed = process_routing(self, method, **fit_params)
+        return routed.get("splitter", {"split": {}})["split"]
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable:
         """Give the iterator over a dataset's mini-batches. A hook of skorch's.
@@ -644,7 +663,13 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             **self.get_params_for("iterator_train"),
         }
         batches = make_batches(dataset, **parameters)
-        if isinstance(batches, TensorBatches) and len(batches) == 1:
+        if not isinstance(batches, TensorBatches):
+            if getattr(rows_in_memory(dataset), "sample_weight", None) is not None:
+                raise ValueError(
+                    "sample_weight and class_weight need the default iterator_train, without "
+                    f"parameters of DataLoader; got {self.get_params_for('iterator_train')}."
+                )
+        elif len(batches.rows) <= batches.batch_size and not batches.drop_last:
             batches.rows = merge_repeated(batches.rows)
         return batches
 
@@ -677,8 +702,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return super().initialize()
 
     def initialize_history(self) -> LabelSmoothingClassifier:
-        """Start a new history. A hook of skorch's."""
-        self.history_ = History()
+        """Start a new history, of the kind given as `history`. A hook of skorch's."""
+        self.history_ = copy.copy(vars(self).get("history", History()))
+        self.history_.clear()
         return self
 
     def initialize_module(self) -> LabelSmoothingClassifier:
@@ -691,6 +717,27 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             sizes = {name: size for name, size in sizes.items() if name in taken}
         self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
         return self
+
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[tuple, dict]:
+        """Give the optimizer's arguments: fused, where torch can do that. A hook of skorch's.
+
+        Parameters
+        ----------
+        prefix : str
+            The optimizer's name.
+        named_parameters : iterable of (str, Parameter)
+            What it is to update.
+
+        Returns
+        -------
+        args, kwargs : tuple, dict
+            Arguments of the optimizer's constructor.
+        """
+        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        others = {"foreach", "fused", "capturable", "differentiable"} & set(kwargs)
+        if self.optimizer in (torch.optim.Adam, torch.optim.AdamW) and not others:
+            kwargs["fused"] = torch.device(self.device or "cpu").type in ("cpu", "cuda")
+        return args, kwargs
 
     def initialize_criterion(self) -> LabelSmoothingClassifier:
         """Build the criterion and tell it how to smooth. A hook of skorch's."""
@@ -780,11 +827,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         warm = self.warm_start and self.initialized_ and hasattr(self, "classes_inferred_")
         with self._unchanged_on_error(in_place=warm):
             self._check_parameters()
-            rows = self._check_training_data(X, y, sample_weight, self.classes, reset=not warm)
+            rows, y = self._check_training_data(X, y, sample_weight, self.classes, reset=not warm)
             check_smoothing(self.smoothing, len(self.classes_inferred_))
             if not (self.warm_start and self.initialized_):
                 self.initialize()
-            self._train(rows, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
+            self._train(rows, y, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
         return self
 
     def partial_fit(
@@ -846,11 +893,13 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                     f"classes={classes!r} is not the same as on the first call of partial_fit, "
                     f"{known.tolist()}."
                 )
-            rows = self._check_training_data(X, y, sample_weight, known, reset=first)
+            rows, y = self._check_training_data(X, y, sample_weight, known, reset=first)
             check_smoothing(self.smoothing, len(self.classes_inferred_))
             if not self.initialized_:
                 self.initialize()
-            self._train(rows, epochs, early_stopping=False, **fit_params)
+            self._train(
+                rows, y, epochs, early_stopping=False, _routing_method="partial_fit", **fit_params
+            )
         return self
 
     @contextmanager
@@ -874,17 +923,26 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             raise
 
     def _train(
-        self, rows: Dataset, epochs: int, *, early_stopping: bool, **fit_params: Any
+        self,
+        rows: Dataset,
+        y: NDArray | None,
+        epochs: int,
+        *,
+        early_stopping: bool,
+        **fit_params: Any,
     ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
             self._set_smoothing()
-        X, y = (rows.X, rows.y) if isinstance(rows, TensorRows) else (rows, None)
+        X = rows.X if isinstance(rows, TensorRows) else rows
         self._speaks_codes = True
         self._held_out: Iterable | None = None
+        self._fused: FusedTraining | None = None
         self._best = BestEpoch(self.patience) if early_stopping else None
         try:
-            with self._torch_seeded():
+            module = getattr(self, "module_", None)
+            n_rows = get_len(rows) if self.batch_size == -1 else self.batch_size
+            with self._torch_seeded(), threads_for(module, n_rows):
                 self.notify("on_train_begin", X=X, y=y)
                 # Ctrl-C, or a callback that ends training: keep the net trained so far.
                 with suppress(KeyboardInterrupt):
@@ -893,11 +951,24 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 self.notify("on_train_end", X=X, y=y)
                 self._calibrate()
         finally:
-            for name in ("_speaks_codes", "_held_out", "_best", "_batch_weight", "_refined"):
+            for name in (
+                "_speaks_codes",
+                "_held_out",
+                "_fused",
+                "_best",
+                "_batch_weight",
+                "_refined",
+            ):
                 self.__dict__.pop(name, None)
 
     def fit_loop(
-        self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any
+        self,
+        X: Any,
+        y: Any = None,
+        epochs: int | None = None,
+        *,
+        _routing_method: str = "fit",
+        **fit_params: Any,
     ) -> LabelSmoothingClassifier:
         """Run the epochs: train, score on the held-out rows, notify. A hook of skorch's.
 
@@ -919,7 +990,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         """
         self.check_data(X, y)
         self.check_training_readiness()
-        dataset_train, dataset_valid = self.get_split_datasets(X, y, **fit_params)
+        split_params = self._split_params(_routing_method, fit_params)
+        dataset_train, dataset_valid = self.get_split_datasets(X, y, **split_params)
         datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
         iterator_train = self.get_iterator(dataset_train, training=True)
         iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
@@ -968,6 +1040,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if iterator is None:
             return
         passed = _Pass(keep_outputs=not training)
+        is_quiet = self._is_quiet()
+        if is_quiet and training:
+            step_fn = self._quiet_train_step(iterator, fit_params)
 
         def step(batch: Any, **params: Any) -> dict[str, Any]:
             self._batch_weight = getattr(batch, "sample_weight", None)
@@ -975,7 +1050,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             passed.add(batch, outcome)
             return outcome
 
-        super().run_single_epoch(iterator, training, prefix, step, **fit_params)
+        if is_quiet:
+            for batch in iterator:
+                step(batch, **fit_params)
+            passed.record(self.history, prefix)
+        else:
+            super().run_single_epoch(iterator, training, prefix, step, **fit_params)
         loss = passed.mean_loss()
         if training and not np.isfinite(loss):
             raise ValueError(
@@ -986,6 +1066,70 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.history.record(f"{prefix}_loss", loss)
         if not training:
             self._score_held_out(passed)
+
+    def _is_quiet(self) -> bool:
+        """Tell whether no callback and no overridden hook takes part in the single batches."""
+        hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+        heard = any(
+            getattr(callback, hook).__func__ is not getattr(Callback, hook)
+            for _, callback in self.callbacks_
+            for hook in hooks
+        )
+        steps = ("notify", "train_step", "train_step_single", "get_train_step_accumulator")
+        return not heard and not self._overrides(*hooks, *steps)
+
+    def _overrides(self, *hooks: str) -> bool:
+        """Tell whether a subclass, or an attribute of this net, stands in for one of the hooks."""
+        own = LabelSmoothingClassifier
+        return any(
+            hook in self.__dict__ or getattr(type(self), hook) is not getattr(own, hook)
+            for hook in hooks
+        )
+
+    def _quiet_train_step(self, iterator: Iterable, fit_params: dict) -> Callable:
+        """Choose the quickest step that trains the net as skorch's own does."""
+        if self._fused is None or self.callbacks:  # callbacks may change the parts
+            self._fused = self._fuse(iterator, fit_params)
+        if self._fused is not None:
+            return self._fused_train_step
+        self._set_training(True)
+        return self._plain_train_step
+
+    def _fuse(self, iterator: Iterable, fit_params: dict) -> FusedTraining | None:
+        """Make the hand-written training step, where it serves."""
+        parts = (self._modules, self._criteria, self._optimizers)
+        if (
+            not isinstance(iterator, TensorBatches)
+            or fit_params
+            or parts != (["module"], ["criterion"], ["optimizer"])
+            or self._overrides("infer", "get_loss", "_step_optimizer", "_zero_grad_optimizer")
+            or not FusedTraining.serves(self.module_, self.criterion_, self.optimizer_)
+        ):
+            return None
+        sizes = (self.module_.n_features, self.module_.n_classes)
+        if sizes != (self._n_inputs, len(self.classes_inferred_)):
+            return None  # get_loss says what is wrong
+        return FusedTraining(self.module_, self.criterion_, self.optimizer_)
+
+    def _fused_train_step(self, batch: Any) -> dict[str, torch.Tensor]:
+        X, y = batch
+        assert self._fused is not None
+        return {"loss": self._fused.step(X, y, batch.sample_weight)}
+
+    def _plain_train_step(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Train on a batch as skorch's train_step does, without its notifications."""
+        Xi, yi = unpack_data(batch)
+        losses = []
+
+        def closure() -> torch.Tensor:
+            self._zero_grad_optimizer()
+            loss = self.get_loss(self.infer(Xi, **fit_params), yi, X=Xi, training=True)
+            loss.backward()
+            losses.append(loss)
+            return loss
+
+        self._step_optimizer(closure)
+        return {"loss": losses[0]}
 
     def _score_held_out(self, passed: _Pass) -> None:
         """Record accuracy and refined loss on the held-out rows; remember the best epoch."""
@@ -1086,7 +1230,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _read_logits(self, output: Any) -> torch.Tensor:
         """Read the logits from the module's output."""
         output = read_logits(output)
-        if isinstance(self.criterion_, torch.nn.NLLLoss):  # with which skorch's modules give
+        criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
+        if isinstance(criterion, torch.nn.NLLLoss):  # with which skorch's modules give
             return torch.log(output + torch.finfo(output.dtype).eps)  # probabilities
         return output
 
@@ -1251,6 +1396,7 @@ class _Pass:
     def __init__(self, keep_outputs: bool) -> None:
         self.keep_outputs = keep_outputs
         self.losses: list[torch.Tensor] = []
+        self.sizes: list[int] = []
         self.totals: list[Any] = []
         self.outputs: list[tuple[Any, Any, Any]] = []
 
@@ -1260,9 +1406,19 @@ class _Pass:
         weight = getattr(batch, "sample_weight", None)
         if "loss" in step:
             self.losses.append(step["loss"].detach())
-            self.totals.append(get_len(X) if weight is None else weight.sum())
+            self.sizes.append(get_len(X))
+            self.totals.append(self.sizes[-1] if weight is None else weight.sum())
         if self.keep_outputs:
             self.outputs.append((step["y_pred"], y, weight))
+
+    def record(self, history: History, prefix: str) -> None:
+        """Record the batches in the history, as skorch does while they run."""
+        losses = torch.stack(self.losses).tolist()
+        history[-1]["batches"].extend(
+            {f"{prefix}_loss": loss, f"{prefix}_batch_size": size}
+            for loss, size in zip(losses, self.sizes, strict=True)
+        )
+        history.record(f"{prefix}_batch_count", len(losses))
 
     def mean_loss(self) -> float:
         """Average the batches' losses, each weighing as much as its rows."""
@@ -1309,10 +1465,11 @@ def _check_device(device: Any) -> None:
         ) from error
 
 
-def _is_missing(labels: ArrayLike) -> bool:
+def _refuse_missing(labels: Any) -> None:
     import pandas as pd
 
-    return bool(pd.isna(np.asarray(labels)).any())
+    if labels is not None and pd.isna(np.asarray(labels)).any():
+        raise ValueError("Input y contains NaN or None; remove those rows.")
 
 
 def _is_several_inputs(X: Any) -> bool:

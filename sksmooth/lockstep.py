@@ -1,0 +1,511 @@
+"""Training steps written out by hand, for one SimpleNet or a stack of them.
+
+A training step of a net as small as SimpleNet is overhead, not arithmetic: autograd's bookkeeping
+costs several times what the products do. Here forward pass, smoothed cross-entropy and gradients
+are a fixed list of tensor operations. Each works on a stack of M nets as well as on one, since the
+parameters of M nets of one architecture are stacked along a first axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from sksmooth.losses import LabelSmoothingLoss
+from sksmooth.modules import ACTIVATIONS, SimpleNet
+from sksmooth.smoothing import smoothing_matrix
+
+_aten = torch.ops.aten
+
+# The gradient of each of SimpleNet's activations: from the gradient of its output, its input z and
+# its output h to the gradient of its input.
+_BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "relu": lambda grad, z, h: _aten.threshold_backward(grad, z, 0),
+    "tanh": lambda grad, z, h: _aten.tanh_backward(grad, h),
+    "sigmoid": lambda grad, z, h: _aten.sigmoid_backward(grad, h),
+    "silu": lambda grad, z, h: _aten.silu_backward(grad, z),
+    "gelu": lambda grad, z, h: _aten.gelu_backward(grad, z),
+    "selu": lambda grad, z, h: _aten.elu_backward(
+        grad, 1.6732632423543772, 1.0507009873554805, 1, False, z
+    ),
+    "elu": lambda grad, z, h: _aten.elu_backward(grad, 1, 1, 1, False, z),
+    "leaky_relu": lambda grad, z, h: _aten.leaky_relu_backward(grad, z, 0.01, False),
+    "identity": lambda grad, z, h: grad,
+}
+
+
+class Targets(NamedTuple):
+    """What the smoothed cross-entropy of M nets with K classes needs to know of a label.
+
+    Every table has a row for each net and class: that of class y in net m is m K + y.
+
+    Parameters
+    ----------
+    mass : tensor of shape (M * K, K)
+        The target distribution, times the class weights.
+    total : tensor of shape (M * K, 1) or None
+        The sums of those rows; None where all are one.
+    constant : tensor of shape (M * K,) or None
+        What the loss has beyond the cross-entropy, for the KL form; None for 0.
+    weight : tensor of shape (M * K,) or None
+        The class weights, by which the mean divides; None for 1.
+    """
+
+    mass: Tensor
+    total: Tensor | None
+    constant: Tensor | None
+    weight: Tensor | None
+
+    @classmethod
+    def of(cls, criteria: Sequence[torch.nn.Module], n_classes: int, like: Tensor) -> Targets:
+        """Read the tables from the nets' criteria, each of a kind that :func:`is_known` knows.
+
+        Parameters
+        ----------
+        criteria : sequence of M criteria
+            :class:`~sksmooth.losses.LabelSmoothingLoss` or ``torch.nn.CrossEntropyLoss``.
+        n_classes : int
+            K.
+        like : tensor
+            Gives dtype and device.
+
+        Returns
+        -------
+        Targets
+            The tables.
+        """
+        matrices, constants, weights = [], [], []
+        for criterion in criteria:
+            loss: Any = criterion
+            matrix = torch.as_tensor(
+                smoothing_matrix(
+                    loss.label_smoothing,
+                    n_classes,
+                    getattr(loss, "smoothing", "uniform"),
+                    getattr(loss, "class_prior", None),
+                )
+            ).to(like)
+            weight = torch.ones(n_classes).to(like) if loss.weight is None else loss.weight.to(like)
+            is_kl = getattr(loss, "form", "cross_entropy") == "kl"
+            constants.append((weight * torch.xlogy(matrix, matrix)).sum(1) * is_kl)
+            matrices.append(matrix * weight)
+            weights.append(weight)
+        mass, constant, weight = torch.cat(matrices), torch.cat(constants), torch.cat(weights)
+        is_weighted = bool((weight != 1).any())
+        return cls(
+            mass,
+            mass.sum(1, keepdim=True) if is_weighted else None,
+            constant if constant.any() else None,
+            weight if is_weighted else None,
+        )
+
+
+def is_known(criterion: Any) -> bool:
+    """Tell whether a criterion's gradient is written out here.
+
+    Parameters
+    ----------
+    criterion : torch criterion
+        Any.
+
+    Returns
+    -------
+    bool
+        True for the mean LabelSmoothingLoss and CrossEntropyLoss themselves, not for subclasses.
+
+    Examples
+    --------
+    >>> import torch
+    >>> is_known(torch.nn.CrossEntropyLoss()), is_known(torch.nn.NLLLoss())
+    (True, False)
+    """
+    if type(criterion) is torch.nn.CrossEntropyLoss:
+        return criterion.reduction == "mean" and criterion.ignore_index < 0
+    return type(criterion) is LabelSmoothingLoss and criterion.reduction == "mean"
+
+
+class StackedNets:
+    """The parameters of M SimpleNets of one architecture, and their gradients.
+
+    Parameters
+    ----------
+    weights : sequence of tensors of shape (M, out, in)
+        Each layer's weights.
+    biases : sequence of tensors of shape (M, 1, out)
+        Each layer's biases.
+    activation : str
+        One of SimpleNet's.
+    dropout : float, default=0.0
+        The share of hidden activations set to zero in training.
+    generators : sequence of M torch.Generator, default=None
+        From which each net's dropout is drawn. None: torch's global one, for a single net.
+
+    Attributes
+    ----------
+    weight_gradients, bias_gradients : lists of tensors
+        Of the shapes of the parameters; written by :meth:`loss_and_gradients`.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        activation: str,
+        dropout: float = 0.0,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> None:
+        self.weights = list(weights)
+        self.biases = list(biases)
+        self.weight_gradients = [torch.zeros_like(weight) for weight in weights]
+        self.bias_gradients = [torch.zeros_like(bias) for bias in biases]
+        self.activation = activation
+        self.dropout = dropout
+        self.generators = generators
+
+    @classmethod
+    def around(cls, net: SimpleNet) -> StackedNets:
+        """Make a stack of one net, which shares its memory: parameters and gradients are views.
+
+        Parameters
+        ----------
+        net : SimpleNet
+            The net. Its parameters' ``grad`` is replaced.
+
+        Returns
+        -------
+        StackedNets
+            The net as a stack with M = 1.
+        """
+        layers: list[Any] = list(net.layers)
+        stack = cls(
+            [layer.weight.detach().unsqueeze(0) for layer in layers],
+            [layer.bias.detach().view(1, 1, -1) for layer in layers],
+            net.activation,
+            net.dropout,
+        )
+        gradients = zip(stack.weight_gradients, stack.bias_gradients, strict=True)
+        for layer, (weight, bias) in zip(layers, gradients, strict=True):
+            layer.weight.grad, layer.bias.grad = weight[0], bias[0, 0]
+        return stack
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Compute the logits, without dropout.
+
+        Parameters
+        ----------
+        X : tensor of shape (M, n, n_features)
+            Each net's rows.
+
+        Returns
+        -------
+        tensor of shape (M, n, n_classes)
+            Each net's logits.
+        """
+        activate = ACTIVATIONS[self.activation]
+        *hidden, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        for hidden_weight, hidden_bias in hidden:
+            X = activate(torch.baddbmm(hidden_bias, X, hidden_weight.transpose(1, 2)))
+        return torch.baddbmm(bias, X, weight.transpose(1, 2))
+
+    def loss_and_gradients(
+        self, X: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute each net's loss on its batch, and write its gradients.
+
+        Parameters
+        ----------
+        X : tensor of shape (M, n, n_features)
+            Each net's rows.
+        y : tensor of shape (M, n), int64
+            Rows of `targets`: m K plus the class index.
+        targets : Targets
+            The smoothed labels.
+        sample_weight : tensor of shape (M, n), default=None
+            Weights of the rows; 0 for padding.
+
+        Returns
+        -------
+        tensor of shape (M,)
+            The mean losses.
+
+        Notes
+        -----
+        With p = softmax(logits), mass q and its sum t, the gradient of a row's loss by its logits
+        is t p - q. To be called under ``torch.no_grad``.
+        """
+        activate, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
+        inputs, before, masks = [X], [], []
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            z = torch.baddbmm(bias, inputs[-1], weight.transpose(1, 2))
+            before.append(z)
+            h = activate(z)
+            if self.dropout:
+                masks.append(self._draw_mask(h))
+                h = h * masks[-1]
+            inputs.append(h)
+        log_p = torch.log_softmax(
+            torch.baddbmm(self.biases[-1], inputs[-1], self.weights[-1].transpose(1, 2)), dim=-1
+        )
+
+        mass = targets.mass[y]
+        losses = (mass * log_p).sum(-1).neg_()
+        if targets.constant is not None:
+            losses += targets.constant[y]
+        gradient = log_p.exp_()
+        if targets.total is not None:
+            gradient *= targets.total[y]
+        gradient -= mass
+        share = _shares(y, targets, sample_weight)
+        if share is None:
+            loss = losses.mean(-1)
+            gradient /= y.shape[-1]
+        else:
+            loss = (losses * share).sum(-1)
+            gradient *= share.unsqueeze(-1)
+
+        for layer in reversed(range(len(self.weights))):
+            torch.bmm(gradient.transpose(1, 2), inputs[layer], out=self.weight_gradients[layer])
+            torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[layer])
+            if layer:
+                gradient = torch.bmm(gradient, self.weights[layer])
+                h = inputs[layer]
+                if self.dropout:
+                    gradient *= masks[layer - 1]
+                    h = activate(before[layer - 1])
+                gradient = backward(gradient, before[layer - 1], h)
+        return loss
+
+    def _draw_mask(self, h: Tensor) -> Tensor:
+        """Draw which activations stay, scaled so that their mean stays, as F.dropout does."""
+        mask, keep = torch.empty_like(h), 1 - self.dropout
+        if self.generators is None:
+            return mask.bernoulli_(keep).div_(keep)
+        for own, generator in zip(mask, self.generators, strict=True):
+            own.bernoulli_(keep, generator=generator)
+        return mask.div_(keep)
+
+
+def _shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
+    """Give each row's share in its net's mean loss; None where all have the same."""
+    if targets.weight is None and sample_weight is None:
+        return None
+    divisor = sample_weight
+    if targets.weight is not None:
+        weight = targets.weight[y]
+        divisor = weight if sample_weight is None else weight * sample_weight
+    assert divisor is not None
+    total = divisor.sum(-1, keepdim=True)
+    return (torch.ones_like(divisor) if sample_weight is None else sample_weight) / total
+
+
+class FusedAdam:
+    """The step of an Adam or AdamW optimizer, without the overhead around it.
+
+    ``Optimizer.step`` spends more time on its bookkeeping than on parameters as few as
+    SimpleNet's. The optimizer stays in charge: its state is what is updated, and its learning rate
+    is read at every step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+        With one group of parameters, ``fused=True``, and gradients that stay the same tensors.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        (self.group,) = optimizer.param_groups
+        self.arguments: Any = ([], [], [], [], [], [])  # parameters, gradients, state
+        optimizer._init_group(self.group, *self.arguments)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def serves(optimizer: Any) -> bool:
+        """Tell whether an optimizer is one that this steps just as it steps itself.
+
+        Parameters
+        ----------
+        optimizer : torch optimizer
+            Any.
+
+        Returns
+        -------
+        bool
+            True for torch's own Adam and AdamW with one group of parameters, fused, without hooks.
+        """
+        return (
+            type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+            and len(optimizer.param_groups) == 1
+            and bool(optimizer.param_groups[0]["fused"])
+            and not optimizer._optimizer_step_pre_hooks
+            and not optimizer._optimizer_step_post_hooks
+        )
+
+    def step(self) -> None:
+        """Update the parameters by their gradients. To be called under ``torch.no_grad``."""
+        group = self.group
+        beta1, beta2 = group["betas"]
+        update: Any = adam
+        update(
+            *self.arguments,
+            fused=True,
+            amsgrad=group["amsgrad"],
+            beta1=beta1,
+            beta2=beta2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=group["maximize"],
+            decoupled_weight_decay=group["decoupled_weight_decay"],
+        )
+
+
+# Optimizers that treat every parameter by itself and need no closure: their step is the same
+# whether the gradients come from autograd or from here.
+ELEMENTWISE_OPTIMIZERS = (
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.Adamax,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.SGD,
+)
+
+
+class FusedTraining:
+    """Trains one SimpleNet by the gradients written out here.
+
+    Parameters
+    ----------
+    net : SimpleNet
+        The net; its parameters are updated in place.
+    criterion : torch criterion
+        One that :func:`is_known` knows.
+    optimizer : torch optimizer
+        Over the net's parameters, one of ELEMENTWISE_OPTIMIZERS.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import LabelSmoothingLoss, SimpleNet
+    >>> X, y = torch.eye(3).repeat(20, 1), torch.arange(3).repeat(20)
+    >>> net = SimpleNet(n_features=3, n_classes=3)
+    >>> optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=True)
+    >>> training = FusedTraining(net, LabelSmoothingLoss(), optimizer)
+    >>> losses = [float(training.step(X, y)) for _ in range(50)]
+    >>> losses[-1] < losses[0]
+    True
+    """
+
+    def __init__(
+        self, net: SimpleNet, criterion: torch.nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.stack = StackedNets.around(net)
+        self.targets = Targets.of([criterion], net.n_classes, like=self.stack.weights[0])
+        self.update = FusedAdam(optimizer).step if FusedAdam.serves(optimizer) else optimizer.step
+
+    @staticmethod
+    def serves(net: Any, criterion: Any, optimizer: Any) -> bool:
+        """Tell whether these three can be trained so, with the same result as by autograd.
+
+        Parameters
+        ----------
+        net, criterion, optimizer : objects
+            Any.
+
+        Returns
+        -------
+        bool
+            False for any other module than SimpleNet itself, for modules and parameters with
+            hooks, frozen parameters, criteria and optimizers that are not known, and in autocast.
+        """
+        if type(net) is not SimpleNet or not is_known(criterion):
+            return False
+        parameters = list(net.parameters())
+        optimized = [p for group in optimizer.param_groups for p in group["params"]]
+        return (
+            type(optimizer) in ELEMENTWISE_OPTIMIZERS
+            and {id(p) for p in optimized} == {id(p) for p in parameters}
+            and all(p.requires_grad and p.dtype == torch.float32 for p in parameters)
+            and not any(_has_hooks(part) for part in [*net.modules(), *parameters, criterion])
+            and not torch.is_autocast_enabled(parameters[0].device.type)
+        )
+
+    @torch.no_grad()
+    def step(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """Train on one batch.
+
+        Parameters
+        ----------
+        X : tensor of shape (n, n_features) or (n, ...)
+            Inputs.
+        y : tensor of shape (n,), int64
+            Class indices.
+        sample_weight : tensor of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        tensor of shape ()
+            The mean loss, before the step.
+        """
+        rows = X.flatten(1).unsqueeze(0)
+        weight = None if sample_weight is None else sample_weight.unsqueeze(0)
+        loss = self.stack.loss_and_gradients(rows, y.unsqueeze(0), self.targets, weight)
+        self.update()
+        return loss[0]
+
+
+# What one more thread must have to do in a training step to pay for being woken.
+FLOPS_PER_THREAD = 20e6
+
+
+@contextmanager
+def threads_for(net: Any, batch_size: int) -> Iterator[None]:
+    """Let torch use as many threads as a SimpleNet's training step can keep busy.
+
+    A step of a small net is too short to be shared out: on a machine with many cores, waking the
+    threads takes longer than the step. The user's own setting, an upper bound, holds again
+    afterwards. Other modules are left alone, since their work is not known.
+
+    Parameters
+    ----------
+    net : torch module
+        The net that is to be trained.
+    batch_size : int
+        Rows of a batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import SimpleNet
+    >>> before = torch.get_num_threads()
+    >>> with threads_for(SimpleNet(), batch_size=64):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    allowed = torch.get_num_threads()
+    needed = allowed
+    if type(net) is SimpleNet:
+        flops = 6 * batch_size * sum(parameter.numel() for parameter in net.parameters())
+        needed = min(allowed, 1 + int(flops / FLOPS_PER_THREAD))
+    try:
+        if needed != allowed:
+            torch.set_num_threads(needed)
+        yield
+    finally:
+        if needed != allowed:
+            torch.set_num_threads(allowed)
+
+
+def _has_hooks(part: Any) -> bool:
+    """Tell whether a module or a parameter calls anything else in its forward or backward pass."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(part, name, None) for name in (*names, "_post_accumulate_grad_hooks"))

@@ -1,0 +1,529 @@
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import log_softmax, logsumexp, softmax
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import log_loss
+
+from sksmooth.calibration import TemperatureScaling, refine
+
+seeds = st.integers(0, 10_000)
+class_counts = st.integers(2, 20)
+scales = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)
+dtypes = st.sampled_from([np.float32, np.float64])
+
+
+def draw(seed, n=40, n_classes=3, scale=1.0, sharpness=1.0, dtype=np.float64):
+    """Logits, and labels drawn from softmax(sharpness * logits / scale), one of them wrong."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(scale=2, size=(n, n_classes))
+    y = (sharpness * logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+    y[0] = logits[0].argmin()
+    return (scale * logits).astype(dtype), y
+
+
+def slope(inverse_temperature, logits, y, weight=None, prior_strength=0.0):
+    """The derivative of the log-loss, summed without rounding errors."""
+    z = np.asarray(logits, np.float64)
+    weight = np.ones(len(z)) if weight is None else weight
+    smoothed = prior_strength / (sum(weight) + prior_strength)
+    target = (1 - smoothed) * np.eye(z.shape[1])[y] + smoothed / z.shape[1]
+    from_own = z - z[np.arange(len(z)), y][:, None]
+    error = softmax(inverse_temperature * z, axis=1) - target
+    return math.fsum((np.asarray(weight)[:, None] * error * from_own).ravel())
+
+
+def best_temperature(logits, y, weight=None, prior_strength=0.0):
+    """The temperature where the derivative changes its sign, or None if it never does."""
+    scale = np.ptp(np.asarray(logits, np.float64), axis=1).mean()
+
+    def slope_at(log_beta):
+        return slope(math.exp(log_beta) / scale, logits, y, weight, prior_strength)
+
+    low, high = math.log(1e-3), math.log(1e3)
+    if slope_at(low) >= 0 or slope_at(high) <= 0:
+        return None
+    return scale / math.exp(brentq(slope_at, low, high, xtol=1e-14, rtol=1e-15))
+
+
+# The optimum
+
+
+@given(seeds, class_counts, scales, st.floats(0.2, 4), dtypes)
+def test_temperature_is_the_optimum_to_1e_8(seed, n_classes, scale, sharpness, dtype):
+    logits, y = draw(seed, 40, n_classes, scale, sharpness, dtype)
+    expected = best_temperature(logits, y)
+    assume(expected is not None)
+    fitted = TemperatureScaling().fit(logits, y).temperature_
+    assert fitted == pytest.approx(expected, rel=1e-8)
+
+
+@given(seeds, st.floats(0.2, 4))
+def test_temperature_is_the_optimum_of_weighted_rows(seed, sharpness):
+    logits, y = draw(seed, sharpness=sharpness)
+    weight = np.random.default_rng(seed).exponential(size=len(y))
+    expected = best_temperature(logits, y, weight)
+    assume(expected is not None)
+    fitted = TemperatureScaling().fit(logits, y, sample_weight=weight).temperature_
+    assert fitted == pytest.approx(expected, rel=1e-8)
+
+
+@given(seeds, class_counts)
+def test_gradient_vanishes_at_the_optimum(seed, n_classes):
+    logits, y = draw(seed, n_classes=n_classes)
+    assume(best_temperature(logits, y) is not None)
+    beta = 1 / TemperatureScaling().fit(logits, y).temperature_
+    at_zero = abs(slope(0.0, logits, y))
+    assert abs(slope(beta, logits, y)) < 1e-10 * at_zero
+    assert slope(0.999 * beta, logits, y) < 0 < slope(1.001 * beta, logits, y)
+
+
+def test_no_other_temperature_has_a_lower_log_loss():
+    logits, y = draw(0)
+
+    def loss(log_beta):
+        return log_loss(y, softmax(math.exp(log_beta) * logits, axis=1))
+
+    searched = minimize_scalar(loss, bounds=(-6, 6), method="bounded", options={"xatol": 1e-10})
+    scaling = TemperatureScaling().fit(logits, y)
+    assert log_loss(y, scaling.predict_proba(logits)) <= searched.fun + 1e-15
+    assert scaling.temperature_ == pytest.approx(math.exp(-searched.x), rel=1e-6)
+
+
+def test_one_row_that_dwarfs_the_others_leaves_the_optimum_theirs():
+    logits, y = draw(0)
+    huge = np.array([[1e7, 0.0, 0.0]])
+    alone = TemperatureScaling().fit(logits, y)
+    with_huge = TemperatureScaling().fit(np.vstack([logits, huge]), [*y, 0])
+    assert with_huge.temperature_ == pytest.approx(alone.temperature_, rel=1e-8)
+
+
+@pytest.mark.parametrize("margin", [1e-3, 1e-6, 1e-12])
+def test_a_single_error_of_small_margin_still_gives_an_optimum(margin):
+    # n rows right by 1, one wrong by the margin m: n / (1 + e^β) = m / (1 + e^(-mβ)).
+    logits = np.array([[1.0, 0.0]] * 9 + [[margin, 0.0]])
+    beta = brentq(
+        lambda b: 9 / (1 + math.exp(b)) - margin / (1 + math.exp(-margin * b)), 1, 100, xtol=1e-13
+    )
+    fitted = TemperatureScaling().fit(logits, [0] * 9 + [1])
+    assert fitted.temperature_ == pytest.approx(1 / beta, rel=1e-8)
+
+
+@given(seeds, st.integers(-20, 20))
+def test_temperature_scales_with_the_logits(seed, exponent):
+    logits, y = draw(seed)
+    assume(best_temperature(logits, y) is not None)
+    one = TemperatureScaling().fit(logits, y)
+    other = TemperatureScaling().fit(logits * 2.0**exponent, y)
+    assert other.temperature_ == pytest.approx(one.temperature_ * 2.0**exponent, rel=1e-12)
+    np.testing.assert_allclose(
+        other.predict_proba(logits * 2.0**exponent), one.predict_proba(logits), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e150])
+def test_extreme_scales_are_solved_too(scale):
+    logits, y = draw(3)
+    one = TemperatureScaling().fit(logits, y)
+    other = TemperatureScaling().fit(logits * scale, y)
+    assert other.temperature_ / scale == pytest.approx(one.temperature_, rel=1e-8)
+
+
+@given(seeds, st.floats(-1e3, 1e3))
+def test_a_constant_added_to_a_row_changes_nothing(seed, shift):
+    logits, y = draw(seed)
+    assume(best_temperature(logits, y) is not None)
+    shifted = logits + shift * np.arange(len(y))[:, None] / len(y)
+    one = TemperatureScaling().fit(logits, y)
+    other = TemperatureScaling().fit(shifted, y)
+    assert other.temperature_ == pytest.approx(one.temperature_, rel=1e-8)
+
+
+def test_float32_logits_are_computed_in_float64():
+    logits, y = draw(1, dtype=np.float32)
+    single = TemperatureScaling().fit(logits, y)
+    double = TemperatureScaling().fit(logits.astype(np.float64), y)
+    assert single.temperature_ == double.temperature_
+    assert single.predict_proba(logits).dtype == np.float64
+
+
+def test_tensors_lists_and_arrays_give_the_same():
+    logits, y = draw(2)
+    expected = TemperatureScaling().fit(logits, y)
+    for convert in (np.ndarray.tolist, torch.from_numpy, np.asfortranarray):
+        fitted = TemperatureScaling().fit(convert(logits), convert(y))
+        assert fitted.temperature_ == expected.temperature_
+        np.testing.assert_array_equal(
+            fitted.predict_proba(convert(logits)), expected.predict_proba(logits)
+        )
+
+
+def test_inputs_are_left_as_they_were():
+    logits, y = draw(2)
+    weight = np.ones(len(y))
+    for array in (logits, y, weight):
+        array.flags.writeable = False
+    scaling = TemperatureScaling().fit(logits, y, weight)
+    assert scaling.predict_proba(logits).flags.writeable
+
+
+# Where there is no optimum
+
+
+@pytest.mark.parametrize("n_classes", [2, 7])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_separable_logits_stop_at_a_bound_with_a_warning(n_classes, scale, dtype):
+    logits, _ = draw(0, n_classes=n_classes, scale=scale, dtype=dtype)
+    with pytest.warns(ConvergenceWarning, match="every row is classified correctly"):
+        scaling = TemperatureScaling().fit(logits, logits.argmax(axis=1))
+    assert 1e-5 * scale < scaling.temperature_ < 1e-2 * scale
+    assert np.isfinite(scaling.predict_log_proba(logits)).all()
+    assert log_loss(logits.argmax(axis=1), scaling.predict_proba(logits)) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_misleading_logits_stop_at_a_bound_with_a_warning(scale):
+    logits, _ = draw(0, scale=scale)
+    with pytest.warns(ConvergenceWarning, match="too little of the labels"):
+        scaling = TemperatureScaling().fit(logits, logits.argmin(axis=1))
+    assert 1e2 * scale < scaling.temperature_ < 1e5 * scale
+    np.testing.assert_allclose(scaling.predict_proba(logits), 1 / 3, atol=1e-3)
+
+
+def test_logits_that_say_nothing_of_the_labels_give_equal_probabilities():
+    logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    with pytest.warns(ConvergenceWarning, match="too little of the labels"):
+        scaling = TemperatureScaling().fit(logits, [0, 1, 0, 1])
+    assert math.isfinite(scaling.temperature_)
+    np.testing.assert_allclose(scaling.predict_proba(logits), 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 1e8])
+@pytest.mark.parametrize("prior_strength", [0.0, 1.0])
+def test_constant_logits_leave_the_temperature_at_one(value, prior_strength):
+    logits = np.full((4, 3), value)
+    scaling = TemperatureScaling(prior_strength).fit(logits, [0, 1, 2, 0])
+    assert scaling.temperature_ == 1.0
+    np.testing.assert_allclose(scaling.predict_proba(logits), 1 / 3)
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.floats(-1e150, 1e150, allow_subnormal=True)] * 3, st.integers(0, 2)),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_any_finite_logits_give_a_finite_temperature_and_log_loss(rows, prior_strength):
+    logits, y = np.array([row[:3] for row in rows]), np.array([row[3] for row in rows])
+    beta, loss, bound = refine(logits, y, prior_strength=prior_strength)
+    assert 0 < beta < math.inf
+    assert 0 <= loss < math.inf
+    assert bound in (-1, 0, 1)
+
+
+def test_the_warning_points_at_the_caller():
+    with pytest.warns(ConvergenceWarning) as caught:
+        TemperatureScaling().fit([[1.0, 0.0], [0.0, 1.0]], [0, 1])
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+# The prior
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+@pytest.mark.parametrize("prior_strength", [0.5, 1, 5.0])
+def test_prior_gives_separable_rows_a_certainty_that_grows_with_their_number(n, prior_strength):
+    logits = np.array([[1.5, 0.0]] * n)
+    scaling = TemperatureScaling(prior_strength).fit(logits, [0] * n)
+    confidence = 1 - prior_strength / (n + prior_strength) / 2
+    np.testing.assert_allclose(scaling.predict_proba(logits)[:, 0], confidence, rtol=1e-9)
+
+
+@given(seeds, class_counts, scales, st.floats(0.01, 100), st.booleans())
+def test_prior_equals_brute_force(seed, n_classes, scale, prior_strength, separable):
+    logits, y = draw(seed, 30, n_classes, scale)
+    y = logits.argmax(axis=1) if separable else y
+    expected = best_temperature(logits, y, prior_strength=prior_strength)
+    assume(expected is not None)
+    fitted = TemperatureScaling(prior_strength).fit(logits, y).temperature_
+    assert fitted == pytest.approx(expected, rel=1e-8)
+
+
+def test_prior_draws_towards_equal_probabilities():
+    logits, y = draw(0)
+    temperatures = [TemperatureScaling(k).fit(logits, y).temperature_ for k in (0, 1, 10, 100)]
+    assert temperatures == sorted(temperatures)
+    assert temperatures[-1] > 2 * temperatures[0]
+
+
+# scikit-learn's
+
+
+@pytest.mark.filterwarnings("ignore:Since FrozenEstimator does not appear to accept sample_weight")
+@pytest.mark.parametrize("load", [load_breast_cancer, load_digits])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_agrees_with_scikit_learn(load, weighted):
+    X, y = load(return_X_y=True)
+    n_train = 150  # so few that the estimator is overconfident
+    estimator = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.01).fit(
+        X[:n_train], y[:n_train]
+    )
+    X, y = X[n_train:], y[n_train:]
+    weight = np.random.default_rng(0).exponential(size=len(y)) if weighted else None
+    theirs = CalibratedClassifierCV(FrozenEstimator(estimator), method="temperature")
+    theirs.fit(X, y, sample_weight=weight)
+
+    logits = estimator.decision_function(X)
+    if logits.ndim == 1:
+        logits = np.column_stack([-logits, logits])
+    ours = TemperatureScaling().fit(logits, y, sample_weight=weight)
+    beta = theirs.calibrated_classifiers_[0].calibrators[0].beta_
+    assert ours.temperature_ == pytest.approx(1 / beta, rel=1e-4)
+    assert abs(ours.temperature_ - 1) > 0.05  # it had something to do
+    np.testing.assert_allclose(ours.predict_proba(logits), theirs.predict_proba(X), atol=1e-4)
+
+
+# Weights
+
+
+@given(seeds, st.sampled_from([0.0, 1.0]))
+def test_integer_weights_equal_repeated_rows(seed, prior_strength):
+    logits, y = draw(seed)
+    assume(best_temperature(logits, y) is not None)
+    weight = np.random.default_rng(seed).integers(1, 5, size=len(y))
+    weighted = TemperatureScaling(prior_strength).fit(logits, y, sample_weight=weight)
+    repeated = TemperatureScaling(prior_strength).fit(logits.repeat(weight, 0), y.repeat(weight))
+    assert weighted.temperature_ == pytest.approx(repeated.temperature_, rel=1e-8)
+
+
+@given(seeds, st.sampled_from([0.0, 1.0]))
+def test_zero_weight_equals_a_missing_row(seed, prior_strength):
+    logits, y = draw(seed)
+    kept = np.arange(len(y)) % 3 < 2
+    logits[~kept] *= 100
+    assume(best_temperature(logits[kept], y[kept]) is not None)
+    weighted = TemperatureScaling(prior_strength).fit(logits, y, sample_weight=kept.astype(float))
+    without = TemperatureScaling(prior_strength).fit(logits[kept], y[kept])
+    assert weighted.temperature_ == pytest.approx(without.temperature_, rel=1e-8)
+
+
+def test_rows_of_zero_weight_do_not_hide_that_the_others_are_separable_or_constant():
+    with pytest.warns(ConvergenceWarning, match="classified correctly"):
+        TemperatureScaling().fit([[1.0, 0.0], [0.0, 1.0], [9.0, 0.0]], [0, 1, 1], [1, 1, 0])
+    constant = TemperatureScaling().fit([[1.0, 1.0], [2.0, 2.0], [9.0, 0.0]], [0, 1, 1], [1, 1, 0])
+    assert constant.temperature_ == 1.0
+
+
+@given(seeds, st.floats(1e-6, 1e6))
+def test_only_the_weights_ratios_count(seed, factor):
+    logits, y = draw(seed)
+    assume(best_temperature(logits, y) is not None)
+    weight = np.random.default_rng(seed).exponential(size=len(y))
+    assume(best_temperature(logits, y, weight) is not None)
+    one = TemperatureScaling().fit(logits, y, weight).temperature_
+    assert TemperatureScaling().fit(logits, y, factor * weight).temperature_ == pytest.approx(
+        one, rel=1e-8
+    )
+
+
+# Prediction
+
+
+@given(seeds, class_counts, scales, dtypes)
+def test_the_predicted_class_never_changes(seed, n_classes, scale, dtype):
+    logits, _ = draw(seed, 30, n_classes, scale, dtype=dtype)
+    scaling = TemperatureScaling(prior_strength=1.0).fit(logits, logits.argmax(axis=1))
+    np.testing.assert_array_equal(scaling.predict_proba(logits).argmax(1), logits.argmax(1))
+    np.testing.assert_array_equal(scaling.predict_log_proba(logits).argmax(1), logits.argmax(1))
+
+
+def test_probabilities_are_the_softmax_of_the_scaled_logits():
+    logits, y = draw(4)
+    scaling = TemperatureScaling().fit(logits, y)
+    expected = np.exp(logits / scaling.temperature_)
+    expected /= expected.sum(axis=1, keepdims=True)
+    proba = scaling.predict_proba(logits)
+    np.testing.assert_allclose(proba, expected, rtol=1e-12)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-15)
+    np.testing.assert_allclose(scaling.predict_log_proba(logits), np.log(expected), atol=1e-12)
+    assert scaling.classes_.tolist() == [0, 1, 2]
+
+
+def test_log_probabilities_are_finite_where_probabilities_underflow():
+    scaling = TemperatureScaling().fit(*draw(4))
+    far = np.array([[0.0, 1e4, 1e6]])
+    assert scaling.predict_proba(far)[0, 0] == 0.0
+    np.testing.assert_allclose(
+        scaling.predict_log_proba(far)[0], [-1e6, -0.99e6, 0] / np.array(scaling.temperature_)
+    )
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("logits", "y", "weight", "message"),
+    [
+        ([[1.0, np.nan], [0.0, 1.0]], [0, 1], None, "logits contains NaN"),
+        ([[1.0, np.inf], [0.0, 1.0]], [0, 1], None, "logits contains infinity"),
+        ([1.0, 2.0], [0, 1], None, "Expected 2D array"),
+        ([[1.0], [2.0]], [0, 0], None, "minimum of 2 is required"),
+        ([[1.0, 0.0]] * 2, [0, 2], None, "from 0 to 1, .* got values from 0 to 2"),
+        ([[1.0, 0.0]] * 2, [-1, 0], None, "got values from -1 to 0"),
+        ([[1.0, 0.0]] * 2, [0.0, 1.0], None, r"class indices \(int\), got dtype float64"),
+        ([[1.0, 0.0]] * 2, ["a", "b"], None, r"class indices \(int\), got dtype <U1"),
+        ([[1.0, 0.0]] * 2, [0, 1, 1], None, "inconsistent numbers of samples"),
+        ([[1.0, 0.0]] * 2, [[0, 1], [1, 0]], None, "1d array"),
+        ([[1.0, 0.0]] * 2, [0, 1], [1.0, -1.0], "Negative values in data passed to"),
+        ([[1.0, 0.0]] * 2, [0, 1], [1.0, np.nan], "sample_weight contains NaN"),
+        ([[1.0, 0.0]] * 2, [0, 1], [1.0], "sample_weight.shape == "),
+        ([[1.0, 0.0]] * 2, [0, 1], [0.0, 0.0], "zero for every row|one non-zero number"),
+    ],
+)
+def test_bad_input_is_named(logits, y, weight, message):
+    with pytest.raises(ValueError, match=message):
+        TemperatureScaling().fit(logits, y, weight)
+
+
+@pytest.mark.parametrize("value", [-1, -0.5, np.nan, np.inf, "1", None])
+def test_bad_prior_strength_is_named_at_fit(value):
+    scaling = TemperatureScaling(prior_strength=value)
+    with pytest.raises(ValueError, match=f"'prior_strength' parameter .* Got {value!r}"):
+        scaling.fit(*draw(0))
+    assert scaling.set_params(prior_strength=1.0).fit(*draw(0)).temperature_ > 0
+
+
+@pytest.mark.parametrize("method", ["predict_proba", "predict_log_proba"])
+def test_prediction_before_fit_is_an_error(method):
+    with pytest.raises(NotFittedError, match="TemperatureScaling"):
+        getattr(TemperatureScaling(), method)([[1.0, 0.0]])
+
+
+def test_logits_of_another_width_are_an_error():
+    scaling = TemperatureScaling().fit(*draw(0))
+    with pytest.raises(ValueError, match="must have 3 columns, as many as at fit, got 2"):
+        scaling.predict_proba([[1.0, 0.0]])
+
+
+# scikit-learn's protocol
+
+
+def test_clone_keeps_parameters_and_forgets_the_fit():
+    scaling = TemperatureScaling(prior_strength=2.0).fit(*draw(0))
+    fresh = clone(scaling)
+    assert fresh.get_params() == {"prior_strength": 2.0}
+    assert not hasattr(fresh, "temperature_")
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
+)
+def test_copies_and_pickles_predict_the_same(copied):
+    logits, y = draw(0)
+    scaling = TemperatureScaling().fit(logits, y)
+    np.testing.assert_array_equal(
+        copied(scaling).predict_proba(logits), scaling.predict_proba(logits)
+    )
+
+
+def test_fitting_again_forgets_the_first_fit():
+    scaling = TemperatureScaling().fit(*draw(0))
+    first = scaling.temperature_
+    assert scaling.fit(*draw(1, n_classes=5)) is scaling
+    assert scaling.temperature_ != first
+    assert scaling.classes_.tolist() == [0, 1, 2, 3, 4]
+
+
+# refine
+
+
+def stack_of_sets():
+    """Five sets of rows of different sizes, and of every outcome; padded with zero weights."""
+    generator = np.random.default_rng(0)
+    separable, _ = draw(7, n=12)
+    misleading, _ = draw(8, n=15, scale=1e3)
+    sets = [
+        draw(5, n=20, scale=1e-4),
+        draw(6, n=33, scale=1e4, sharpness=3),
+        (separable, separable.argmax(axis=1)),
+        (misleading, misleading.argmin(axis=1)),
+        (np.ones((9, 3)), np.arange(9) % 3),
+    ]
+    logits, y, weight = np.full((5, 33, 3), 7.0), np.zeros((5, 33), int), np.zeros((5, 33))
+    logits[..., 0] += 5
+    for i, (z, codes) in enumerate(sets):
+        logits[i, : len(z)], y[i, : len(z)] = z, codes
+        weight[i, : len(z)] = generator.exponential(size=len(z))
+    return logits, y, weight, [len(codes) for _, codes in sets]
+
+
+@pytest.mark.parametrize("prior_strength", [0.0, 1.0])
+def test_a_stack_of_sets_is_refined_as_one_by_one(prior_strength):
+    logits, y, weight, sizes = stack_of_sets()
+    stack = refine(logits, y, weight, prior_strength=prior_strength)
+    for i, n in enumerate(sizes):
+        alone = refine(logits[i, :n], y[i, :n], weight[i, :n], prior_strength=prior_strength)
+        for together, single in zip(stack, alone, strict=True):
+            np.testing.assert_allclose(together[i], single, rtol=1e-10)
+
+
+def test_bounds_say_which_sets_have_no_optimum():
+    logits, y, weight, _ = stack_of_sets()
+    assert refine(logits, y, weight).bound.tolist() == [0, 0, 1, -1, 0]
+    assert refine(logits, y, weight, prior_strength=1.0).bound.tolist() == [0, 0, 0, -1, 0]
+
+
+def test_stacks_may_have_more_than_one_axis():
+    logits, y, weight, _ = stack_of_sets()
+    flat = refine(logits[:4], y[:4], weight[:4])
+    square = refine(*(part[:4].reshape(2, 2, *part.shape[1:]) for part in (logits, y, weight)))
+    for one, other in zip(flat, square, strict=True):
+        np.testing.assert_array_equal(one.reshape(2, 2), other)
+
+
+def test_refined_loss_is_the_log_loss_of_the_labels_at_that_temperature():
+    logits, y = draw(9)
+    weight = np.random.default_rng(9).exponential(size=len(y))
+    for prior_strength in (0.0, 5.0):
+        beta, loss, _ = refine(logits, y, weight, prior_strength=prior_strength)
+        own = log_softmax(beta * logits, axis=1)[np.arange(len(y)), y]
+        assert loss == pytest.approx(-np.average(own, weights=weight), rel=1e-12)
+
+
+@given(seeds, scales)
+def test_refined_loss_is_no_higher_than_the_loss(seed, scale):
+    logits, y = draw(seed, scale=scale)
+    loss = (logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean()
+    assert refine(logits, y).log_loss <= min(loss, np.log(3)) + 1e-4
+
+
+@given(seeds, st.floats(-9, 9))
+def test_the_start_does_not_change_the_answer(seed, exponent):
+    logits, y = draw(seed)
+    expected = refine(logits, y, prior_strength=1.0)
+    started = refine(logits, y, prior_strength=1.0, start=10.0**exponent)
+    for one, other in zip(started, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_each_set_of_a_stack_has_its_own_start():
+    logits, y, weight, _ = stack_of_sets()
+    expected = refine(logits, y, weight)
+    again = refine(logits, y, weight, start=expected.inverse_temperature * [1, 0.9, 1, 3, 1])
+    for one, other in zip(again, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)

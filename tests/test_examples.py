@@ -1,0 +1,241 @@
+"""The examples: each runs, with small settings, and prints, saves and returns what it promises."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import entropy
+
+from sksmooth.datasets import FASHION_MNIST_CLASSES
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+PNG_MAGIC = b"\x89PNG"
+
+
+def _run(script, *options):
+    """Run an example's main; give what it returned and what it printed."""
+    main = runpy.run_path(str(EXAMPLES / script))["main"]
+    with redirect_stdout(io.StringIO()) as printed:
+        returned = main([str(option) for option in options])
+    return returned, printed.getvalue()
+
+
+def _row(printed, name):
+    """Give the numbers of the one line that holds `name` and numbers, nothing else."""
+    (numbers,) = re.findall(rf"^{re.escape(name)}((?: +-?[0-9.]+)+)$", printed, re.MULTILINE)
+    return [float(number) for number in numbers.split()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_example_started_as_a_script_explains_its_options(script):
+    run = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / script, "--help"],
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.startswith(f"usage: {script}")
+    assert "--seed" in run.stdout
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    return _run("quickstart.py", "--output", tmp_path_factory.mktemp("run") / "output")
+
+
+class TestQuickstart:
+    def test_prints_the_shape_of_every_stage(self, quickstart):
+        _, printed = quickstart
+        for line in (
+            "all        X (1000, 10)   y (1000,)",
+            "training   X (800, 10)    y (800,)",
+            "test       X (200, 10)    y (200,)",
+            "input            (32, 10)",
+            "hidden layer 1   (32, 64)",
+            "hidden layer 2   (32, 32)",
+            "logits           (32, 3)",
+            "smoothed labels  (32, 3)",
+        ):
+            assert f"\n{line}\n" in printed
+
+    def test_prints_a_label_in_both_conventions(self, quickstart):
+        _, printed = quickstart
+        assert sorted(_row(printed, "one-hot")) == [0, 0, 1]
+        assert sorted(_row(printed, "off_target")) == [0.05, 0.05, 0.9]
+        assert sorted(_row(printed, "uniform")) == [0.0333, 0.0333, 0.9333]
+
+    def test_prints_the_epochs_that_it_returns(self, quickstart):
+        returned, printed = quickstart
+        history = returned["history"]
+        for epoch, loss, accuracy in history.itertuples(index=False):
+            assert f"{epoch:>6}  {loss:.2f}      {accuracy:.2f}\n" in printed
+
+    def test_the_loss_falls_and_the_accuracy_rises_within_five_epochs(self, quickstart):
+        history = quickstart[0]["history"]
+        assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+        assert history["loss"].is_monotonic_decreasing
+        assert history["loss"].iloc[0] > 0.9
+        assert history["loss"].iloc[-1] < 0.75
+        assert history["accuracy"].iloc[-1] > history["accuracy"].iloc[0] + 0.1
+        assert history["accuracy"].iloc[-1] > 0.75
+
+    def test_follows_a_row_to_probabilities_that_sum_to_one(self, quickstart):
+        _, printed = quickstart
+        logits = np.array(_row(printed, "logits          ( 3)"))
+        softmax = _row(printed, "softmax         ( 3)")
+        calibrated = _row(printed, "calibrated      ( 3)")
+        np.testing.assert_allclose(softmax, np.exp(logits) / np.exp(logits).sum(), atol=0.002)
+        assert sum(calibrated) == pytest.approx(1, abs=0.002)
+        assert np.argmax(calibrated) == np.argmax(softmax)
+        assert sorted(_row(printed, "smoothed label  ( 3)")) == [0.05, 0.05, 0.9]
+
+    def test_calibration_mends_log_loss_and_ece_and_leaves_the_accuracy(self, quickstart):
+        returned, printed = quickstart
+        raw, calibrated = returned["scores"].loc["softmax"], returned["scores"].loc["calibrated"]
+        assert calibrated["accuracy"] == raw["accuracy"] > 0.75
+        assert calibrated["log-loss"] < raw["log-loss"]
+        assert calibrated["ECE"] < raw["ECE"]
+        assert _row(printed, "softmax") == raw.round(3).tolist()
+
+    def test_saves_the_reliability_plot(self, quickstart):
+        returned, printed = quickstart
+        assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {returned['picture']}" in printed
+
+
+def test_grid_search_tabulates_both_scores_on_both_data_sets():
+    tables, printed = _run(
+        "grid_search.py", "--label-smoothing", 0, 0.1, "--folds", 2, "--epochs", 5
+    )
+    assert list(tables) == ["breast cancer", "digits"]
+    for name, table in tables.items():
+        assert f"== {name}: " in printed
+        assert table.to_string(index=False, float_format="{:.4f}".format) in printed
+        assert table["label_smoothing"].tolist() == [0, 0.1]
+        assert table["log-loss"].between(0, 1).all()
+        assert table["accuracy"].gt(0.8).all()
+        best = table.loc[table["log-loss"].idxmin(), "label_smoothing"]
+        assert f"best label_smoothing: {best:g}; on the test rows: log-loss 0." in printed
+
+
+@pytest.fixture(scope="module")
+def pytorch_loop():
+    return _run("pytorch_loop.py", "--epochs", 4)
+
+
+class TestPytorchLoop:
+    def test_the_two_losses_differ_by_the_entropy_of_the_smoothed_labels(self, pytorch_loop):
+        returned, printed = pytorch_loop
+        uniform = entropy([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3])
+        np.testing.assert_allclose(returned["epochs"]["difference"], uniform, atol=1e-5)
+        assert f"Entropy of the smoothed labels: {uniform:.4f}" in printed
+
+    def test_the_two_losses_train_equal_nets(self, pytorch_loop):
+        assert pytorch_loop[0]["largest_difference"] < 1e-5
+
+    def test_the_loss_falls(self, pytorch_loop):
+        epochs = pytorch_loop[0]["epochs"]
+        assert epochs["epoch"].tolist() == [1, 2, 3, 4]
+        assert epochs["kl"].is_monotonic_decreasing
+
+    def test_the_temperature_mends_the_probabilities(self, pytorch_loop):
+        raw, calibrated = (
+            pytorch_loop[0]["scores"].loc["softmax"],
+            pytorch_loop[0]["scores"].loc["calibrated"],
+        )
+        assert calibrated["accuracy"] == raw["accuracy"] > 0.75
+        assert calibrated["log-loss"] < raw["log-loss"]
+        assert calibrated["ECE"] < raw["ECE"]
+
+
+def _write_idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+    path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=1))
+
+
+def _write_images(folder):
+    """Write IDX files of images that are one of ten patterns, blurred by noise."""
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 256, size=(10, 28, 28))
+    for part, n_rows in (("train", 1320), ("t10k", 300)):
+        labels = rng.permutation(np.arange(n_rows) % 10)
+        images = patterns[labels] + rng.normal(scale=250, size=(n_rows, 28, 28))
+        _write_idx(folder / f"{part}-images-idx3-ubyte.gz", images.clip(0, 255).astype(np.uint8))
+        _write_idx(folder / f"{part}-labels-idx1-ubyte.gz", labels.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    _write_images(folder)
+    report, printed = _run(
+        *("fashion_mnist.py", "--data", folder, "--epochs", 3, "--train-rows", 1200),
+        *("--output", folder / "output", "--json", folder / "figures.json"),
+    )
+    return report, printed, folder
+
+
+class TestFashionMNIST:
+    def test_trains_both_nets_for_all_epochs(self, fashion_mnist):
+        report, printed, _ = fashion_mnist
+        assert report["train_rows"] == 1200
+        assert "1,200 training images (of which 8.3% held out for calibration)" in printed
+        assert [result["label_smoothing"] for result in report["results"]] == [0.0, 0.2]
+        for result in report["results"]:
+            assert len(result["held_out_accuracy_per_epoch"]) == report["epochs"] == 3
+            for accuracy in result["held_out_accuracy_per_epoch"]:
+                assert f"{accuracy:.4f}" in printed
+
+    def test_smoothing_lowers_the_confidence_and_calibration_restores_it(self, fashion_mnist):
+        hard, smoothed = (result["last_test_image"] for result in fashion_mnist[0]["results"])
+        assert max(smoothed["raw"]) < max(hard["raw"]) - 0.05
+        assert max(smoothed["calibrated"]) > max(smoothed["raw"]) + 0.05
+
+    def test_calibration_mends_the_probabilities_of_the_smoothed_net(self, fashion_mnist):
+        scores = fashion_mnist[0]["results"][1]["test_scores"]
+        assert scores["calibrated"]["accuracy"] == scores["raw"]["accuracy"] > 0.8
+        assert scores["calibrated"]["log_loss"] < scores["raw"]["log_loss"]
+        assert scores["calibrated"]["ece"] < scores["raw"]["ece"]
+
+    def test_prints_the_last_image_and_the_scores(self, fashion_mnist):
+        report, printed, _ = fashion_mnist
+        results = report["results"]
+        for k, name in enumerate(FASHION_MNIST_CLASSES):
+            columns = [
+                result["last_test_image"][reading][k]
+                for result in results
+                for reading in ("raw", "calibrated")
+            ]
+            assert _row(printed, name) == [float(f"{value:.4f}") for value in columns]
+        assert f"of the last test image ({report['last_test_label']})" in printed
+        for result in results:
+            for reading, scores in result["test_scores"].items():
+                (line,) = [
+                    line
+                    for line in printed.splitlines()
+                    if line.startswith(f"ε={result['label_smoothing']}, {reading} ")
+                ]
+                assert f"{scores['accuracy']:.2%}" in line
+                assert f"{scores['log_loss']:.4f}" in line
+                assert f"{scores['ece']:.2%}" in line
+                assert f"{scores['aurc']:.4f}" in line
+
+    def test_saves_the_picture_and_the_figures(self, fashion_mnist):
+        report, printed, folder = fashion_mnist
+        picture = folder / "output" / "fashion_mnist_reliability.png"
+        assert picture.read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {picture}" in printed
+        assert json.loads((folder / "figures.json").read_text()) == report
