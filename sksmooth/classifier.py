@@ -115,6 +115,15 @@ class BestFlag(PassthroughScoring):
         net.history.record(f"{self.name}_best", bool(is_best))
 
 
+class EpochTable(PrintLog):
+    """skorch's table of the epochs, not laid out where ``verbose=0`` leaves it unprinted."""
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Print the epoch's row."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
+
+
 class BestEpoch:
     """The epoch with the lowest refined loss, and the parameters that the modules had then.
 
@@ -519,6 +528,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _set_classes(self, labels: Any) -> None:
         """Set `classes_` to the distinct labels."""
         _refuse_missing(labels)
+        if len(labels) == 0:
+            raise ValueError("classes is empty; give all labels, or None to take those of y.")
         self.classes_inferred_ = LabelEncoder().fit(np.asarray(labels)).classes_
         if len(self.classes_inferred_) < 2:
             raise ValueError(
@@ -683,7 +694,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             ("valid_loss", BestFlag("valid_loss")),
             ("refined_loss", BestFlag("refined_loss")),
             ("valid_acc", BestFlag("valid_acc", lower_is_better=False)),
-            ("print_log", PrintLog()),
+            ("print_log", EpochTable()),
         ]
 
     def initialize(self) -> LabelSmoothingClassifier:
@@ -1071,12 +1082,13 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         """Tell whether no callback and no overridden hook takes part in the single batches."""
         hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
         heard = any(
-            getattr(callback, hook).__func__ is not getattr(Callback, hook)
+            getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
             for _, callback in self.callbacks_
             for hook in hooks
         )
-        steps = ("notify", "train_step", "train_step_single", "get_train_step_accumulator")
-        return not heard and not self._overrides(*hooks, *steps)
+        steps = ("train_step", "train_step_single", "get_train_step_accumulator")
+        parts = ("notify", "validation_step", "infer", "get_loss")
+        return not heard and not self._overrides(*hooks, *steps, *parts)
 
     def _overrides(self, *hooks: str) -> bool:
         """Tell whether a subclass, or an attribute of this net, stands in for one of the hooks."""
@@ -1402,11 +1414,11 @@ class _Pass:
 
     def add(self, batch: Any, step: dict[str, Any]) -> None:
         """Take in a batch and the outcome of its step."""
-        X, y = unpack_data(batch)
+        _, y = unpack_data(batch)
         weight = getattr(batch, "sample_weight", None)
         if "loss" in step:
             self.losses.append(step["loss"].detach())
-            self.sizes.append(get_len(X))
+            self.sizes.append(len(y))
             self.totals.append(self.sizes[-1] if weight is None else weight.sum())
         if self.keep_outputs:
             self.outputs.append((step["y_pred"], y, weight))

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import ACTIVATIONS, SimpleNet
@@ -25,16 +24,16 @@ _aten = torch.ops.aten
 # The gradient of each of SimpleNet's activations: from the gradient of its output, its input z and
 # its output h to the gradient of its input.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "relu": lambda grad, z, h: _aten.threshold_backward(grad, z, 0),
-    "tanh": lambda grad, z, h: _aten.tanh_backward(grad, h),
-    "sigmoid": lambda grad, z, h: _aten.sigmoid_backward(grad, h),
-    "silu": lambda grad, z, h: _aten.silu_backward(grad, z),
-    "gelu": lambda grad, z, h: _aten.gelu_backward(grad, z),
-    "selu": lambda grad, z, h: _aten.elu_backward(
+    "relu": lambda grad, z, h: _aten.threshold_backward.default(grad, z, 0),
+    "tanh": lambda grad, z, h: _aten.tanh_backward.default(grad, h),
+    "sigmoid": lambda grad, z, h: _aten.sigmoid_backward.default(grad, h),
+    "silu": lambda grad, z, h: _aten.silu_backward.default(grad, z),
+    "gelu": lambda grad, z, h: _aten.gelu_backward.default(grad, z),
+    "selu": lambda grad, z, h: _aten.elu_backward.default(
         grad, 1.6732632423543772, 1.0507009873554805, 1, False, z
     ),
-    "elu": lambda grad, z, h: _aten.elu_backward(grad, 1, 1, 1, False, z),
-    "leaky_relu": lambda grad, z, h: _aten.leaky_relu_backward(grad, z, 0.01, False),
+    "elu": lambda grad, z, h: _aten.elu_backward.default(grad, 1, 1, 1, False, z),
+    "leaky_relu": lambda grad, z, h: _aten.leaky_relu_backward.default(grad, z, 0.01, False),
     "identity": lambda grad, z, h: grad,
 }
 
@@ -161,6 +160,7 @@ class StackedNets:
     ) -> None:
         self.weights = list(weights)
         self.biases = list(biases)
+        self.transposed_weights = [weight.transpose(1, 2) for weight in weights]
         self.weight_gradients = [torch.zeros_like(weight) for weight in weights]
         self.bias_gradients = [torch.zeros_like(bias) for bias in biases]
         self.activation = activation
@@ -207,10 +207,10 @@ class StackedNets:
             Each net's logits.
         """
         activate = ACTIVATIONS[self.activation]
-        *hidden, (weight, bias) = zip(self.weights, self.biases, strict=True)
+        *hidden, (weight, bias) = zip(self.transposed_weights, self.biases, strict=True)
         for hidden_weight, hidden_bias in hidden:
-            X = activate(torch.baddbmm(hidden_bias, X, hidden_weight.transpose(1, 2)))
-        return torch.baddbmm(bias, X, weight.transpose(1, 2))
+            X = activate(torch.baddbmm(hidden_bias, X, hidden_weight))
+        return torch.baddbmm(bias, X, weight)
 
     def loss_and_gradients(
         self, X: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
@@ -240,17 +240,16 @@ class StackedNets:
         """
         activate, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
         inputs, before, masks = [X], [], []
-        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            z = torch.baddbmm(bias, inputs[-1], weight.transpose(1, 2))
+        *hidden, (last_weight, last_bias) = zip(self.transposed_weights, self.biases, strict=True)
+        for weight, bias in hidden:
+            z = torch.baddbmm(bias, inputs[-1], weight)
             before.append(z)
             h = activate(z)
             if self.dropout:
                 masks.append(self._draw_mask(h))
                 h = h * masks[-1]
             inputs.append(h)
-        log_p = torch.log_softmax(
-            torch.baddbmm(self.biases[-1], inputs[-1], self.weights[-1].transpose(1, 2)), dim=-1
-        )
+        log_p = torch.log_softmax(torch.baddbmm(last_bias, inputs[-1], last_weight), dim=-1)
 
         mass = targets.mass[y]
         losses = (mass * log_p).sum(-1).neg_()
@@ -320,6 +319,8 @@ class FusedAdam:
         (self.group,) = optimizer.param_groups
         self.arguments: Any = ([], [], [], [], [], [])  # parameters, gradients, state
         optimizer._init_group(self.group, *self.arguments)  # type: ignore[attr-defined]
+        is_decoupled = self.group["decoupled_weight_decay"]
+        self.update = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
 
     @staticmethod
     def serves(optimizer: Any) -> bool:
@@ -347,18 +348,16 @@ class FusedAdam:
         """Update the parameters by their gradients. To be called under ``torch.no_grad``."""
         group = self.group
         beta1, beta2 = group["betas"]
-        update: Any = adam
-        update(
+        torch._foreach_add_(self.arguments[-1], 1)
+        self.update(
             *self.arguments,
-            fused=True,
-            amsgrad=group["amsgrad"],
+            lr=group["lr"],
             beta1=beta1,
             beta2=beta2,
-            lr=group["lr"],
             weight_decay=group["weight_decay"],
             eps=group["eps"],
+            amsgrad=group["amsgrad"],
             maximize=group["maximize"],
-            decoupled_weight_decay=group["decoupled_weight_decay"],
         )
 
 
