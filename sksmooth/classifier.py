@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from difflib import get_close_matches
+from functools import cache
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any
@@ -375,18 +376,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     # -- parameters ---------------------------------------------------------------------------
 
-    def _named_params(self) -> set[str]:
-        """Give the names of the parameters that an `__init__` spells out."""
-        return {
-            name
-            for parent in type(self).__mro__[:-1]
-            for name, parameter in signature(parent).parameters.items()
-            if parameter.kind is not parameter.VAR_KEYWORD
-        }
-
     def _refuse_unknown(self, params: Mapping[str, Any]) -> None:
         """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
-        known = self._named_params()
+        known = _named_params(type(self))
         for name, value in params.items():
             if "__" not in name and name not in known:
                 nearest = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
@@ -404,7 +396,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     @property
     def _params_to_validate(self) -> set[str]:
-        return set(self._get_param_names()) - self._named_params()
+        return set(self._get_param_names()) - _named_params(type(self))
 
     def set_params(self, **params: Any) -> LabelSmoothingClassifier:
         """Set parameters of this estimator and of its parts.
@@ -604,8 +596,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         torch Dataset
             The rows.
         """
-        if not isinstance(X, torch.Tensor | np.ndarray) or self.dataset is not TensorRows:
+        if is_dataset(X) or self.dataset is not TensorRows:
             return super().get_dataset(X, y)
+        if not isinstance(X, torch.Tensor | np.ndarray):  # several inputs, perhaps
+            return skorch.dataset.Dataset(X, y)
         X = to_tensor(X, device=self.device)
         codes = torch.zeros(len(X), dtype=torch.int64) if y is None else y
         return TensorRows(X, to_tensor(codes, device=self.device))
@@ -1062,9 +1056,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return outcome
 
         if is_quiet:
-            for batch in iterator:
-                step(batch, **fit_params)
+            with nullcontext() if self._fused is None else torch.no_grad():
+                for batch in iterator:
+                    step(batch, **fit_params)
             passed.record(self.history, prefix)
+            if self._fused is not None:
+                self._fused.finish()
         else:
             super().run_single_epoch(iterator, training, prefix, step, **fit_params)
         loss = passed.mean_loss()
@@ -1446,6 +1443,17 @@ class _Pass:
         logits = to_numpy(torch.cat([read(output) for output in outputs]))
         y = to_numpy(torch.cat([torch.as_tensor(label) for label in labels]))
         return logits, y, None if weights[0] is None else to_numpy(torch.cat(weights))
+
+
+@cache
+def _named_params(estimator: type) -> frozenset[str]:
+    """Give the names of the parameters that a class, or one it derives from, spells out."""
+    return frozenset(
+        name
+        for parent in estimator.__mro__[:-1]
+        for name, parameter in signature(parent).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    )
 
 
 def _nearest_name(name: str, known: Sequence[str]) -> str | None:

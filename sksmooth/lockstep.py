@@ -252,21 +252,20 @@ class StackedNets:
         log_p = torch.log_softmax(torch.baddbmm(last_bias, inputs[-1], last_weight), dim=-1)
 
         mass = targets.mass[y]
-        losses = (mass * log_p).sum(-1).neg_()
-        if targets.constant is not None:
-            losses += targets.constant[y]
+        share = _shares(y, targets, sample_weight)
+        if share is None and targets.constant is None:
+            loss = (mass * log_p).sum((1, 2)).mul_(-1 / y.shape[1])
+        else:
+            losses = (mass * log_p).sum(-1).neg_()
+            if targets.constant is not None:
+                losses += targets.constant[y]
+            loss = losses.mean(-1) if share is None else (losses * share).sum(-1)
+
         gradient = log_p.exp_()
         if targets.total is not None:
             gradient *= targets.total[y]
         gradient -= mass
-        share = _shares(y, targets, sample_weight)
-        if share is None:
-            loss = losses.mean(-1)
-            gradient /= y.shape[-1]
-        else:
-            loss = (losses * share).sum(-1)
-            gradient *= share.unsqueeze(-1)
-
+        gradient *= 1 / y.shape[1] if share is None else share.unsqueeze(-1)
         for layer in reversed(range(len(self.weights))):
             torch.bmm(gradient.transpose(1, 2), inputs[layer], out=self.weight_gradients[layer])
             torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[layer])
@@ -317,10 +316,14 @@ class FusedAdam:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (self.group,) = optimizer.param_groups
-        self.arguments: Any = ([], [], [], [], [], [])  # parameters, gradients, state
-        optimizer._init_group(self.group, *self.arguments)  # type: ignore[attr-defined]
+        gathered: Any = ([], [], [], [], [], [])  # parameters, gradients, their moments, steps
+        optimizer._init_group(self.group, *gathered)  # type: ignore[attr-defined]
+        *self.tensors, self.steps = gathered
+        # One count for all parameters, since counting costs more than the update itself.
+        self.count = self.steps[0].clone()
+        self.counts = [self.count] * len(self.steps)
         is_decoupled = self.group["decoupled_weight_decay"]
-        self.update = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
+        self.update: Any = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
 
     @staticmethod
     def serves(optimizer: Any) -> bool:
@@ -348,9 +351,10 @@ class FusedAdam:
         """Update the parameters by their gradients. To be called under ``torch.no_grad``."""
         group = self.group
         beta1, beta2 = group["betas"]
-        torch._foreach_add_(self.arguments[-1], 1)
+        self.count += 1
         self.update(
-            *self.arguments,
+            *self.tensors,
+            self.counts,
             lr=group["lr"],
             beta1=beta1,
             beta2=beta2,
@@ -359,6 +363,11 @@ class FusedAdam:
             amsgrad=group["amsgrad"],
             maximize=group["maximize"],
         )
+
+    def finish(self) -> None:
+        """Tell the optimizer how many steps were taken; to be called before it steps itself."""
+        for steps in self.steps:
+            steps.copy_(self.count)
 
 
 # Optimizers that treat every parameter by itself and need no closure: their step is the same
@@ -396,7 +405,8 @@ class FusedTraining:
     >>> net = SimpleNet(n_features=3, n_classes=3)
     >>> optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=True)
     >>> training = FusedTraining(net, LabelSmoothingLoss(), optimizer)
-    >>> losses = [float(training.step(X, y)) for _ in range(50)]
+    >>> with torch.no_grad():
+    ...     losses = [float(training.step(X, y)) for _ in range(50)]
     >>> losses[-1] < losses[0]
     True
     """
@@ -406,7 +416,8 @@ class FusedTraining:
     ) -> None:
         self.stack = StackedNets.around(net)
         self.targets = Targets.of([criterion], net.n_classes, like=self.stack.weights[0])
-        self.update = FusedAdam(optimizer).step if FusedAdam.serves(optimizer) else optimizer.step
+        self.adam = FusedAdam(optimizer) if FusedAdam.serves(optimizer) else None
+        self.update: Callable = optimizer.step if self.adam is None else self.adam.step
 
     @staticmethod
     def serves(net: Any, criterion: Any, optimizer: Any) -> bool:
@@ -435,9 +446,8 @@ class FusedTraining:
             and not torch.is_autocast_enabled(parameters[0].device.type)
         )
 
-    @torch.no_grad()
     def step(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> Tensor:
-        """Train on one batch.
+        """Train on one batch. To be called under ``torch.no_grad``.
 
         Parameters
         ----------
@@ -458,6 +468,11 @@ class FusedTraining:
         loss = self.stack.loss_and_gradients(rows, y.unsqueeze(0), self.targets, weight)
         self.update()
         return loss[0]
+
+    def finish(self) -> None:
+        """Leave the optimizer as if it had taken the steps itself."""
+        if self.adam is not None:
+            self.adam.finish()
 
 
 # What one more thread must have to do in a training step to pay for being woken.
