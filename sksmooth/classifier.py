@@ -378,7 +378,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _refuse_unknown(self, params: Mapping[str, Any]) -> None:
         """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
-        known = _named_params(type(self))
+        own_class: Any = type(self)
+        known = _named_params(own_class)
         for name, value in params.items():
             if "__" not in name and name not in known:
                 nearest = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
@@ -396,7 +397,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     @property
     def _params_to_validate(self) -> set[str]:
-        return set(self._get_param_names()) - _named_params(type(self))
+        own_class: Any = type(self)
+        return set(self._get_param_names()) - _named_params(own_class)
 
     def set_params(self, **params: Any) -> LabelSmoothingClassifier:
         """Set parameters of this estimator and of its parts.
@@ -1328,7 +1330,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.predict_nonlinearity == "auto" and calibrator is None:
             return log_softmax(self._logits(X), axis=1)
         if self.predict_nonlinearity == "auto" and hasattr(calibrator, "predict_log_proba"):
-            log_proba = calibrator.predict_log_proba(self._logits(X))
+            with np.errstate(divide="ignore"):  # what underflows is mended below
+                log_proba = calibrator.predict_log_proba(self._logits(X))
         else:
             log_proba = None
         if log_proba is None or not np.isfinite(log_proba).all():
@@ -1446,7 +1449,7 @@ class _Pass:
 
 
 @cache
-def _named_params(estimator: type) -> frozenset[str]:
+def _named_params(estimator: Any) -> frozenset[str]:
     """Give the names of the parameters that a class, or one it derives from, spells out."""
     return frozenset(
         name
