@@ -56,6 +56,7 @@ def refine(
     *,
     prior_strength: float = 0.0,
     start: NDArray | float | None = None,
+    tolerance: float = STEP_TOLERANCE,
 ) -> Refinement:
     r"""Minimize the log-loss over the temperature, for one set of rows or a stack of sets.
 
@@ -77,6 +78,9 @@ def refine(
         κ, the number of rows that the prior weighs as much as.
     start : ndarray of shape (...) or float, default=None
         Where to start, such as the answer of the epoch before. None starts from the logits' scale.
+    tolerance : float, default=1e-10
+        The relative size of the last step in β. The error of β is about its square, and that of the
+        log-loss, which is flat at its minimum, again the square of that.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def refine(
     begin = np.clip(1.0 if start is None else np.asarray(start, np.float64) / unit, low, high)
     begin = np.select([loss.constant, bound > 0, bound < 0], [np.ones_like(low), high, low], begin)
     solved = loss.constant | (bound != 0)
-    beta = _newton(loss.slope_and_curvature, begin, low, high, solved)
+    beta = _newton(loss.slope_and_curvature, begin, low, high, solved, tolerance)
     return Refinement(beta * unit, loss.value(beta), bound)
 
 
@@ -176,10 +180,11 @@ def _newton(
     low: NDArray,
     high: NDArray,
     solved: NDArray,
+    tolerance: float,
 ) -> NDArray:
     """Find where the slope is zero, by Newton's method, or bisection where that leaves the bracket.
 
-    The last step is far below the precision promised, and Newton's error is that step squared.
+    Newton's error is about the square of the last step.
     """
     for _ in range(MOST_STEPS):
         if solved.all():
@@ -191,7 +196,7 @@ def _newton(
         inside = (newton > low) & (newton < high)
         proposed = np.where(inside, newton, np.sqrt(low * high))
         proposed = np.where(solved | (slope == 0), beta, proposed)
-        solved = solved | (np.abs(proposed - beta) <= STEP_TOLERANCE * beta)
+        solved = solved | (np.abs(proposed - beta) <= tolerance * beta)
         beta = proposed
     return beta
 

@@ -1002,6 +1002,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
         iterator_train = self.get_iterator(dataset_train, training=True)
         iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
+        if isinstance(iterator_valid, TensorBatches) and self._is_quiet():
+            iterator_valid.batch_size = max(iterator_valid.batch_size, PREDICTION_ROWS)
         self._held_out = iterator_valid
         for _ in range(self.max_epochs if epochs is None else epochs):
             self.notify("on_epoch_begin", **datasets)
@@ -1146,7 +1148,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         """Record accuracy and refined loss on the held-out rows; remember the best epoch."""
         logits, y, weight = passed.held_out(self._read_logits)
         refined = refine(
-            logits, y, weight, prior_strength=PRIOR_STRENGTH, start=getattr(self, "_refined", None)
+            logits,
+            y,
+            weight,
+            prior_strength=PRIOR_STRENGTH,
+            start=getattr(self, "_refined", None),
+            tolerance=1e-3,
         )
         self._refined = refined.inverse_temperature
         self.history.record("valid_acc", float(np.average(logits.argmax(1) == y, weights=weight)))
