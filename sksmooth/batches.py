@@ -130,7 +130,7 @@ class TensorBatches:
         self, rows: TensorRows, batch_size: int, shuffle: bool = False, drop_last: bool = False
     ) -> None:
         self.rows = rows
-        self.batch_size = len(rows) if batch_size == -1 else batch_size
+        self.batch_size = len(rows) if batch_size == -1 else int(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last
 

@@ -463,11 +463,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if is_dataset(X):
             return self._check_dataset(X, y, sample_weight, classes, reset=reset)
         y = _as_array(y)
-        _refuse_missing(y)
+        _refuse_missing(y, "y")
         X, y = validate_data(self, _as_array(X), y, reset=reset, **_FLOAT32_ROWS)
         check_classification_targets(y)
         if reset:
-            self._set_classes(y if classes is None else classes)
+            self._set_classes(*((y, "y") if classes is None else (classes, "classes")))
         codes = self._encode(y)
         weight = self._weigh_rows(X, y, sample_weight)
         if weight is not None:
@@ -504,9 +504,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         labels = None
         if y is not None or classes is None:
             labels = np.asarray(_as_array(read_labels(dataset) if y is None else y))
+            _refuse_missing(labels, "y")
             check_classification_targets(labels)
         if reset:
-            self._set_classes(labels if classes is None else classes)
+            self._set_classes(*((labels, "y") if classes is None else (classes, "classes")))
         codes = None if labels is None else self._encode(labels)
         if reset:
             n_classes = len(self.classes_inferred_)
@@ -519,16 +520,16 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return dataset, codes
         return EncodedDataset(dataset, self.classes_inferred_.tolist()), codes
 
-    def _set_classes(self, labels: Any) -> None:
-        """Set `classes_` to the distinct labels."""
-        _refuse_missing(labels)
+    def _set_classes(self, labels: Any, name: str) -> None:
+        """Set `classes_` to the distinct labels, which came as the argument `name`."""
+        _refuse_missing(labels, name)
         if len(labels) == 0:
             raise ValueError("classes is empty; give all labels, or None to take those of y.")
         self.classes_inferred_ = LabelEncoder().fit(np.asarray(labels)).classes_
         if len(self.classes_inferred_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs rows of at least two classes, but y holds one class, "
-                f"{self.classes_inferred_.tolist()[0]!r}."
+                f"{type(self).__name__} needs rows of at least two classes, but {name} holds one "
+                f"class, {self.classes_inferred_.tolist()[0]!r}."
             )
 
     def _encode(self, y: NDArray) -> NDArray[np.int64]:
@@ -955,6 +956,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 with suppress(KeyboardInterrupt):
                     self.fit_loop(rows, y, epochs=epochs, **fit_params)
                 self._go_to_best_epoch()
+                self._refuse_infinite_parameters()
                 self.notify("on_train_end", X=X, y=y)
                 self._calibrate()
         finally:
@@ -1068,16 +1070,29 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 self._fused.finish()
         else:
             super().run_single_epoch(iterator, training, prefix, step, **fit_params)
+        if not passed.losses:
+            raise ValueError(
+                f"There is no batch in the {prefix} rows: they are fewer than batch_size="
+                f"{self.batch_size}, and the last batch, where it is not full, is dropped."
+            )
         loss = passed.mean_loss()
         if training and not np.isfinite(loss):
-            raise ValueError(
-                f"The training loss turned {loss} in epoch {len(self.history)}. A lower learning "
-                f"rate than lr={self.lr} or features scaled to a similar range, as by "
-                "StandardScaler, may help."
-            )
+            raise self._diverged(f"The training loss turned {loss}")
         self.history.record(f"{prefix}_loss", loss)
         if not training:
             self._score_held_out(passed)
+
+    def _diverged(self, what: str) -> ValueError:
+        return ValueError(
+            f"{what} in epoch {len(self.history)}. A lower learning rate than lr={self.lr} or "
+            "features scaled to a similar range, as by StandardScaler, may help."
+        )
+
+    def _refuse_infinite_parameters(self) -> None:
+        """Refuse what the last step of all made infinite or NaN, after which there is no loss."""
+        for module in self._trained_modules():
+            if not all(parameter.isfinite().all() for parameter in module.parameters()):
+                raise self._diverged("The net's parameters turned infinite or NaN")
 
     def _is_quiet(self) -> bool:
         """Tell whether no callback and no overridden hook takes part in the single batches."""
@@ -1147,6 +1162,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _score_held_out(self, passed: _Pass) -> None:
         """Record accuracy and refined loss on the held-out rows; remember the best epoch."""
         logits, y, weight = passed.held_out(self._read_logits)
+        if not np.isfinite(logits).all():
+            raise self._diverged("The logits of held-out rows turned infinite or NaN")
         refined = refine(
             logits,
             y,
@@ -1393,8 +1410,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.check_is_fitted()
         if not (is_dataset(X) or _is_several_inputs(X) or self._speaks_codes):
             X = self._check_rows(X)
-        logits = [self._read_logits(output) for output in self.forward_iter(X)]
-        return to_numpy(torch.cat(logits)).astype(np.float64)
+        outputs = [self._read_logits(output) for output in self.forward_iter(X)]
+        logits = to_numpy(torch.cat(outputs)).astype(np.float64)
+        return logits if np.isfinite(logits).all() else _mend_overflow(logits)
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)
@@ -1495,11 +1513,11 @@ def _check_device(device: Any) -> None:
         ) from error
 
 
-def _refuse_missing(labels: Any) -> None:
+def _refuse_missing(labels: Any, name: str) -> None:
     import pandas as pd
 
     if labels is not None and pd.isna(np.asarray(labels)).any():
-        raise ValueError("Input y contains NaN or None; remove those rows.")
+        raise ValueError(f"Input {name} contains NaN or None; remove those rows.")
 
 
 def _is_several_inputs(X: Any) -> bool:
@@ -1520,6 +1538,18 @@ def _to(output: Any, device: Any) -> Any:
     if isinstance(output, tuple):
         return tuple(part.to(device) for part in output)
     return output.to(device)
+
+
+def _mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take infinite logits for the largest number that float32 has; refuse NaN."""
+    rows = np.isnan(logits).any(axis=-1)
+    if rows.any():
+        raise ValueError(
+            f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
+            "may be far larger than those of the rows trained on."
+        )
+    largest = np.finfo(np.float32).max
+    return np.clip(logits, -largest, largest)
 
 
 def _copy_instance(part: Any) -> Any:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from sksmooth.losses import LabelSmoothingLoss
+from sksmooth.losses import FORMS, LabelSmoothingLoss
 from sksmooth.modules import ACTIVATIONS, SimpleNet
 from sksmooth.smoothing import smoothing_matrix
 
@@ -124,8 +125,10 @@ def is_known(criterion: Any) -> bool:
     (True, False)
     """
     if type(criterion) is torch.nn.CrossEntropyLoss:
-        return criterion.reduction == "mean" and criterion.ignore_index < 0
-    return type(criterion) is LabelSmoothingLoss and criterion.reduction == "mean"
+        is_plain = criterion.ignore_index < 0 and criterion.label_smoothing < 1
+    else:
+        is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
+    return is_plain and criterion.reduction == "mean"
 
 
 class StackedNets:
@@ -337,14 +340,17 @@ class FusedAdam:
         Returns
         -------
         bool
-            True for torch's own Adam and AdamW with one group of parameters, fused, without hooks.
+            True for torch's own Adam and AdamW with one group of parameters, fused, without hooks
+            or a replaced ``step``, that updated all parameters equally often.
         """
         return (
             type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
             and len(optimizer.param_groups) == 1
             and bool(optimizer.param_groups[0]["fused"])
-            and not optimizer._optimizer_step_pre_hooks
-            and not optimizer._optimizer_step_post_hooks
+            and "step" not in vars(optimizer)  # torch's schedulers watch it
+            and not _has_step_hooks(optimizer)
+            and len({float(state["step"]) for state in optimizer.state.values()}) <= 1
+            and len(optimizer.state) in (0, len(optimizer.param_groups[0]["params"]))
         )
 
     def step(self) -> None:
@@ -431,11 +437,14 @@ class FusedTraining:
         Returns
         -------
         bool
-            False for any other module than SimpleNet itself, for modules and parameters with
-            hooks, frozen parameters, criteria and optimizers that are not known, and in autocast.
+            False for any other module than SimpleNet itself with its own layers, for modules and
+            parameters with hooks, frozen parameters, criteria and optimizers that are not known,
+            and in autocast.
         """
-        if type(net) is not SimpleNet or not is_known(criterion):
+        if not _is_plain(net) or not is_known(criterion):
             return False
+        if criterion.weight is not None and criterion.weight.shape != (net.n_classes,):
+            return False  # the criterion says what is wrong
         parameters = list(net.parameters())
         optimized = [p for group in optimizer.param_groups for p in group["params"]]
         return (
@@ -519,7 +528,33 @@ def threads_for(net: Any, batch_size: int) -> Iterator[None]:
             torch.set_num_threads(allowed)
 
 
+def _is_plain(net: Any) -> bool:
+    """Tell whether a net is a SimpleNet whose parts are still those it was built of."""
+    if type(net) is not SimpleNet:
+        return False
+    layers: list[Any] = list(net.layers)
+    return (
+        list(net.modules()) == [net, net.layers, *layers]  # none replaced, added or used twice
+        and all(type(layer) is torch.nn.Linear and layer.bias is not None for layer in layers)
+        and len(list(net.parameters())) == 2 * len(layers)
+    )
+
+
 def _has_hooks(part: Any) -> bool:
     """Tell whether a module or a parameter calls anything else in its forward or backward pass."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(part, name, None) for name in (*names, "_post_accumulate_grad_hooks"))
+    return (
+        any(getattr(part, name, None) for name in (*names, "_post_accumulate_grad_hooks"))
+        or "forward" in vars(part)
+        or bool(torch.nn.modules.module._has_any_global_hook())
+    )
+
+
+def _has_step_hooks(optimizer: Any) -> bool:
+    """Tell whether an optimizer's step, or every optimizer's, calls anything else."""
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )

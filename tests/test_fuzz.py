@@ -29,7 +29,16 @@ CONTAINERS = {
     "tensor": torch.from_numpy,
 }
 # What a message may speak of when it refuses the data.
-DATA_WORDS = ("class", "loss turned", "sample_weight", "Sample weights", "sample(s)", "feature(s)")
+DATA_WORDS = (
+    "2D array",
+    "class",
+    "Sample weights",
+    "drop",
+    "feature(s)",
+    "sample(s)",
+    "sample_weight",
+    "turned",
+)
 
 
 @st.composite
@@ -72,16 +81,24 @@ valid_parameters = st.fixed_dictionaries(
 )
 
 
-def fit_quietly(net, X, y, **fit_params):
+def quietly(fit, *args, **fit_params):
     """Fit, and let pass the two warnings that are documented."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Too few rows to hold any out", UserWarning)
         warnings.filterwarnings("ignore", "No temperature", ConvergenceWarning)
-        return net.fit(X, y, **fit_params)
+        return fit(*args, **fit_params)
+
+
+def refusal(fit, *args, **fit_params):
+    """Fit, and give the error of a kind that is documented, or None."""
+    try:
+        quietly(fit, *args, **fit_params)
+    except (ValueError, TypeError) as error:
+        return error
 
 
 def assert_right_answer(net, X, y):
-    n_rows, classes = len(y), np.unique(y)
+    n_rows, classes = len(X), np.unique(y)
     np.testing.assert_array_equal(net.classes_, classes)
     proba = net.predict_proba(X)
     assert proba.shape == (n_rows, len(classes))
@@ -98,19 +115,18 @@ def assert_right_answer(net, X, y):
     np.testing.assert_array_equal(predicted, classes[proba.argmax(axis=1)])
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(tables(), valid_parameters, st.sampled_from(list(CONTAINERS)))
 def test_fit_gives_a_right_answer_or_says_what_is_wrong_with_the_data(table, parameters, container):
     X, y, weight = table
     net = LabelSmoothingClassifier(**parameters)
     rows = CONTAINERS[container](X)
-    try:
-        fit_quietly(net, rows, y, sample_weight=weight)
-    except ValueError as error:
+    error = refusal(net.fit, rows, y, sample_weight=weight)
+    if error is None:
+        assert_right_answer(net, rows, y)
+    else:
         assert any(word in str(error) for word in DATA_WORDS), error
         assert not hasattr(net, "module_")
-    else:
-        assert_right_answer(net, rows, y)
 
 
 NUMBERS = st.one_of(st.integers(-3, 3), st.floats(-2, 2), st.just(float("nan")))
@@ -149,14 +165,12 @@ def test_any_value_of_a_parameter_works_or_is_refused_by_name(name, value):
     X = np.random.default_rng(0).normal(size=(60, 3))
     y = np.arange(60) % 2
     net = LabelSmoothingClassifier(**{"max_epochs": 2, "random_state": 0, name: value})
-    try:
-        fit_quietly(net, X, y)
-    except (ValueError, TypeError) as error:
+    error = refusal(net.fit, X, y)
+    if error is None:
+        assert_right_answer(net, X, y)
+    else:
         assert name.removeprefix("module__") in str(error)
         assert not hasattr(net, "module_")
-    else:
-        assert_right_answer_of_two_classes = np.isfinite(net.predict_proba(X)).all()
-        assert assert_right_answer_of_two_classes
 
 
 @settings(max_examples=60)
@@ -173,9 +187,9 @@ def test_any_order_of_fits_leaves_a_classifier_that_predicts(calls, n_classes):
             with pytest.raises(ValueError, match="Input X contains NaN"):
                 net.fit(np.full_like(X, np.nan), y)
         elif call == "partial_fit":
-            net.partial_fit(X, y, classes=np.arange(n_classes))
+            quietly(net.partial_fit, X, y, classes=np.arange(n_classes))
         else:
-            fit_quietly(net.set_params(warm_start=call == "warm fit"), X, y)
+            quietly(net.set_params(warm_start=call == "warm fit").fit, X, y)
     fitted = any(call != "bad fit" for call in calls)
     assert hasattr(net, "module_") == fitted
     if fitted:

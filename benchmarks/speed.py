@@ -1,0 +1,560 @@
+"""Speed and memory of LabelSmoothingClassifier, side by side with those who do the same work.
+
+Every comparison is interleaved in one process, after a warm-up: same net, rows, batch size and
+epochs. A round times each contestant once, so a ratio compares neighbours in time. The peers get
+their best settings: float32 rows, fused Adam, no DataLoader in the raw loop, and whichever of 1 or
+2 threads their warm-up finds faster; sksmooth runs as it comes.
+
+Run it as ``python benchmarks/speed.py [--quick] [--json FILE]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import sklearn
+import skorch
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from skorch import NeuralNetClassifier
+from threadpoolctl import ThreadpoolController
+from torch import nn
+
+import sksmooth
+from sksmooth import LabelSmoothingClassifier, make_tabular
+
+N_FEATURES, N_CLASSES = 10, 3
+LEARNING_RATE = 0.001
+EPSILON = 0.1
+SMALL, LARGE = (64, 32), (512, 256, 128)
+DEFAULT_THREADS = torch.get_num_threads()
+POOLS = ThreadpoolController()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What all contestants of a fit share."""
+
+    n_rows: int
+    batch_size: int
+    epochs: int
+    widths: tuple[int, ...] = SMALL
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Make the rows and their labels."""
+        X, y = make_tabular(self.n_rows, N_FEATURES, N_CLASSES, random_state=0)
+        return X.astype(np.float32), y
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Somebody who does the work; `warm_up` is a short piece of it, the work itself if None."""
+
+    name: str
+    run: Callable[[], Any]
+    warm_up: Callable[[], Any] | None = None
+    threads: Sequence[int] = (1, 2)
+    limit: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """Some work, ours and the others', done `calls` times a round."""
+
+    work: str
+    ours: Contestant
+    peers: Sequence[Contestant]
+    rounds: int
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the table; times are of one call, `ratio` is that of the medians."""
+
+    work: str
+    against: str
+    limit: float | None
+    ratio: float
+    lowest: float
+    middle: float
+    highest: float
+    ours_ms: float
+    theirs_ms: float
+    their_threads: int
+
+
+# -- timing -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def limit_threads(n_threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    with POOLS.limit(limits=n_threads, user_api="blas"):
+        yield
+    torch.set_num_threads(before)
+
+
+def measure(run: Callable[[], Any], calls: int = 1) -> float:
+    """Give the seconds of one call."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def warm_up(contestant: Contestant, calls: int) -> int:
+    """Warm a contestant up; give the number of threads with which it was fastest."""
+    seconds = {}
+    tries = 1 if len(contestant.threads) == 1 else 3
+    for n_threads in contestant.threads:
+        with limit_threads(n_threads):
+            run = contestant.warm_up or contestant.run
+            seconds[n_threads] = min(measure(run, calls) for _ in range(tries))
+    return min(seconds, key=lambda n_threads: seconds[n_threads])
+
+
+def compare(
+    contestants: Sequence[Contestant], rounds: int, calls: int = 1
+) -> tuple[list[int], np.ndarray]:
+    """Time contestants in turns; give their threads and the seconds, (rounds, contestants)."""
+    threads = [warm_up(contestant, calls) for contestant in contestants]
+    seconds = np.zeros((rounds, len(contestants)))
+    order = list(range(len(contestants)))
+    for round_ in range(rounds):
+        for i in order:
+            gc.collect()  # nobody pays for another's garbage
+            with limit_threads(threads[i]):
+                seconds[round_, i] = measure(contestants[i].run, calls)
+        order.reverse()
+    return threads, seconds
+
+
+def run_case(case: Case) -> list[Result]:
+    threads, seconds = compare([case.ours, *case.peers], case.rounds, case.calls)
+    return [
+        summarise(case.work, peer, threads[i], seconds[:, 0], seconds[:, i])
+        for i, peer in enumerate(case.peers, start=1)
+    ]
+
+
+def summarise(
+    work: str, peer: Contestant, n_threads: int, ours: np.ndarray, theirs: np.ndarray
+) -> Result:
+    ratios = (ours / theirs).tolist()
+    return Result(
+        work,
+        peer.name,
+        peer.limit,
+        ratio=float(np.median(ours) / np.median(theirs)),
+        lowest=min(ratios),
+        middle=median(ratios),
+        highest=max(ratios),
+        ours_ms=1e3 * float(np.median(ours)),
+        theirs_ms=1e3 * float(np.median(theirs)),
+        their_threads=n_threads,
+    )
+
+
+# -- contestants --------------------------------------------------------------------------------
+
+
+class PlainNet(nn.Module):
+    """A user's own module, unknown to sksmooth."""
+
+    def __init__(self, widths: Sequence[int] = SMALL) -> None:
+        super().__init__()
+        sizes = [N_FEATURES, *widths]
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], N_CLASSES))
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Compute the logits."""
+        return self.layers(X)
+
+
+def make_ours(schedule: Schedule, epochs: int, **params: Any) -> LabelSmoothingClassifier:
+    """Make our classifier, without held-out rows unless `params` say otherwise."""
+    net: dict[str, Any] = {"module__hidden_layer_sizes": schedule.widths}
+    return LabelSmoothingClassifier(
+        **{
+            "label_smoothing": EPSILON,
+            "optimizer": torch.optim.Adam,
+            "lr": LEARNING_RATE,
+            "batch_size": schedule.batch_size,
+            "max_epochs": epochs,
+            "train_split": None,
+            "calibration": None,
+            "random_state": 0,
+            **({} if "module" in params else net),
+            **params,
+        }
+    )
+
+
+def make_mlp(schedule: Schedule, epochs: int) -> MLPClassifier:
+    return MLPClassifier(
+        hidden_layer_sizes=schedule.widths,
+        solver="adam",
+        alpha=0.0,
+        batch_size=schedule.batch_size,
+        learning_rate_init=LEARNING_RATE,
+        max_iter=epochs,
+        n_iter_no_change=epochs + 1,
+        tol=0.0,
+        random_state=0,
+    )
+
+
+def make_skorch(schedule: Schedule, epochs: int) -> NeuralNetClassifier:
+    return NeuralNetClassifier(
+        PlainNet,
+        module__widths=schedule.widths,
+        criterion=nn.CrossEntropyLoss,
+        criterion__label_smoothing=EPSILON,
+        optimizer=torch.optim.Adam,
+        lr=LEARNING_RATE,
+        batch_size=schedule.batch_size,
+        max_epochs=epochs,
+        train_split=None,
+        verbose=0,
+    )
+
+
+def train_raw(X: np.ndarray, y: np.ndarray, schedule: Schedule, epochs: int) -> nn.Module:
+    """Train by a loop as one writes it when it is to be fast."""
+    torch.manual_seed(0)
+    net = PlainNet(schedule.widths)
+    criterion = nn.CrossEntropyLoss(label_smoothing=EPSILON)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
+    inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
+    for _ in range(epochs):
+        order = torch.randperm(len(inputs))
+        batches = (
+            inputs[order].split(schedule.batch_size),
+            labels[order].split(schedule.batch_size),
+        )
+        for batch, targets in zip(*batches, strict=True):
+            optimizer.zero_grad()
+            criterion(net(batch), targets).backward()
+            optimizer.step()
+    return net
+
+
+def fits(schedule: Schedule, limits: dict[str, float], **params: Any) -> list[Contestant]:
+    """Give the contestants of a fit: ours, then the peers that `limits` names."""
+    X, y = schedule.rows()
+    train: dict[str, Callable[[int], Any]] = {
+        "sksmooth": lambda epochs: make_ours(schedule, epochs, **params).fit(X, y),
+        "MLPClassifier": lambda epochs: make_mlp(schedule, epochs).fit(X, y),
+        "raw torch loop": lambda epochs: train_raw(X, y, schedule, epochs),
+        "skorch": lambda epochs: make_skorch(schedule, epochs).fit(X, y),
+    }
+    return [
+        Contestant(
+            name,
+            run=partial(train[name], schedule.epochs),
+            warm_up=partial(train[name], 1),
+            threads=(DEFAULT_THREADS,) if name == "sksmooth" else (1, 2),
+            limit=limits.get(name),
+        )
+        for name in ("sksmooth", *limits)
+    ]
+
+
+def predict_raw(net: nn.Module, X: np.ndarray, chunk: int | None = None) -> np.ndarray:
+    rows = torch.from_numpy(X)
+    with torch.inference_mode():
+        chunks = rows.split(chunk or len(rows))
+        return torch.cat([torch.softmax(net(part), 1) for part in chunks]).numpy()
+
+
+# -- the table ----------------------------------------------------------------------------------
+
+SMALL_FIT = Schedule(n_rows=1000, batch_size=128, epochs=20)
+LONG_FIT = Schedule(n_rows=100_000, batch_size=1024, epochs=5)
+WIDE_FIT = Schedule(n_rows=10_000, batch_size=128, epochs=5, widths=LARGE)
+
+
+def fit_cases(quick: bool) -> Iterator[Case]:
+    limits = {"MLPClassifier": 0.60, "raw torch loop": 0.60, "skorch": 0.15}
+    ours, *peers = fits(SMALL_FIT, limits)
+    yield Case("fit 1,000 × 10, net 64-32, batch 128, 20 epochs", ours, peers, 5 if quick else 25)
+
+    ours, *peers = fits(LONG_FIT, {"MLPClassifier": 0.60})
+    yield Case("fit 100,000 × 10, net 64-32, batch 1024, 5 epochs", ours, peers, 1 if quick else 7)
+
+    ours, *peers = fits(WIDE_FIT, {"raw torch loop": 0.90})
+    work = "fit 10,000 × 10, net 512-256-128, batch 128, 5 epochs"
+    yield Case(work, ours, peers, 2 if quick else 9)
+
+    ours, *peers = fits(SMALL_FIT, {"raw torch loop": 1.20}, module=PlainNet)
+    yield Case("fit 1,000 × 10 with a custom module", ours, peers, 7 if quick else 25)
+
+
+def predict_cases(quick: bool) -> Iterator[Case]:
+    X, y = SMALL_FIT.rows()
+    ours = make_ours(SMALL_FIT, 20, train_split=0.2, calibration="temperature").fit(X, y)
+    mlp = make_mlp(SMALL_FIT, 20).fit(X, y)
+    net = train_raw(X, y, SMALL_FIT, 20)
+    default = (DEFAULT_THREADS,)
+
+    row = X[:1]
+    yield Case(
+        "predict_proba, 1 row",
+        Contestant("sksmooth", lambda: ours.predict_proba(row), threads=default),
+        [Contestant("MLPClassifier", lambda: mlp.predict_proba(row), limit=0.80)],
+        rounds=7 if quick else 25,
+        calls=200,
+    )
+
+    million = np.tile(X, (1000, 1))
+    yield Case(
+        "predict_proba, 1,000,000 × 10",
+        Contestant("sksmooth", lambda: ours.predict_proba(million), threads=default),
+        [
+            Contestant(
+                "raw torch forward + softmax", lambda: predict_raw(net, million), limit=1.10
+            ),
+            Contestant("the same in chunks of 8192", lambda: predict_raw(net, million, 8192)),
+        ],
+        rounds=3 if quick else 11,
+    )
+
+
+def held_out_cases(quick: bool) -> Iterator[Case]:
+    """Compare with the same call without held-out rows, and with what it trains on alone."""
+    X, y = SMALL_FIT.rows()
+    epochs, default = SMALL_FIT.epochs, (DEFAULT_THREADS,)
+    held_out = {
+        "train_split": 0.2,
+        "calibration": "temperature",
+        "early_stopping": True,
+        "patience": epochs + 1,
+    }
+    n_trained = int(0.8 * len(X))
+    yield Case(
+        "fit 1,000 × 10 with held-out rows, early stopping, temperature",
+        Contestant(
+            "with", lambda: make_ours(SMALL_FIT, epochs, **held_out).fit(X, y), threads=default
+        ),
+        [
+            Contestant(
+                "the same fit without them",
+                lambda: make_ours(SMALL_FIT, epochs).fit(X, y),
+                threads=default,
+                limit=1.30,
+            ),
+            Contestant(
+                "a fit to the 800 other rows",
+                lambda: make_ours(SMALL_FIT, epochs).fit(X[:n_trained], y[:n_trained]),
+                threads=default,
+            ),
+        ],
+        rounds=7 if quick else 25,
+    )
+
+
+# -- threads, scale, memory, import ---------------------------------------------------------------
+
+
+def compare_threads(quick: bool) -> dict[str, float]:
+    """Give the milliseconds of our small fit by torch's number of threads."""
+    X, y = SMALL_FIT.rows()
+    contestants = [
+        Contestant(
+            f"{n_threads} thread(s)",
+            lambda: make_ours(SMALL_FIT, SMALL_FIT.epochs).fit(X, y),
+            threads=(n_threads,),
+        )
+        for n_threads in (1, 2)
+    ]
+    _, seconds = compare(contestants, rounds=7 if quick else 25)
+    milliseconds = 1e3 * np.median(seconds, axis=0)
+    return {c.name: ms for c, ms in zip(contestants, milliseconds.tolist(), strict=True)}
+
+
+def compare_scale() -> dict[str, float]:
+    """Give the microseconds per row of one epoch, by the number of rows."""
+    largest = 2_000_000
+    X, y = Schedule(10_000, batch_size=1024, epochs=1).rows()
+    X, y = np.tile(X, (largest // len(X), 1)), np.tile(y, largest // len(y))
+
+    def fit_repeatedly(n_rows: int) -> None:
+        schedule = Schedule(n_rows, batch_size=1024, epochs=1)
+        for _ in range(largest // n_rows):
+            make_ours(schedule, 1).fit(X[:n_rows], y[:n_rows])
+
+    contestants = [
+        Contestant(
+            f"{n_rows:,} rows",
+            partial(fit_repeatedly, n_rows),
+            warm_up=lambda: make_ours(SMALL_FIT, 1).fit(X[:1000], y[:1000]),
+            threads=(DEFAULT_THREADS,),
+        )
+        for n_rows in (10_000, 100_000, 1_000_000, largest)
+    ]
+    _, seconds = compare(contestants, rounds=5)
+    per_row = 1e6 * np.median(seconds, axis=0) / largest
+    return {c.name: us for c, us in zip(contestants, per_row.tolist(), strict=True)}
+
+
+def run_python(code: str) -> str:
+    """Run code in a fresh interpreter; give what it prints."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+# The child's first act is to fork: getrusage counts what its parent, this process, had in memory
+# when it started the child as the child's own peak, and the grandchild's parent had next to none.
+MEASURE_PEAK = """
+import os, resource, sys
+child = os.fork()
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+{work}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+MAKE_MILLION = """
+import numpy as np
+from sksmooth import LabelSmoothingClassifier
+X = np.random.default_rng(0).standard_normal((1_000_000, 10), dtype=np.float32)
+y = (X[:, 0] > 0).astype(np.int64)
+params = {"max_epochs": 1, "batch_size": 1024, "random_state": 0}
+"""
+
+MEMORY_WORK = {
+    "fit": "LabelSmoothingClassifier(train_split=None, calibration=None, **params).fit(X, y)",
+    "fit with held-out rows": "LabelSmoothingClassifier(**params).fit(X, y)",
+    "predict_proba": (
+        "LabelSmoothingClassifier(**params).fit(X[:1000], y[:1000]).predict_proba(X)"
+    ),
+}
+
+
+def measure_memory() -> dict[str, dict[str, float]]:
+    """Give the peak memory of work on a million rows above that of an idle import, in MB."""
+
+    def peak(work: str) -> float:
+        return int(run_python(MEASURE_PEAK.format(work=work))) * 1024 / 1e6
+
+    idle = peak("import sksmooth")
+    limit = 1_000_000 * 10 * 4 / 1e6 + 150
+    return {
+        name: {"peak_mb": peak(MAKE_MILLION + work) - idle, "limit_mb": limit}
+        for name, work in MEMORY_WORK.items()
+    }
+
+
+def import_case(quick: bool) -> Case:
+    def contestant(modules: str, limit: float | None = None) -> Contestant:
+        run = partial(run_python, f"import {modules}")
+        return Contestant(f"import {modules}", run, threads=(DEFAULT_THREADS,), limit=limit)
+
+    peers = [contestant("torch, skorch, sklearn.neural_network", limit=1.10)]
+    return Case("import sksmooth", contestant("sksmooth"), peers, rounds=2 if quick else 11)
+
+
+# -- report ---------------------------------------------------------------------------------------
+
+
+def describe_machine() -> dict[str, Any]:
+    packages = (sksmooth, torch, skorch, sklearn, np)
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{package.__name__: package.__version__ for package in packages},
+        },
+        "cores": os.cpu_count(),
+        "torch_threads": DEFAULT_THREADS,
+        "blas_threads": {pool["internal_api"]: pool["num_threads"] for pool in POOLS.info()},
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+HEADER = (
+    "| work | against (threads) | at most | ratio | min | median | max | ours, ms | theirs, ms |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def format_row(result: Result) -> str:
+    limit = "" if result.limit is None else f"{result.limit:.2f}"
+    return (
+        f"| {result.work} | {result.against} ({result.their_threads}) | {limit} "
+        f"| {result.ratio:.2f} | {result.lowest:.2f} | {result.middle:.2f} | {result.highest:.2f} "
+        f"| {result.ours_ms:.4g} | {result.theirs_ms:.4g} |"
+    )
+
+
+def all_cases(quick: bool) -> Iterator[Case]:
+    for cases in (fit_cases, predict_cases, held_out_cases):
+        yield from cases(quick)
+    yield import_case(quick)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, under a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", ConvergenceWarning)  # MLPClassifier at its last epoch
+
+    start = time.perf_counter()
+    report: dict[str, Any] = {"machine": describe_machine(), "quick": arguments.quick}
+    versions = ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items())
+    print(f"{versions}; {os.cpu_count()} cores, torch with {DEFAULT_THREADS} threads\n")
+    print("ratio: ours to theirs, of the medians; min, median and max are over the rounds.\n")
+    print(HEADER)
+    report["results"] = []
+    for case in all_cases(arguments.quick):
+        for result in run_case(case):
+            print(format_row(result), flush=True)
+            report["results"].append(asdict(result))
+
+    report["memory"] = measure_memory()
+    print("\n| peak memory over 1,000,000 × 10 rows, above an idle import | at most | MB |")
+    print("| --- | --- | --- |")
+    for name, memory in report["memory"].items():
+        print(f"| {name} | {memory['limit_mb']:.0f} | {memory['peak_mb']:.0f} |")
+
+    report["fit_ms_by_threads"] = compare_threads(arguments.quick)
+    print(
+        "\nSmall fit: "
+        + ", ".join(f"{k} {v:.1f} ms" for k, v in report["fit_ms_by_threads"].items())
+    )
+    if not arguments.quick:
+        report["fit_us_per_row"] = compare_scale()
+        scale = ", ".join(f"{k} {v:.3f} µs" for k, v in report["fit_us_per_row"].items())
+        print(f"Fit, per row and epoch: {scale}")
+
+    report["seconds"] = time.perf_counter() - start
+    print(f"\nMeasured in {report['seconds']:.0f} s.")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
