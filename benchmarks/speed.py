@@ -48,6 +48,10 @@ SMALL, LARGE = (64, 32), (512, 256, 128)
 DEFAULT_THREADS = torch.get_num_threads()
 POOLS = ThreadpoolController()
 
+# A comparison takes its rounds for this long, but at least FEWEST_ROUNDS, at most MOST_ROUNDS.
+SECONDS = {"quick": 2.0, "full": 25.0}
+FEWEST_ROUNDS, MOST_ROUNDS = 2, 50
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -82,7 +86,6 @@ class Case:
     work: str
     ours: Contestant
     peers: Sequence[Contestant]
-    rounds: int
     calls: int = 1
 
 
@@ -100,6 +103,7 @@ class Result:
     ours_ms: float
     theirs_ms: float
     their_threads: int
+    rounds: int
 
 
 # -- timing -------------------------------------------------------------------------------------
@@ -134,23 +138,25 @@ def warm_up(contestant: Contestant, calls: int) -> int:
 
 
 def compare(
-    contestants: Sequence[Contestant], rounds: int, calls: int = 1
+    contestants: Sequence[Contestant], budget: float, calls: int = 1
 ) -> tuple[list[int], np.ndarray]:
     """Time contestants in turns; give their threads and the seconds, (rounds, contestants)."""
     threads = [warm_up(contestant, calls) for contestant in contestants]
-    seconds = np.zeros((rounds, len(contestants)))
-    order = list(range(len(contestants)))
-    for round_ in range(rounds):
-        for i in order:
+    rounds: list[list[float]] = []
+    end = time.perf_counter() + budget
+    while len(rounds) < FEWEST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.perf_counter() < end):
+        seconds = [0.0] * len(contestants)
+        order = list(range(len(contestants)))
+        for i in reversed(order) if len(rounds) % 2 else order:
             gc.collect()  # nobody pays for another's garbage
             with limit_threads(threads[i]):
-                seconds[round_, i] = measure(contestants[i].run, calls)
-        order.reverse()
-    return threads, seconds
+                seconds[i] = measure(contestants[i].run, calls)
+        rounds.append(seconds)
+    return threads, np.array(rounds)
 
 
-def run_case(case: Case) -> list[Result]:
-    threads, seconds = compare([case.ours, *case.peers], case.rounds, case.calls)
+def run_case(case: Case, budget: float) -> list[Result]:
+    threads, seconds = compare([case.ours, *case.peers], budget, case.calls)
     return [
         summarise(case.work, peer, threads[i], seconds[:, 0], seconds[:, i])
         for i, peer in enumerate(case.peers, start=1)
@@ -172,6 +178,7 @@ def summarise(
         ours_ms=1e3 * float(np.median(ours)),
         theirs_ms=1e3 * float(np.median(theirs)),
         their_threads=n_threads,
+        rounds=len(ratios),
     )
 
 
@@ -297,23 +304,23 @@ LONG_FIT = Schedule(n_rows=100_000, batch_size=1024, epochs=5)
 WIDE_FIT = Schedule(n_rows=10_000, batch_size=128, epochs=5, widths=LARGE)
 
 
-def fit_cases(quick: bool) -> Iterator[Case]:
+def fit_cases() -> Iterator[Case]:
     limits = {"MLPClassifier": 0.60, "raw torch loop": 0.60, "skorch": 0.15}
     ours, *peers = fits(SMALL_FIT, limits)
-    yield Case("fit 1,000 × 10, net 64-32, batch 128, 20 epochs", ours, peers, 5 if quick else 25)
+    yield Case("fit 1,000 × 10, net 64-32, batch 128, 20 epochs", ours, peers)
 
     ours, *peers = fits(LONG_FIT, {"MLPClassifier": 0.60})
-    yield Case("fit 100,000 × 10, net 64-32, batch 1024, 5 epochs", ours, peers, 1 if quick else 7)
+    yield Case("fit 100,000 × 10, net 64-32, batch 1024, 5 epochs", ours, peers)
 
     ours, *peers = fits(WIDE_FIT, {"raw torch loop": 0.90})
     work = "fit 10,000 × 10, net 512-256-128, batch 128, 5 epochs"
-    yield Case(work, ours, peers, 2 if quick else 9)
+    yield Case(work, ours, peers)
 
     ours, *peers = fits(SMALL_FIT, {"raw torch loop": 1.20}, module=PlainNet)
-    yield Case("fit 1,000 × 10 with a custom module", ours, peers, 7 if quick else 25)
+    yield Case("fit 1,000 × 10 with a custom module", ours, peers)
 
 
-def predict_cases(quick: bool) -> Iterator[Case]:
+def predict_cases() -> Iterator[Case]:
     X, y = SMALL_FIT.rows()
     ours = make_ours(SMALL_FIT, 20, train_split=0.2, calibration="temperature").fit(X, y)
     mlp = make_mlp(SMALL_FIT, 20).fit(X, y)
@@ -325,7 +332,6 @@ def predict_cases(quick: bool) -> Iterator[Case]:
         "predict_proba, 1 row",
         Contestant("sksmooth", lambda: ours.predict_proba(row), threads=default),
         [Contestant("MLPClassifier", lambda: mlp.predict_proba(row), limit=0.80)],
-        rounds=7 if quick else 25,
         calls=200,
     )
 
@@ -339,11 +345,10 @@ def predict_cases(quick: bool) -> Iterator[Case]:
             ),
             Contestant("the same in chunks of 8192", lambda: predict_raw(net, million, 8192)),
         ],
-        rounds=3 if quick else 11,
     )
 
 
-def held_out_cases(quick: bool) -> Iterator[Case]:
+def held_out_cases() -> Iterator[Case]:
     """Compare with the same call without held-out rows, and with what it trains on alone."""
     X, y = SMALL_FIT.rows()
     epochs, default = SMALL_FIT.epochs, (DEFAULT_THREADS,)
@@ -372,14 +377,13 @@ def held_out_cases(quick: bool) -> Iterator[Case]:
                 threads=default,
             ),
         ],
-        rounds=7 if quick else 25,
     )
 
 
 # -- threads, scale, memory, import ---------------------------------------------------------------
 
 
-def compare_threads(quick: bool) -> dict[str, float]:
+def compare_threads(budget: float) -> dict[str, float]:
     """Give the milliseconds of our small fit by torch's number of threads."""
     X, y = SMALL_FIT.rows()
     contestants = [
@@ -390,12 +394,12 @@ def compare_threads(quick: bool) -> dict[str, float]:
         )
         for n_threads in (1, 2)
     ]
-    _, seconds = compare(contestants, rounds=7 if quick else 25)
+    _, seconds = compare(contestants, budget)
     milliseconds = 1e3 * np.median(seconds, axis=0)
     return {c.name: ms for c, ms in zip(contestants, milliseconds.tolist(), strict=True)}
 
 
-def compare_scale() -> dict[str, float]:
+def compare_scale(budget: float) -> dict[str, float]:
     """Give the microseconds per row of one epoch, by the number of rows."""
     largest = 2_000_000
     X, y = Schedule(10_000, batch_size=1024, epochs=1).rows()
@@ -415,7 +419,7 @@ def compare_scale() -> dict[str, float]:
         )
         for n_rows in (10_000, 100_000, 1_000_000, largest)
     ]
-    _, seconds = compare(contestants, rounds=5)
+    _, seconds = compare(contestants, budget)
     per_row = 1e6 * np.median(seconds, axis=0) / largest
     return {c.name: us for c, us in zip(contestants, per_row.tolist(), strict=True)}
 
@@ -468,13 +472,13 @@ def measure_memory() -> dict[str, dict[str, float]]:
     }
 
 
-def import_case(quick: bool) -> Case:
+def import_case() -> Case:
     def contestant(modules: str, limit: float | None = None) -> Contestant:
         run = partial(run_python, f"import {modules}")
         return Contestant(f"import {modules}", run, threads=(DEFAULT_THREADS,), limit=limit)
 
     peers = [contestant("torch, skorch, sklearn.neural_network", limit=1.10)]
-    return Case("import sksmooth", contestant("sksmooth"), peers, rounds=2 if quick else 11)
+    return Case("import sksmooth", contestant("sksmooth"), peers)
 
 
 # -- report ---------------------------------------------------------------------------------------
@@ -509,10 +513,10 @@ def format_row(result: Result) -> str:
     )
 
 
-def all_cases(quick: bool) -> Iterator[Case]:
+def all_cases() -> Iterator[Case]:
     for cases in (fit_cases, predict_cases, held_out_cases):
-        yield from cases(quick)
-    yield import_case(quick)
+        yield from cases()
+    yield import_case()
 
 
 def main() -> None:
@@ -522,6 +526,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # MLPClassifier at its last epoch
 
+    budget = SECONDS["quick" if arguments.quick else "full"]
     start = time.perf_counter()
     report: dict[str, Any] = {"machine": describe_machine(), "quick": arguments.quick}
     versions = ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items())
@@ -529,8 +534,8 @@ def main() -> None:
     print("ratio: ours to theirs, of the medians; min, median and max are over the rounds.\n")
     print(HEADER)
     report["results"] = []
-    for case in all_cases(arguments.quick):
-        for result in run_case(case):
+    for case in all_cases():
+        for result in run_case(case, budget):
             print(format_row(result), flush=True)
             report["results"].append(asdict(result))
 
@@ -540,13 +545,13 @@ def main() -> None:
     for name, memory in report["memory"].items():
         print(f"| {name} | {memory['limit_mb']:.0f} | {memory['peak_mb']:.0f} |")
 
-    report["fit_ms_by_threads"] = compare_threads(arguments.quick)
+    report["fit_ms_by_threads"] = compare_threads(budget)
     print(
         "\nSmall fit: "
         + ", ".join(f"{k} {v:.1f} ms" for k, v in report["fit_ms_by_threads"].items())
     )
     if not arguments.quick:
-        report["fit_us_per_row"] = compare_scale()
+        report["fit_us_per_row"] = compare_scale(budget)
         scale = ", ".join(f"{k} {v:.3f} µs" for k, v in report["fit_us_per_row"].items())
         print(f"Fit, per row and epoch: {scale}")
 

@@ -123,7 +123,6 @@ def make_classifier(calibration, options):
     preprocessing = make_column_transformer(
         (numbers, make_column_selector(dtype_include="number")),
         (words, make_column_selector(dtype_exclude="number")),
-        sparse_threshold=0,
     )
     return make_pipeline(
         preprocessing,

@@ -79,9 +79,32 @@ SYNONYMS = {
 # The parts of a net, whose parameters begin with their names and two underscores.
 PARTS = ("callbacks", "criterion", "iterator_train", "iterator_valid", "module", "optimizer")
 
+# What skorch keeps for itself under names of fitted attributes.
+BOOKKEEPING = {
+    "classes_inferred_",
+    "cuda_dependent_attributes_",
+    "init_context_",
+    "initialized_",
+    "prefixes_",
+    "virtual_params_",
+}
+
+# What is learned of the rows before training begins.
+LEARNED = (
+    "class_prior_",
+    "classes_inferred_",
+    "feature_names_in_",
+    "n_features_in_",
+    "_n_inputs",
+)
+
 # The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
 # all classified correctly from promising certainty.
 PRIOR_STRENGTH = 1.0
+
+# How far the temperature is solved for the refined loss of an epoch: to a relative error of this
+# number's square.
+REFINING_TOLERANCE = 1e-3
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
@@ -440,6 +463,17 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
 
+    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+        # Deep parameters are those of skorch's default callbacks, which would all be shown as if
+        # the user had set them; those that are set are the estimator's own.
+        return super()._get_params_html(deep=False, doc_link=doc_link)
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        table = super()._get_fitted_attr_html(doc_link)
+        for name in BOOKKEEPING & table.keys():
+            del table[name]
+        return table
+
     def _check_parameters(self) -> None:
         self._refuse_unknown(self.get_params(deep=False))
         check_label_smoothing(self.label_smoothing)
@@ -458,6 +492,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         Sets `classes_`, `class_prior_`, `n_features_in_` if `reset`, else checks against them.
         Gives the rows, and their class indices where those are known beforehand.
         """
+        if isinstance(X, TensorRows) and X.learned:  # checked for another estimator
+            self.__dict__.update(X.learned)
+            return X, to_numpy(X.y)
         if _is_several_inputs(X):
             X = skorch.dataset.Dataset(X, y)
         if is_dataset(X):
@@ -490,6 +527,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             torch.from_numpy(codes).to(self.device),
             None if weight is None else torch.from_numpy(weight).to(self.device),
         )
+        rows.learned = {name: self.__dict__[name] for name in LEARNED if name in self.__dict__}
         return rows, codes
 
     def _check_dataset(
@@ -634,12 +672,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return self.train_split(dataset, *labels, **fit_params)
         if self.train_split is None:
             return dataset, None
-        train, held_out = hold_out(
-            get_len(dataset), y, self.train_split, self._random_state.randint(2**31 - 1)
-        )
+        train, held_out = hold_out(get_len(dataset), y, self.train_split, self._draw_seed())
         if held_out is None:
             return dataset, None
-        return Subset(dataset, train.tolist()), Subset(dataset, held_out.tolist())
+        indices: list[Any] = [train, held_out]
+        dataset_train, dataset_valid = (Subset(dataset, index) for index in indices)
+        return dataset_train, dataset_valid
 
     def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
         """Choose those of `method`'s parameters that `train_split` is to get."""
@@ -693,6 +731,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             ("valid_acc", BestFlag("valid_acc", lower_is_better=False)),
             ("print_log", EpochTable()),
         ]
+
+    def _draw_seed(self) -> int:
+        """Draw a seed: first for the parts, then for training, then for the held-out rows."""
+        return self._random_state.randint(2**31 - 1)
 
     def initialize(self) -> LabelSmoothingClassifier:
         """Build module, criterion, optimizer and callbacks, untrained.
@@ -784,7 +826,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     @contextmanager
     def _torch_seeded(self) -> Iterator[None]:
         """Seed torch from `random_state`; put its global generators back afterwards."""
-        seed = self._random_state.randint(2**31 - 1)
+        seed = self._draw_seed()
         device = torch.device(self.device or "cpu")
         if device.type == "cpu":
             with torch.random.fork_rng(devices=[]):
@@ -834,13 +876,21 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.check_training_readiness()
         warm = self.warm_start and self.initialized_ and hasattr(self, "classes_inferred_")
         with self._unchanged_on_error(in_place=warm):
-            self._check_parameters()
-            rows, y = self._check_training_data(X, y, sample_weight, self.classes, reset=not warm)
-            check_smoothing(self.smoothing, len(self.classes_inferred_))
-            if not (self.warm_start and self.initialized_):
-                self.initialize()
+            rows, y = self._prepare(X, y, sample_weight, warm=warm)
             self._train(rows, y, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
         return self
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, *, warm: bool = False
+    ) -> tuple[Dataset, NDArray[np.int64] | None]:
+        """Check parameters and rows, and build the parts unless they are to be trained further."""
+        self._check_parameters()
+        rows, codes = self._check_training_data(X, y, sample_weight, self.classes, reset=not warm)
+        check_smoothing(self.smoothing, len(self.classes_inferred_))
+        if not (self.warm_start and self.initialized_):
+            self.__dict__.pop("calibrator_", None)
+            self.initialize()
+        return rows, codes
 
     def partial_fit(
         self,
@@ -958,7 +1008,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 self._go_to_best_epoch()
                 self._refuse_infinite_parameters()
                 self.notify("on_train_end", X=X, y=y)
-                self._calibrate()
+                self._calibrate(self._held_out)
         finally:
             for name in (
                 "_speaks_codes",
@@ -1003,6 +1053,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         dataset_train, dataset_valid = self.get_split_datasets(X, y, **split_params)
         datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
         iterator_train = self.get_iterator(dataset_train, training=True)
+        if isinstance(iterator_train, TensorBatches) and len(iterator_train) == 0:
+            raise ValueError(
+                f"The {get_len(dataset_train)} rows to train on are fewer than batch_size="
+                f"{iterator_train.batch_size}, and drop_last leaves out a batch that is not full."
+            )
         iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
         if isinstance(iterator_valid, TensorBatches) and self._is_quiet():
             iterator_valid.batch_size = max(iterator_valid.batch_size, PREDICTION_ROWS)
@@ -1052,7 +1107,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return
         passed = _Pass(keep_outputs=not training)
         is_quiet = self._is_quiet()
-        if is_quiet and training:
+        if is_quiet and training and step_fn == self.train_step:
             step_fn = self._quiet_train_step(iterator, fit_params)
 
         def step(batch: Any, **params: Any) -> dict[str, Any]:
@@ -1062,19 +1117,17 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return outcome
 
         if is_quiet:
-            with nullcontext() if self._fused is None else torch.no_grad():
-                for batch in iterator:
-                    step(batch, **fit_params)
+            fused = self._fused if step_fn == self._fused_train_step else None
+            try:
+                with nullcontext() if fused is None else torch.no_grad():
+                    for batch in iterator:
+                        step(batch, **fit_params)
+            finally:  # also after Ctrl-C
+                if fused is not None:
+                    fused.finish()
             passed.record(self.history, prefix)
-            if self._fused is not None:
-                self._fused.finish()
         else:
             super().run_single_epoch(iterator, training, prefix, step, **fit_params)
-        if not passed.losses:
-            raise ValueError(
-                f"There is no batch in the {prefix} rows: they are fewer than batch_size="
-                f"{self.batch_size}, and the last batch, where it is not full, is dropped."
-            )
         loss = passed.mean_loss()
         if training and not np.isfinite(loss):
             raise self._diverged(f"The training loss turned {loss}")
@@ -1116,7 +1169,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _quiet_train_step(self, iterator: Iterable, fit_params: dict) -> Callable:
         """Choose the quickest step that trains the net as skorch's own does."""
-        if self._fused is None or self.callbacks:  # callbacks may change the parts
+        hooks = ("_default_callbacks", "on_epoch_begin", "on_epoch_end")
+        if self._fused is None or self.callbacks or self._overrides(*hooks):  # may change parts
             self._fused = self._fuse(iterator, fit_params)
         if self._fused is not None:
             return self._fused_train_step
@@ -1170,7 +1224,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             weight,
             prior_strength=PRIOR_STRENGTH,
             start=getattr(self, "_refined", None),
-            tolerance=1e-3,
+            tolerance=REFINING_TOLERANCE,
         )
         self._refined = refined.inverse_temperature
         self.history.record("valid_acc", float(np.average(logits.argmax(1) == y, weights=weight)))
@@ -1187,13 +1241,20 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _trained_modules(self) -> list[torch.nn.Module]:
         return [getattr(self, f"{name}_") for name in self._modules]
 
-    def _calibrate(self) -> None:
+    def _finish(self, held_out: Dataset | None, best_epoch: int) -> None:
+        """Do what comes after training that was done elsewhere: in lockstep with other nets."""
+        self.best_epoch_ = best_epoch
+        self._refuse_infinite_parameters()
+        self.notify("on_train_end", X=None, y=None)
+        self._calibrate(None if held_out is None else self.get_iterator(held_out))
+
+    def _calibrate(self, held_out: Iterable | None) -> None:
         """Fit the calibrator to the held-out rows, the module being as it will stay."""
         if self.calibration is None:
             self.calibrator_ = None
-        elif self._held_out is not None:
+        elif held_out is not None:
             passed = _Pass(keep_outputs=True)
-            for batch in self._held_out:
+            for batch in held_out:
                 passed.add(batch, {"y_pred": self.evaluation_step(batch)})
             self.calibrator_ = self._fit_calibrator(*passed.held_out(self._read_logits))
         elif not hasattr(self, "calibrator_"):
@@ -1265,6 +1326,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _read_logits(self, output: Any) -> torch.Tensor:
         """Read the logits from the module's output."""
         output = read_logits(output)
+        if output.dtype in (torch.float16, torch.bfloat16):  # under autocast
+            output = output.float()
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
         if isinstance(criterion, torch.nn.NLLLoss):  # with which skorch's modules give
             return torch.log(output + torch.finfo(output.dtype).eps)  # probabilities

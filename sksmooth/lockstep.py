@@ -8,16 +8,21 @@ parameters of M nets of one architecture are stacked along a first axis.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from sksmooth.batches import TensorRows
 from sksmooth.losses import FORMS, LabelSmoothingLoss
-from sksmooth.modules import ACTIVATIONS, SimpleNet
+from sksmooth.modules import ACTIVATIONS, SimpleNet, read_logits
 from sksmooth.smoothing import smoothing_matrix
 
 _aten = torch.ops.aten
@@ -149,8 +154,9 @@ class StackedNets:
 
     Attributes
     ----------
-    weight_gradients, bias_gradients : lists of tensors
-        Of the shapes of the parameters; written by :meth:`loss_and_gradients`.
+    parameters, gradients : lists of tensors
+        Weights and biases in the order of ``SimpleNet.parameters()``, and what
+        :meth:`loss_and_gradients` writes.
     """
 
     def __init__(
@@ -166,6 +172,8 @@ class StackedNets:
         self.transposed_weights = [weight.transpose(1, 2) for weight in weights]
         self.weight_gradients = [torch.zeros_like(weight) for weight in weights]
         self.bias_gradients = [torch.zeros_like(bias) for bias in biases]
+        self.parameters = _interleave(self.weights, self.biases)
+        self.gradients = _interleave(self.weight_gradients, self.bias_gradients)
         self.activation = activation
         self.dropout = dropout
         self.generators = generators
@@ -195,6 +203,33 @@ class StackedNets:
         for layer, (weight, bias) in zip(layers, gradients, strict=True):
             layer.weight.grad, layer.bias.grad = weight[0], bias[0, 0]
         return stack
+
+    @classmethod
+    def of(
+        cls, nets: Sequence[SimpleNet], generators: Sequence[torch.Generator] | None = None
+    ) -> StackedNets:
+        """Stack copies of the parameters of several nets of one architecture.
+
+        Parameters
+        ----------
+        nets : sequence of M SimpleNets
+            The nets.
+        generators : sequence of M torch.Generator, default=None
+            From which each net's dropout is drawn.
+
+        Returns
+        -------
+        StackedNets
+            The stack.
+        """
+        layers: list[Any] = list(zip(*(net.layers for net in nets), strict=True))
+        return cls(
+            [torch.stack([layer.weight.detach() for layer in same]) for same in layers],
+            [torch.stack([layer.bias.detach()[None] for layer in same]) for same in layers],
+            nets[0].activation,
+            nets[0].dropout,
+            generators,
+        )
 
     def logits(self, X: Tensor) -> Tensor:
         """Compute the logits, without dropout.
@@ -256,13 +291,7 @@ class StackedNets:
 
         mass = targets.mass[y]
         share = _shares(y, targets, sample_weight)
-        if share is None and targets.constant is None:
-            loss = (mass * log_p).sum((1, 2)).mul_(-1 / y.shape[1])
-        else:
-            losses = (mass * log_p).sum(-1).neg_()
-            if targets.constant is not None:
-                losses += targets.constant[y]
-            loss = losses.mean(-1) if share is None else (losses * share).sum(-1)
+        loss = _mean_loss(log_p, mass, y, targets, share)
 
         gradient = log_p.exp_()
         if targets.total is not None:
@@ -289,6 +318,46 @@ class StackedNets:
         for own, generator in zip(mask, self.generators, strict=True):
             own.bernoulli_(keep, generator=generator)
         return mask.div_(keep)
+
+
+def stacked_loss(
+    logits: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+) -> Tensor:
+    """Compute the mean smoothed loss of each net of a stack.
+
+    Parameters
+    ----------
+    logits : tensor of shape (M, n, K)
+        The nets' logits.
+    y : tensor of shape (M, n), int64
+        Rows of `targets`: m K plus the class index.
+    targets : Targets
+        The smoothed labels.
+    sample_weight : tensor of shape (M, n), default=None
+        Weights of the rows; 0 for padding.
+
+    Returns
+    -------
+    tensor of shape (M,)
+        The losses.
+    """
+    share = _shares(y, targets, sample_weight)
+    return _mean_loss(torch.log_softmax(logits, -1), targets.mass[y], y, targets, share)
+
+
+def _mean_loss(
+    log_p: Tensor, mass: Tensor, y: Tensor, targets: Targets, share: Tensor | None
+) -> Tensor:
+    if share is None and targets.constant is None:
+        return (mass * log_p).sum((1, 2)) * (-1 / y.shape[1])
+    losses = -(mass * log_p).sum(-1)
+    if targets.constant is not None:
+        losses = losses + targets.constant[y]
+    return losses.mean(-1) if share is None else (losses * share).sum(-1)
+
+
+def _interleave(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor for layer in zip(weights, biases, strict=True) for tensor in layer]
 
 
 def _shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
@@ -558,3 +627,449 @@ def _has_step_hooks(optimizer: Any) -> bool:
         or _global_optimizer_pre_hooks
         or _global_optimizer_post_hooks
     )
+
+
+class StackedModules:
+    """The parameters of M torch modules of one architecture, and their gradients by autograd.
+
+    Parameters
+    ----------
+    modules : sequence of M torch modules
+        Alike but for the values of their parameters, and without buffers.
+
+    Attributes
+    ----------
+    parameters, gradients : lists of tensors
+        The parameters, stacked, in the order of ``module.parameters()``, and what
+        :meth:`loss_and_gradients` writes.
+    """
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        named, _ = stack_module_state(list(modules))
+        self.names = list(named)
+        self.parameters = [parameter.detach() for parameter in named.values()]
+        self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.skeleton = copy.deepcopy(modules[0]).to("meta")
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Compute the logits, without dropout.
+
+        Parameters
+        ----------
+        X : tensor of shape (M, n, ...)
+            Each net's rows.
+
+        Returns
+        -------
+        tensor of shape (M, n, n_classes)
+            Each net's logits.
+        """
+        self.skeleton.eval()
+        with torch.no_grad():
+            return self._forward(self.parameters, X)
+
+    def loss_and_gradients(
+        self, X: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        """Compute each net's loss on its batch, and write its gradients.
+
+        Parameters
+        ----------
+        X : tensor of shape (M, n, ...)
+            Each net's rows.
+        y : tensor of shape (M, n), int64
+            Rows of `targets`: m K plus the class index.
+        targets : Targets
+            The smoothed labels.
+        sample_weight : tensor of shape (M, n), default=None
+            Weights of the rows; 0 for padding.
+
+        Returns
+        -------
+        tensor of shape (M,)
+            The mean losses.
+        """
+        self.skeleton.train()
+        with torch.enable_grad():
+            parameters = [parameter.requires_grad_() for parameter in self.parameters]
+            loss = stacked_loss(self._forward(parameters, X), y, targets, sample_weight)
+            gradients = torch.autograd.grad(loss.sum(), parameters)
+        for parameter, own, gradient in zip(
+            self.parameters, self.gradients, gradients, strict=True
+        ):
+            parameter.requires_grad_(False)
+            own.copy_(gradient)
+        return loss.detach()
+
+    def _forward(self, parameters: Sequence[Tensor], X: Tensor) -> Tensor:
+        def forward(values: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+            named = dict(zip(self.names, values, strict=True))
+            return read_logits(functional_call(self.skeleton, named, (rows,)))
+
+        return vmap(forward, randomness="different")(tuple(parameters), X)
+
+
+class Part(NamedTuple):
+    """Some of the rows of a table.
+
+    Parameters
+    ----------
+    rows : TensorRows
+        The table; several parts may share it.
+    chosen : tensor of int64
+        Which rows.
+    """
+
+    rows: TensorRows
+    chosen: Tensor
+
+    @classmethod
+    def of(cls, dataset: Any) -> Part:
+        """See a dataset as part of a table.
+
+        Parameters
+        ----------
+        dataset : TensorRows, or Subset (of a Subset ...) of such
+            The dataset.
+
+        Returns
+        -------
+        Part
+            The same rows.
+        """
+        if isinstance(dataset, TensorRows):
+            return cls(dataset, torch.arange(len(dataset), device=dataset.X.device))
+        rows, chosen = cls.of(dataset.dataset)
+        return cls(rows, chosen[torch.as_tensor(dataset.indices, device=chosen.device)])
+
+
+class Member(NamedTuple):
+    """One net of those that are trained in lockstep.
+
+    Parameters
+    ----------
+    module : torch module
+        The net, with its initial parameters.
+    criterion : torch criterion
+        One that :func:`is_known` knows.
+    train : Part
+        The rows to train on.
+    held_out : Part or None
+        The rows held out.
+    generator : torch.Generator
+        Draws the order of the rows and the dropout.
+    """
+
+    module: torch.nn.Module
+    criterion: torch.nn.Module
+    train: Part
+    held_out: Part | None
+    generator: torch.Generator
+
+    @classmethod
+    def of(
+        cls,
+        module: torch.nn.Module,
+        criterion: torch.nn.Module,
+        train: Any,
+        held_out: Any,
+        generator: torch.Generator,
+    ) -> Member:
+        """Make a member from datasets: TensorRows, or Subsets of such."""
+        held_out = None if held_out is None else Part.of(held_out)
+        return cls(module, criterion, Part.of(train), held_out, generator)
+
+
+class Epoch(NamedTuple):
+    """What an epoch of training in lockstep leaves behind.
+
+    Parameters
+    ----------
+    losses : tensor of shape (M, n_batches)
+        The mean loss of each batch.
+    weights : tensor of shape (M, n_batches)
+        What each batch weighs.
+    sizes : tensor of shape (M, n_batches), int64
+        The rows of each batch.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    sizes: Tensor
+
+    def mean_losses(self) -> Tensor:
+        """Give each member's mean loss, float64 of shape (M,)."""
+        weights = self.weights.double()
+        return (self.losses.double() * weights).sum(1) / weights.sum(1)
+
+
+def reason_against_stacking(module: Any, criterion: Any, optimizer: Any, train: Part) -> str | None:
+    """Tell what keeps a net from being trained in a stack with others of its kind.
+
+    Parameters
+    ----------
+    module, criterion, optimizer : objects
+        Its parts.
+    train : Part
+        Its training rows.
+
+    Returns
+    -------
+    str or None
+        The reason; None where there is none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import LabelSmoothingLoss
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    >>> optimizer = torch.optim.AdamW(net.parameters())
+    >>> rows = TensorRows(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))
+    >>> reason_against_stacking(net, LabelSmoothingLoss(), optimizer, Part.of(rows))
+    'the module has buffers, such as statistics of batches'
+    """
+    parameters = list(module.parameters())
+    optimized = [p for group in optimizer.param_groups for p in group["params"]]
+    reasons = {
+        "the criterion is not known": not is_known(criterion),
+        "the optimizer may mix parameters": type(optimizer) not in ELEMENTWISE_OPTIMIZERS,
+        "the optimizer has several groups of parameters": len(optimizer.param_groups) > 1,
+        "the optimizer has hooks": _has_step_hooks(optimizer),
+        "the optimizer has other parameters than the module": {id(p) for p in optimized}
+        != {id(p) for p in parameters},
+        "some parameters are frozen": not all(p.requires_grad for p in parameters),
+        "the module has buffers, such as statistics of batches": any(
+            True for _ in module.buffers()
+        ),
+        "the module has hooks": any(_has_hooks(p) for p in [*module.modules(), *parameters]),
+        "the module is not on the CPU": any(p.device.type != "cpu" for p in parameters),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is None and type(module) is not SimpleNet:
+        reason = _reason_against_vmap(module, train)
+    return reason
+
+
+def _reason_against_vmap(module: torch.nn.Module, train: Part) -> str | None:
+    """Try whether two copies of a module, stacked, give what one gives."""
+    X = train.rows.X[train.chosen[:2]]
+    try:
+        stacked = StackedModules([module, module]).logits(torch.stack([X, X]))
+        module.eval()
+        with torch.no_grad():
+            alone = read_logits(module(X))
+    except Exception as error:  # whatever a module's forward may raise under vmap
+        return f"the module cannot be stacked: {error}"
+    same = stacked.shape[1:] == alone.shape and torch.allclose(stacked[0], alone, atol=1e-5)
+    return None if same else "the module gives something else when it is stacked"
+
+
+class Lockstep:
+    """Trains M nets of one architecture at once.
+
+    Each member has its own rows, its own smoothing and its own randomness, and becomes what it
+    would have become alone. They have in common: the architecture, the optimizer, the size of the
+    batches and, since one step is taken for all, the number of batches in an epoch.
+
+    Parameters
+    ----------
+    members : sequence of M Members
+        The nets.
+    optimizer : torch optimizer
+        One of ELEMENTWISE_OPTIMIZERS with one group of parameters, whose settings all members use.
+    batch_size : int
+        Rows of a batch.
+    n_classes : int
+        K.
+
+    Attributes
+    ----------
+    stack : StackedNets or StackedModules
+        The parameters.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        optimizer: torch.optim.Optimizer,
+        batch_size: int,
+        n_classes: int,
+    ) -> None:
+        self.members = members
+        self.batch_size = batch_size
+        self.n_classes = n_classes
+        train = [member.train for member in members]
+        held_out = [member.held_out for member in members if member.held_out is not None]
+        table = _Table([part.rows for part in train + held_out])
+        self.X, self.y, self.weight = table.X, table.y, table.weight
+        self.train = [table.index(part) for part in train]
+        self.held_out: Tensor | None = None
+        self.held_out_weight: Tensor | None = None
+        if held_out:
+            self.held_out, is_row = _pad([table.index(part) for part in held_out])
+            self.held_out_weight = self._weight_of(self.held_out, is_row)
+        device = self.X.device
+        self.class_offset = torch.arange(len(members), device=device)[:, None] * n_classes
+        self.stack: Any
+        if all(type(member.module) is SimpleNet for member in members):
+            self.X = self.X.flatten(1)
+            nets: list[Any] = [member.module for member in members]
+            self.stack = StackedNets.of(nets, [member.generator for member in members])
+        else:
+            self.stack = StackedModules([member.module for member in members])
+        criteria = [member.criterion for member in members]
+        self.targets = Targets.of(criteria, n_classes, like=self.stack.parameters[0])
+        self.optimizer = self._stack_optimizer(optimizer)
+        self.adam = FusedAdam(self.optimizer) if FusedAdam.serves(self.optimizer) else None
+        self.update: Callable = self.optimizer.step if self.adam is None else self.adam.step
+
+    def _stack_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Make an optimizer of the same kind and settings over the stacked parameters."""
+        (group,) = optimizer.param_groups
+        settings = {name: value for name, value in group.items() if name in optimizer.defaults}
+        parameters = [torch.nn.Parameter(parameter) for parameter in self.stack.parameters]
+        for parameter, gradient in zip(parameters, self.stack.gradients, strict=True):
+            parameter.grad = gradient
+        kind: Any = type(optimizer)
+        settings.pop("decoupled_weight_decay", None)
+        return kind(parameters, **settings)
+
+    def _weight_of(self, index: Tensor, is_row: Tensor | None) -> Tensor | None:
+        """Give the weights of rows, 0 for padding; None where all weigh alike."""
+        if self.weight is None:
+            return None if is_row is None else is_row.to(self.X.dtype)
+        weight = self.weight[index]
+        return weight if is_row is None else weight * is_row
+
+    @torch.no_grad()
+    def run_epoch(self) -> Epoch:
+        """Train every net by one pass over its rows.
+
+        Returns
+        -------
+        Epoch
+            The losses.
+        """
+        order, is_row = _pad([self._shuffled(m) for m in range(len(self.members))])
+        losses, weights, sizes = [], [], []
+        at_once = self._batches_at_once() * self.batch_size
+        for start in range(0, order.shape[1], at_once):
+            here = slice(start, start + at_once)
+            index = order[:, here]
+            own_is_row = None if is_row is None else is_row[:, here]
+            if own_is_row is not None and own_is_row.all():
+                own_is_row = None
+            weight = self._weight_of(index, own_is_row)
+            labels = self.y[index]
+            labels += self.class_offset
+            parts: Any = [
+                repeat(None) if part is None else part.split(self.batch_size, 1)
+                for part in (weight, own_is_row)
+            ]
+            batches = zip(
+                self.X[index].split(self.batch_size, 1),
+                labels.split(self.batch_size, 1),
+                *parts,
+                strict=False,
+            )
+            for X, y, batch_weight, rows in batches:
+                losses.append(self.stack.loss_and_gradients(X, y, self.targets, batch_weight))
+                self.update()
+                size = torch.full((len(X),), y.shape[1]) if rows is None else rows.sum(1)
+                sizes.append(size)
+                weights.append(size if batch_weight is None else batch_weight.sum(1))
+        if self.adam is not None:
+            self.adam.finish()
+        return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), torch.stack(sizes, 1))
+
+    def _shuffled(self, m: int) -> Tensor:
+        """Give the member's rows in the order of its next epoch."""
+        rows = self.train[m]
+        if len(rows) <= self.batch_size:
+            return rows
+        generator = self.members[m].generator
+        return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+
+    def _batches_at_once(self) -> int:
+        """Give how many batches of all members are gathered at a time."""
+        entries = len(self.members) * self.batch_size * self.X[0].numel()
+        return max(1, GATHERED_ENTRIES // entries)
+
+    @torch.no_grad()
+    def score_held_out(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute logits and loss on the held-out rows.
+
+        Returns
+        -------
+        logits : tensor of shape (M, n, K)
+            Of rows padded to the longest; see `held_out_weight`.
+        y : tensor of shape (M, n), int64
+            Class indices.
+        loss : tensor of shape (M,)
+            The mean losses.
+        """
+        assert self.held_out is not None
+        logits = self.stack.logits(self.X[self.held_out])
+        y = self.y[self.held_out]
+        loss = stacked_loss(logits, y + self.class_offset, self.targets, self.held_out_weight)
+        return logits, y, loss
+
+    def write_back(self, m: int, parameters: Sequence[Tensor]) -> None:
+        """Copy stacked parameters into the member's own module.
+
+        Parameters
+        ----------
+        m : int
+            The member's number.
+        parameters : sequence of tensors
+            The stack's parameters, or a copy made after an earlier epoch.
+        """
+        own = self.members[m].module.parameters()
+        with torch.no_grad():
+            for parameter, stacked in zip(own, parameters, strict=True):
+                parameter.copy_(stacked[m].view_as(parameter))
+
+
+# Numbers of X that are gathered for the coming batches of all members at a time.
+GATHERED_ENTRIES = 2**22
+
+
+class _Table:
+    """Several tables of rows, one after the other, each distinct one once."""
+
+    def __init__(self, tables: Sequence[TensorRows]) -> None:
+        distinct = list({id(rows): rows for rows in tables}.values())
+        starts = np.cumsum([0, *map(len, distinct)]).tolist()
+        self.starts = dict(zip(map(id, distinct), starts, strict=False))
+        self.X = _cat([rows.X for rows in distinct])
+        self.y = _cat([rows.y for rows in distinct])
+        self.weight: Tensor | None = None
+        if any(rows.sample_weight is not None for rows in distinct):
+            self.weight = _cat([_weights(rows) for rows in distinct])
+
+    def index(self, part: Part) -> Tensor:
+        """Give where the rows of a part are."""
+        return part.chosen + self.starts[id(part.rows)]
+
+
+def _weights(rows: TensorRows) -> Tensor:
+    if rows.sample_weight is None:
+        return torch.ones(len(rows), dtype=rows.X.dtype, device=rows.X.device)
+    return rows.sample_weight
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Put tensors one after the other, without a copy where there is one only."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _pad(indices: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Stack index vectors, filled up with their first entry; tell which entries are their own."""
+    lengths = [len(index) for index in indices]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return torch.stack(list(indices)), None
+    padded = [torch.cat([index, index[:1].expand(longest - len(index))]) for index in indices]
+    columns = torch.arange(longest, device=indices[0].device)
+    is_row = columns < torch.tensor(lengths, device=columns.device)[:, None]
+    return torch.stack(padded), is_row

@@ -39,6 +39,7 @@ _GREY = "0.45"
 _COUNTS = "<sksmooth counts>"  # how a later display finds the axes to join
 _DIAGONAL = "Perfectly calibrated"
 _COUNTS_HEIGHT = 0.25  # of the curve's height
+_MOST_MARKERS = 20  # more of them on one curve would touch
 
 _LOSSES = {
     "train_loss": "training",
@@ -53,7 +54,9 @@ class ReliabilityDisplay:
 
     The curve shows one point a bin of predictions, over the diagonal of perfect calibration:
     above it the predictions are not sure enough, below it too sure. The bars under it show how
-    many samples each bin holds. Make it by :meth:`from_estimator` or :meth:`from_predictions`.
+    many samples each bin holds; bins of unequal width have a line under their point instead, so
+    that the lines lie close where the samples do. Make it by :meth:`from_estimator` or
+    :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -166,13 +169,12 @@ class ReliabilityDisplay:
         """
         plt = _import_pyplot(type(self).__name__)
         from matplotlib.cbook import normalize_kwargs
-        from matplotlib.colors import to_rgba
         from matplotlib.lines import Line2D
 
         if ax is None:
             _, ax = plt.subplots(figsize=(5.8, 7), layout="constrained")
         ax_counts = _counts_axes(ax) or self._prepare_axes(ax)
-        nth = len(ax_counts.patches)  # each display draws one patch there
+        nth = len(ax_counts.patches) + len(ax_counts.collections)  # one artist a display
         style: dict[str, Any] = {
             "color": _COLORS[nth % len(_COLORS)],
             "marker": _MARKERS[nth % len(_MARKERS)],
@@ -186,18 +188,23 @@ class ReliabilityDisplay:
             self.prob_true[filled],
             **(style | normalize_kwargs(kwargs, Line2D)),
         )
-        color = self.line_.get_color()
-        ax_counts.stairs(
-            self.bins.weight,
-            self.bins.edges,
-            fill=True,
-            facecolor=to_rgba(color, 0.2),
-            edgecolor=color,
-            linewidth=1.2,
-        )
+        self._draw_counts(ax_counts, self.line_.get_color())
         ax.legend(loc="best", fontsize="small")
         self.ax_, self.ax_counts_, self.figure_ = ax, ax_counts, ax.figure
         return self
+
+    def _draw_counts(self, ax: Axes, color: Any) -> None:
+        from matplotlib.colors import to_rgba
+
+        weight, edges = self.bins.weight, self.bins.edges
+        if np.allclose(np.diff(edges), 1 / len(weight)):
+            fill = {"facecolor": to_rgba(color, 0.2), "edgecolor": color}
+            ax.stairs(weight, edges, fill=True, linewidth=1.2, **fill)
+        else:
+            # Bars of equal weight would make one flat block; lines lie close where samples do.
+            filled = weight > 0
+            lines = ax.vlines(self.prob_pred[filled], 0, weight[filled], color=color, clip_on=False)
+            lines.sticky_edges.y.append(0)  # no margin below zero
 
     def _label(self, name: str | None) -> str:
         error = f"ECE {100 * self.calibration_error:.1f} %"
@@ -482,7 +489,9 @@ class TrainingDisplay:
                 axes.axvline(self.best_epoch, color=_GREY, linestyle=":", label=label)
         ax.legend(loc="best", fontsize="small")
         lowest.set(xlabel="Epoch", xlim=(np.min(self.epochs) - 0.5, np.max(self.epochs) + 0.5))
-        lowest.xaxis.set_major_locator(MaxNLocator(integer=True))
+        lowest.xaxis.set_major_locator(
+            MaxNLocator(steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
         return self
 
     def _draw(self, ax: Axes, curves: Mapping[str, ArrayLike], ylabel: str) -> list[Line2D]:
@@ -493,6 +502,7 @@ class TrainingDisplay:
             style: dict[str, Any] = {
                 "color": _COLORS[nth % len(_COLORS)],
                 "marker": _MARKERS[nth % len(_MARKERS)],
+                "markevery": max(1, np.size(self.epochs) // _MOST_MARKERS),
             }
             lines += ax.plot(self.epochs, values, label=name, markersize=3.5, **style)
         ax.set_ylabel(ylabel)
@@ -504,6 +514,10 @@ class TrainingDisplay:
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Axes | None = None) -> TrainingDisplay:
         """Draw the training of a fitted net.
+
+        The losses in training and on the held-out rows are the criterion's, against smoothed
+        labels. The refined loss of :class:`~sksmooth.classifier.LabelSmoothingClassifier` is the
+        log-loss against the true ones, after the best temperature, so it may lie far below.
 
         Parameters
         ----------

@@ -199,6 +199,25 @@ def test_features_too_large_for_the_loss_are_said_to_need_scaling(iris):
         net.fit(X * 1e20, y)
 
 
+def test_last_step_that_ruins_the_net_is_found_out_though_no_loss_follows_it(iris):
+    X, y = iris
+    net = quick(train_split=None, batch_size=-1, max_epochs=1, lr=1e38)
+    with pytest.raises(ValueError, match=r"parameters turned infinite or NaN in epoch 1.* lr=1e"):
+        net.set_params(optimizer=torch.optim.SGD).fit(1e8 * X, y)
+    assert not hasattr(net, "module_")
+
+
+def test_no_full_batch_to_train_on_is_an_error(iris):
+    net = quick(iterator_train__drop_last=True, batch_size=128)
+    with pytest.raises(ValueError, match="120 rows to train on are fewer than batch_size=128"):
+        net.fit(*iris)
+
+
+def test_missing_class_is_named(iris):
+    with pytest.raises(ValueError, match="Input classes contains NaN or None"):
+        quick(classes=["setosa", "versicolor", None]).fit(*iris)
+
+
 @pytest.mark.parametrize("name", ["smooth_labels", "smoothing_eps", "label_smooth", "epsilon"])
 def test_misspelt_label_smoothing_is_recognised(name, iris):
     message = f"'{name}' .got {name}=0.2.; did you mean label_smoothing?"
@@ -567,6 +586,31 @@ def test_log_probabilities_are_finite_where_probabilities_underflow(calibration,
     assert np.isfinite(log_proba).all()
     assert_array_equal(log_proba.argmax(axis=1), net.predict_proba(far_away).argmax(axis=1))
     assert np.isfinite(net.decision_function(far_away)).all()
+
+
+class CertainFarAway(nn.Module):
+    """Gives infinity for the first class where a row's first feature is large; NaN where small."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.net = SimpleNet(n_features, n_classes)
+
+    def forward(self, x):
+        logits = self.net(x)
+        logits[x[:, 0] > 10, 0] = torch.inf
+        logits[x[:, 0] < -10] = torch.nan
+        return logits
+
+
+@pytest.mark.parametrize("calibration", ["temperature", None])
+def test_infinite_logit_is_certainty_and_nan_an_error(calibration, iris):
+    X, y = iris
+    net = quick(calibration=calibration, module=CertainFarAway).fit(X, y)
+    far_away = X + np.array([100.0, 0, 0, 0], np.float32)
+    assert_array_equal(net.predict_proba(far_away), np.tile([1.0, 0.0, 0.0], (150, 1)))
+    assert np.isfinite(net.predict_log_proba(far_away)).all()
+    with pytest.raises(ValueError, match="output is NaN for 150 of 150 rows"):
+        net.predict_proba(X - np.array([100.0, 0, 0, 0], np.float32))
 
 
 def test_one_row_is_predicted_as_among_others(iris):

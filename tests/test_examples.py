@@ -132,6 +132,53 @@ def test_grid_search_tabulates_both_scores_on_both_data_sets():
 
 
 @pytest.fixture(scope="module")
+def tabular_frame(tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "output"
+    return _run(
+        *("tabular_frame.py", "--rows", 1600, "--folds", 2, "--epochs", 20, "--output", output)
+    )
+
+
+class TestTabularFrame:
+    def test_the_table_is_mixed_and_has_holes_in_every_column(self, tabular_frame):
+        X = tabular_frame[0]["X"]
+        assert X.shape == (1600, 5)
+        assert X.select_dtypes("number").columns.tolist() == ["age", "income", "household"]
+        assert X.dtypes["region"] == "category"
+        assert X.isna().mean().between(0.05, 0.15).all()
+
+    def test_prints_the_columns(self, tabular_frame):
+        returned, printed = tabular_frame
+        for name, column in returned["X"].items():
+            row = f"{column.dtype} +{column.isna().mean():.1%} +{column.nunique()}"
+            assert re.search(rf"^{name} +{row}$", printed, re.MULTILINE)
+
+    def test_calibration_mends_log_loss_and_ece_and_leaves_the_accuracy(self, tabular_frame):
+        returned, printed = tabular_frame
+        scores = returned["scores"]
+        raw, calibrated = scores.loc["uncalibrated"], scores.loc["calibrated"]
+        assert calibrated["accuracy"] == raw["accuracy"] > 0.7
+        assert calibrated["log-loss"] < raw["log-loss"] - 0.01
+        assert calibrated["ECE"] < raw["ECE"] - 0.02
+        assert "== 2. Cross-validation on 800 rows, 2 folds ==" in printed
+        assert _row(printed, "calibrated") == calibrated.round(4).tolist()
+
+    def test_predicts_plans_by_their_names(self, tabular_frame):
+        returned, printed = tabular_frame
+        predictions = returned["predictions"]
+        plans = {"basic", "family", "business"}
+        assert len(predictions) == 5
+        assert set(predictions["plan"]) | set(predictions["predicted"]) <= plans
+        assert predictions[["uncalibrated", "calibrated"]].gt(1 / 3).all(axis=None)
+        assert predictions.to_string(float_format="{:.3f}".format) in printed
+
+    def test_saves_the_reliability_plot(self, tabular_frame):
+        returned, printed = tabular_frame
+        assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {returned['picture']}" in printed
+
+
+@pytest.fixture(scope="module")
 def pytorch_loop():
     return _run("pytorch_loop.py", "--epochs", 4)
 

@@ -13,6 +13,7 @@ from skorch.callbacks import Callback, Freezer, LRScheduler, Unfreezer
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -35,7 +36,9 @@ SMOOTHINGS = ("uniform", "off_target", "prior", "matrix")
 # -- the loss and its gradients -----------------------------------------------------------------
 
 
-def make_criterion(n_classes, smoothing="uniform", *, epsilon=0.2, weighted=False, form="cross_entropy"):
+def make_criterion(
+    n_classes, smoothing="uniform", *, epsilon=0.2, weighted=False, form="cross_entropy"
+):
     """Make a LabelSmoothingLoss with a smoothing matrix, a prior and weights for K classes."""
     generator = torch.Generator().manual_seed(n_classes)
     matrix = torch.rand(n_classes, n_classes, generator=generator, dtype=torch.float64)
@@ -347,13 +350,11 @@ def test_fused_adam_leaves_other_optimizers_alone(make_optimizer):
 
 def test_hooks_of_the_optimizer_are_called():
     calls = []
-    remove = [
+    registrations = [
         lambda net, optimizer: optimizer.register_step_pre_hook(lambda *_: calls.append("own")),
-        lambda net, optimizer: torch.optim.optimizer.register_optimizer_step_post_hook(
-            lambda *_: calls.append("global")
-        ),
+        lambda net, optimizer: register_optimizer_step_post_hook(lambda *_: calls.append("global")),
     ]
-    for register in remove:
+    for register in registrations:
         net = SimpleNet(4, 3, 5)
         optimizer = torch.optim.Adam(net.parameters(), fused=True)
         handle = register(net, optimizer)
@@ -442,7 +443,6 @@ FAST = {
     "weight decay": {"optimizer__weight_decay": 0.3},
     "not fused": {"optimizer": torch.optim.Adam, "optimizer__foreach": True},
     "param_groups": {"optimizer__param_groups": [("layers.0.*", {"lr": 0.1})]},
-    "schedule": {"callbacks": [("lr", LRScheduler(lr_scheduler.StepLR, step_size=2))]},
 }
 
 
@@ -507,10 +507,10 @@ def test_training_further_takes_up_the_optimizers_state(data, fused_steps):
     for net in (fast, slow):
         for _ in range(3):
             net.partial_fit(*data, classes=[0, 1, 2])
-    assert len(fused_steps) == 3 * 5
+    assert len(fused_steps) == 3 * 6
     same_module(fast, slow)
     steps = [next(iter(net.optimizer_.state.values()))["step"] for net in (fast, slow)]
-    assert [int(step) for step in steps] == [15, 15]
+    assert [int(step) for step in steps] == [18, 18]
 
 
 def test_skorchs_loop_takes_over_from_the_fast_path_and_back(data):
@@ -549,3 +549,487 @@ def test_prediction_and_copies_after_the_fast_path(data):
     assert not np.array_equal(twin.predict_proba(data[0]), net.predict_proba(data[0]))
     assert all(parameter.requires_grad for parameter in net.module_.parameters())
     same_module(net, make_net().fit(*data), rtol=0, atol=0)
+
+
+# -- what goes skorch's way ---------------------------------------------------------------------
+
+
+class OwnLoss(LabelSmoothingLoss):
+    """Another loss: twice the smoothed one."""
+
+    def forward(self, logits, target, sample_weight=None):
+        return 2 * super().forward(logits, target, sample_weight)
+
+
+class OwnNet(SimpleNet):
+    """A subclass, whose forward does more."""
+
+    def forward(self, x):
+        return super().forward(x) * 0.5
+
+
+class OtherNet(nn.Module):
+    """A module that is not a SimpleNet, with the same layers and initial values."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.net = SimpleNet(n_features, n_classes)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class OwnAdam(torch.optim.AdamW):
+    """A subclass, whose step does more."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.mul_(0.9)
+        return loss
+
+
+class Probabilities(OwnNet):
+    """Gives probabilities, as skorch's NLLLoss wants them."""
+
+    def forward(self, x):
+        return super().forward(x).softmax(dim=1)
+
+
+class Dtype(Callback):
+    """Cast the module before training, once its optimizer is there."""
+
+    def on_train_begin(self, net, **kwargs):
+        net.module_.register_forward_pre_hook(lambda module, args: (args[0].double(),))
+        net.module_.double()
+
+
+class At(Callback):
+    """Do something to the net when training begins."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def on_train_begin(self, net, **kwargs):
+        self.act(net)
+
+
+def double_logits(module, args, output):
+    return 2 * output
+
+
+def replace_first_layer(net):
+    net.module_.layers[0] = nn.Sequential(net.module_.layers[0], nn.Tanh())
+
+
+def share_layer(net):
+    net.module_.layers[1] = net.module_.layers[0]
+
+
+def replace_forward(net):
+    forward = net.module_.forward
+    net.module_.forward = lambda x: 2 * forward(x)
+
+
+def hook_parameter(net):
+    net.module_.layers[0].weight.register_hook(lambda gradient: 0 * gradient)
+
+
+def hook_accumulation(net):
+    def forget(parameter):
+        parameter.grad.zero_()
+
+    net.module_.layers[0].weight.register_post_accumulate_grad_hook(forget)
+
+
+def weight_normalized():
+    net = SimpleNet(6, 3, 8)
+    parametrizations.weight_norm(net.layers[0])
+    return net
+
+
+def without_bias():
+    net = SimpleNet(6, 3, 8)
+    net.layers[0] = nn.Linear(6, 8, bias=False)
+    return net
+
+
+# Where the fast path must not be taken. Plain gradient descent, since Adam does not see the scale
+# of a gradient.
+SLOW = {
+    "subclass of LabelSmoothingLoss": {"criterion": OwnLoss},
+    "sum": {"criterion__reduction": "sum", "lr": 1e-3},
+    "another criterion": {"criterion": nn.MultiMarginLoss, "label_smoothing": 0},
+    "NLLLoss": {"criterion": nn.NLLLoss, "label_smoothing": 0, "module": Probabilities},
+    "sum of torch's": {
+        "criterion": nn.CrossEntropyLoss,
+        "criterion__reduction": "sum",
+        "lr": 1e-3,
+    },
+    "ignore_index": {"criterion": nn.CrossEntropyLoss, "criterion__ignore_index": 1},
+    "label_smoothing of 1": {
+        "criterion": nn.CrossEntropyLoss,
+        "criterion__label_smoothing": 1.0,
+        "calibration": None,
+    },
+    "module": {"module": OtherNet},
+    "subclass of SimpleNet": {"module": OwnNet},
+    "parametrized layer": {"module": weight_normalized()},
+    "layer without bias": {"module": without_bias()},
+    "replaced layer": {"callbacks": [At(replace_first_layer)]},
+    "shared layer": {"module__hidden_layer_sizes": (6, 6), "callbacks": [At(share_layer)]},
+    "replaced forward": {"callbacks": [At(replace_forward)]},
+    "forward hook": {
+        "callbacks": [At(lambda net: net.module_.register_forward_hook(double_logits))]
+    },
+    "forward hook of a layer": {
+        "callbacks": [At(lambda net: net.module_.layers[0].register_forward_hook(double_logits))]
+    },
+    "forward pre-hook": {
+        "callbacks": [
+            At(
+                lambda net: net.module_.register_forward_pre_hook(
+                    lambda module, args: (2 * args[0],)
+                )
+            )
+        ]
+    },
+    "backward hook": {
+        "callbacks": [
+            At(
+                lambda net: net.module_.layers[1].register_full_backward_hook(
+                    lambda module, inputs, outputs: (2 * inputs[0],)
+                )
+            )
+        ]
+    },
+    "hook of the criterion": {
+        "callbacks": [At(lambda net: net.criterion_.register_forward_hook(double_logits))]
+    },
+    "hook of a parameter": {"callbacks": [At(hook_parameter)]},
+    "post-accumulation hook": {"callbacks": [At(hook_accumulation)]},
+    "frozen parameters": {"callbacks": [Freezer("layers.0.*")]},
+    "double": {"callbacks": [Dtype()]},
+    "LBFGS": {"optimizer": torch.optim.LBFGS, "lr": 0.01, "batch_size": -1},
+    "subclass of an optimizer": {"optimizer": OwnAdam},
+    "some parameters": {
+        "callbacks": [At(lambda net: net.optimizer_.param_groups[0]["params"].pop())]
+    },
+    "DataLoader": {"iterator_train": DataLoader, "iterator_train__shuffle": True},
+    "parameter of DataLoader": {"iterator_train__num_workers": 0},
+    "LRScheduler": {"callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2)]},
+}
+
+
+SAME_AS_DEFAULTS = {"module", "double"}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_the_fast_path_cannot_take_trains_as_by_skorchs_loop(name, data, fused_steps):
+    descent = {"optimizer": torch.optim.SGD, "lr": 0.05}
+    parameters = {**descent, **SLOW[name]}
+    quiet = make_net(**parameters).fit(*data)
+    assert not fused_steps
+    by_skorch = make_net(**listening(parameters)).fit(*data)
+    same_module(quiet, by_skorch)
+    assert_same_records(quiet, by_skorch)
+
+    by_defaults = make_net(**descent).fit(*data)
+    assert fused_steps
+    probabilities = [net.predict_proba(data[0]) for net in (quiet, by_defaults)]
+    assert np.allclose(*probabilities, rtol=1e-3) == (name in SAME_AS_DEFAULTS)
+
+
+def spying_on(hook):
+    """Make a subclass that notes the calls of one of skorch's hooks."""
+
+    def noted(self, *args, **kwargs):
+        self.calls.append(hook)
+        return getattr(LabelSmoothingClassifier, hook)(self, *args, **kwargs)
+
+    return type("Spying", (LabelSmoothingClassifier,), {hook: noted, "calls": []})
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "get_loss",
+        "infer",
+        "train_step",
+        "train_step_single",
+        "get_train_step_accumulator",
+        "_step_optimizer",
+        "_zero_grad_optimizer",
+        "on_batch_begin",
+        "on_batch_end",
+        "on_grad_computed",
+        "notify",
+    ],
+)
+def test_overridden_hooks_are_called_for_every_batch(hook, data, fused_steps):
+    plain = make_net()
+    net = spying_on(hook)(**plain.get_params()).fit(*data)
+    assert not fused_steps
+    assert len(net.calls) >= 5 * 6
+    same_module(net, plain.fit(*data))
+
+
+def test_step_function_of_ones_own_is_used(data, fused_steps):
+    steps = []
+
+    class OwnStep(LabelSmoothingClassifier):
+        def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+            def own(batch, **params):
+                steps.append(prefix)
+                return step_fn(batch, **params)
+
+            super().run_single_epoch(iterator, training, prefix, own, **fit_params)
+
+    plain = make_net()
+    net = OwnStep(**plain.get_params()).fit(*data)
+    assert not fused_steps
+    assert (steps.count("train"), steps.count("valid")) == (5 * 6, 5)
+    same_module(net, plain.fit(*data))
+
+
+def test_replaced_step_of_one_net_is_used(data, fused_steps):
+    net, calls = make_net(warm_start=True).fit(*data), []
+    assert fused_steps
+    fused_steps.clear()
+    original = net.train_step_single
+    object.__setattr__(
+        net, "train_step_single", lambda *args, **kwargs: calls.append(1) or original(*args)
+    )
+    net.fit(*data)
+    assert not fused_steps
+    assert len(calls) == 5 * 6
+
+
+class Recorder(Callback):
+    """Remember the events that one batch sends, with their arguments."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_batch_begin(self, net, batch, training):
+        self.events.append(("begin", training, len(batch[0])))
+
+    def on_grad_computed(self, net, named_parameters, batch, training):
+        gradients = {name: parameter.grad for name, parameter in named_parameters}
+        assert all(gradient is not None for gradient in gradients.values())
+        self.events.append(("grad", training, len(batch[0]), tuple(gradients)))
+
+    def on_batch_end(self, net, batch, training, loss, y_pred):
+        assert y_pred.shape == (len(batch[0]), 3)
+        self.events.append(("end", training, len(batch[0]), loss.ndim))
+
+
+@pytest.mark.parametrize("heard", ["on_batch_begin", "on_grad_computed", "on_batch_end"])
+def test_listeners_hear_skorchs_events_in_skorchs_order(heard, data, fused_steps):
+    one = type("One", (Callback,), {heard: getattr(Recorder, heard), "__init__": Recorder.__init__})
+    recorder, listener = Recorder(), one()
+    net = make_net(callbacks=[("all", recorder)], max_epochs=1).fit(*data)
+    alone = make_net(callbacks=[("one", listener)], max_epochs=1).fit(*data)
+    assert not fused_steps
+    names = tuple(name for name, _ in make_net().fit(*data).get_all_learnable_params())
+    train = [
+        event
+        for size in (32, 32, 32, 32, 32, 10)
+        for event in (("begin", True, size), ("grad", True, size, names), ("end", True, size, 0))
+    ]
+    expected = [*train, ("begin", False, 30), ("end", False, 30, 0)]
+    assert recorder.events == expected
+    kind = {"on_batch_begin": "begin", "on_grad_computed": "grad", "on_batch_end": "end"}[heard]
+    assert listener.events == [event for event in expected if event[0] == kind]
+    same_module(net, alone, rtol=0, atol=0)
+
+
+def test_torch_dataset_trains_as_by_skorchs_loop(data, fused_steps):
+    dataset = TensorDataset(torch.from_numpy(data[0]), torch.from_numpy(data[1]))
+    quiet = make_net().fit(dataset)
+    assert not fused_steps
+    same_module(quiet, make_net(callbacks=[Listener()]).fit(dataset))
+    assert (quiet.predict(data[0]) == data[1]).mean() > 0.5
+
+
+def test_fit_parameters_reach_the_module(data, fused_steps):
+    net = make_net(train_split=None)
+    with pytest.raises(TypeError, match="scale"):
+        net.fit(*data, scale=2)
+    net.fit(*data, return_activations=True)
+    assert not fused_steps
+    same_module(net, make_net(train_split=None).fit(*data))
+
+
+class Autocast(LabelSmoothingClassifier):
+    """Mixed precision as skorch users do it: in `infer`."""
+
+    def infer(self, x, **fit_params):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().infer(x, **fit_params)
+
+
+def test_autocast_goes_skorchs_way(data, fused_steps):
+    own = Autocast(**make_net().get_params()).fit(*data)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        around = make_net().fit(*data)
+        around.predict_proba(data[0])
+    assert not fused_steps
+    same_module(own, around)
+    exact = make_net().fit(*data)
+    assert fused_steps
+    proba = [net.predict_proba(data[0]) for net in (own, exact)]
+    assert not np.allclose(*proba, rtol=1e-3)
+    np.testing.assert_allclose(*proba, atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler
+def test_compiled_module_trains_by_itself(data, fused_steps):
+    parameters = {"compile": True, "compile__backend": "eager", "train_split": None}
+    net = make_net(max_epochs=1, **parameters).fit(*data)
+    assert not fused_steps
+    compiled, plain = net.module_._orig_mod, make_net(max_epochs=1, train_split=None).fit(*data)
+    assert_same_parameters(compiled, plain.module_, rtol=1e-4, atol=1e-4)
+
+
+def test_global_hooks_of_modules_are_called(data, fused_steps):
+    calls = []
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1))
+    try:
+        make_net(train_split=None).fit(*data)
+    finally:
+        handle.remove()
+    assert not fused_steps
+    assert len(calls) > 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"criterion__form": "cross-entropy"}, "form"),
+        ({"criterion__reduction": "median"}, "reduction"),
+        ({"criterion__weight": torch.ones(1)}, "weight"),
+        ({"criterion__weight": torch.ones(4)}, "weight"),
+        ({"criterion__label_smoothing": 1.5}, "label_smoothing"),
+        ({"criterion__smoothing": "unifrom"}, "uniform"),
+        ({"module__n_features": 5}, "n_features"),
+        ({"module__n_classes": 5}, "classes"),
+    ],
+)
+def test_what_the_criterion_or_the_module_refuses_is_refused(parameters, message, data):
+    with pytest.raises(ValueError, match=message):
+        make_net(**parameters).fit(*data)
+
+
+def test_parameters_that_thaw_are_updated_as_by_skorchs_loop(data, fused_steps):
+    callbacks = [Freezer("layers.0.*"), Unfreezer("layers.0.*", at=3)]
+    quiet = make_net(callbacks=callbacks).fit(*data)
+    assert fused_steps
+    slow = make_net(callbacks=[*callbacks, Listener()]).fit(*data)
+    same_module(quiet, slow)
+    counts = [
+        [int(state["step"]) for state in net.optimizer_.state.values()] for net in (quiet, slow)
+    ]
+    assert sorted(counts[0]) == sorted(counts[1])
+    assert len(set(counts[0])) == 2
+
+
+class Halving(Callback):
+    """Steps one of torch's schedulers after every epoch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.scheduler = lr_scheduler.StepLR(net.optimizer_, step_size=1, gamma=0.5)
+
+    def on_epoch_end(self, net, **kwargs):
+        self.scheduler.step()
+
+
+def test_scheduler_of_torchs_sets_the_learning_rate_of_the_fast_path(data, fused_steps):
+    fast = make_net(callbacks=[Halving()]).fit(*data)
+    assert len(fused_steps) == 5 * 6
+    same_module(fast, make_net(callbacks=[Halving(), Listener()]).fit(*data))
+    assert fast.optimizer_.param_groups[0]["lr"] == pytest.approx(0.003 / 2**5)
+
+
+def test_epoch_hook_of_a_subclass_may_change_the_parts(data, fused_steps):
+    class Annealed(LabelSmoothingClassifier):
+        def on_epoch_begin(self, net, **kwargs):
+            super().on_epoch_begin(net, **kwargs)
+            self.criterion_.label_smoothing = 0.1 * (len(self.history) - 1)
+
+    parameters = make_net().get_params()
+    fast = Annealed(**parameters).fit(*data)
+    assert len(fused_steps) == 5 * 6
+    slow = Annealed(**listening({**parameters, "callbacks": []})).fit(*data)
+    same_module(fast, slow)
+    assert_same_records(fast, slow)
+
+
+# -- threads ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def threads_allowed(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Threads(Callback):
+    """Note the number of threads after every epoch."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def on_epoch_end(self, net, **kwargs):
+        self.seen.add(torch.get_num_threads())
+
+
+@pytest.mark.parametrize(
+    ("allowed", "parameters", "used"),
+    [
+        (1, {}, 1),
+        (2, {}, 1),
+        (2, {"module__hidden_layer_sizes": (200, 200), "batch_size": -1}, 2),
+        (1, {"module__hidden_layer_sizes": (200, 200), "batch_size": -1}, 1),
+        (2, {"module": OtherNet, "batch_size": -1}, 2),
+    ],
+)
+def test_fit_uses_as_many_threads_as_pay(allowed, parameters, used, data):
+    threads = Threads()
+    with threads_allowed(allowed):
+        net = make_net(callbacks=[("threads", threads)], max_epochs=2, **parameters).fit(*data)
+        assert torch.get_num_threads() == allowed
+        net.partial_fit(*data)
+        assert torch.get_num_threads() == allowed
+    assert threads.seen == {used}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_threads_are_given_back_when_training_fails(error, data):
+    class Failing(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            assert torch.get_num_threads() == 1
+            raise error
+
+    with threads_allowed(2):
+        with suppress(RuntimeError):
+            make_net(callbacks=[Failing()]).fit(*data)
+        assert torch.get_num_threads() == 2
+
+
+def test_more_threads_than_allowed_are_never_asked_for():
+    wide = SimpleNet(n_features=2000, hidden_layer_sizes=2000)
+    with threads_allowed(2):
+        with threads_for(wide, batch_size=10_000):
+            assert torch.get_num_threads() == 2
+        with threads_for(nn.Linear(1, 1), batch_size=1):
+            assert torch.get_num_threads() == 2
+        with suppress(ZeroDivisionError), threads_for(SimpleNet(), batch_size=1):
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2

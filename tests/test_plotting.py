@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
 from torch.nn import CrossEntropyLoss
 
+from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.datasets import make_tabular
 from sksmooth.metrics import calibration_bins, expected_calibration_error
 from sksmooth.modules import SimpleNet
@@ -61,9 +62,15 @@ def _assert_draws(display, bins):
     np.testing.assert_array_equal(display.line_.get_ydata(), bins.accuracy[filled])
     np.testing.assert_array_equal(display.prob_pred, bins.confidence)
     np.testing.assert_array_equal(display.prob_true, bins.accuracy)
-    counts = display.ax_counts_.patches[-1].get_data()
-    np.testing.assert_array_equal(counts.values, bins.weight)
-    np.testing.assert_array_equal(counts.edges, bins.edges)
+    if display.ax_counts_.patches:
+        counts = display.ax_counts_.patches[-1].get_data()
+        np.testing.assert_array_equal(counts.values, bins.weight)
+        np.testing.assert_array_equal(counts.edges, bins.edges)
+    else:
+        x, count = bins.confidence[filled], bins.weight[filled]
+        segments = display.ax_counts_.collections[-1].get_segments()
+        drawn = np.stack([np.c_[x, 0 * x], np.c_[x, count]], axis=1)
+        np.testing.assert_array_equal(segments, drawn)
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "quantile"])
@@ -163,6 +170,34 @@ def test_three_estimators_share_one_picture(data, classifiers):
     assert len(first.ax_counts_.patches) == 3
     assert _legend_texts(first.ax_).count(DIAGONAL) == 1
     assert len(_legend_texts(first.ax_)) == 4
+
+
+def test_bins_of_equal_weight_have_lines_that_lie_close_where_the_samples_do(data, classifiers):
+    _, _, X, y = data
+    displays = [ReliabilityDisplay.from_estimator(classifiers[0], X, y, strategy="quantile")]
+    for model in classifiers[1:]:
+        displays.append(
+            ReliabilityDisplay.from_estimator(model, X, y, strategy="quantile", ax=displays[0].ax_)
+        )
+    ax_counts = displays[0].ax_counts_
+    assert not ax_counts.patches
+    for display, lines in zip(displays, ax_counts.collections, strict=True):
+        heads = [head[0] for _, head in lines.get_segments()]
+        np.testing.assert_array_equal(heads, display.line_.get_xdata())
+        assert matplotlib.colors.same_color(lines.get_color(), display.line_.get_color())
+    assert len({display.line_.get_color() for display in displays}) == 3
+    assert ax_counts.get_ylim()[0] == 0
+
+
+def test_certain_predictions_fill_a_bin_without_width():
+    y, proba = np.ones(20, dtype=int), np.ones(20)
+    y[0] = 0
+    display = ReliabilityDisplay.from_predictions(y, proba, strategy="quantile", n_bins=4)
+    assert display.line_.get_xdata() == [1]
+    assert display.line_.get_ydata() == [0.95]
+    ((foot, head),) = display.ax_counts_.collections[0].get_segments()
+    assert (foot.tolist(), head.tolist()) == ([1, 0], [1, 20])
+    display.figure_.savefig(io.BytesIO())
 
 
 def test_more_curves_than_colours_still_draw():
@@ -312,6 +347,36 @@ def test_training_without_held_out_rows_has_one_axes_and_one_curve():
     assert display.ax_.get_xlabel() == "Epoch"
     assert _legend_texts(display.ax_) == ["training", "epoch kept: 1"]
     display.figure_.savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "ticks", "n_markers"), [(1, [1], 1), (8, [2, 4, 6, 8], 8), (100, [50, 100], 20)]
+)
+def test_epochs_have_round_ticks_and_markers_with_room_between(n_epochs, ticks, n_markers):
+    display = TrainingDisplay(range(1, n_epochs + 1), {"training": np.zeros(n_epochs)}).plot()
+    display.figure_.savefig(io.BytesIO())
+    low, high = display.ax_.get_xlim()
+    drawn = [tick for tick in display.ax_.get_xticks() if low <= tick <= high]
+    assert set(ticks) <= set(drawn)
+    assert all(tick == round(tick) for tick in drawn)
+    (line,) = display.lines_
+    assert len(line.get_xdata()[:: line.get_markevery()]) == n_markers
+
+
+def test_early_stopping_marks_the_epoch_kept_not_the_last(data):
+    X, y, _, _ = data
+    net = LabelSmoothingClassifier(lr=0.03, patience=3, max_epochs=60, random_state=0)
+    pipe = make_pipeline(StandardScaler(), net).fit(X, y)
+    kept, last = pipe[-1].best_epoch_, len(pipe[-1].history)
+    assert last == kept + 3
+    display = TrainingDisplay.from_estimator(pipe)
+    assert _legend_texts(display.ax_) == [
+        *("training", "held out", "held out, refined"),
+        f"epoch kept: {kept}",
+    ]
+    refined = display.lines_[2]
+    assert refined.get_xdata()[np.argmin(refined.get_ydata())] == kept
+    assert display.ax_.get_xlim() == (0.5, last + 0.5)
 
 
 def test_epoch_that_lacks_a_value_leaves_a_gap():

@@ -1,0 +1,347 @@
+"""Fits many classifiers at once: in lockstep where they can be, else one by one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from skorch.utils import to_numpy
+
+from sksmooth.batches import TensorRows, make_batches
+from sksmooth.calibration import refine
+from sksmooth.classifier import PRIOR_STRENGTH, REFINING_TOLERANCE, LabelSmoothingClassifier
+from sksmooth.lockstep import Lockstep, Member, reason_against_stacking, threads_for
+
+# What classifiers may differ in and still be trained in one stack.
+MAY_DIFFER = ("class_weight", "label_smoothing", "random_state", "smoothing")
+
+# The most nets in one stack: beyond, a step takes as long for each net more.
+MAX_MEMBERS = 64
+
+
+@dataclass
+class Job:
+    """A classifier that is to be fitted, and what became of it.
+
+    Parameters
+    ----------
+    estimator : LabelSmoothingClassifier
+        Fitted in place.
+    X, y : array-like
+        Its training rows. Jobs that are given the same objects share one checked copy.
+    fit_params : dict
+        Further arguments of its ``fit``.
+
+    Attributes
+    ----------
+    seconds : float
+        Its share of the time taken.
+    error : Exception or None
+        What its ``fit`` raised.
+    alone_because : str or None
+        Why it was fitted by itself; None where it was trained in lockstep.
+    """
+
+    estimator: LabelSmoothingClassifier
+    X: Any
+    y: Any
+    fit_params: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: Exception | None = None
+    alone_because: str | None = None
+
+
+def fit_together(
+    jobs: Sequence[Job],
+    *,
+    max_members: int = MAX_MEMBERS,
+    on_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Fit classifiers, with the results of fitting each by itself.
+
+    Parameters
+    ----------
+    jobs : sequence of Jobs
+        The classifiers. One that cannot be fitted has its `error` set; the others go on.
+    max_members : int, default=64
+        The most nets in one stack.
+    on_epoch : callable, default=None
+        Called after every epoch of a stack, with the number of nets in it.
+
+    Examples
+    --------
+    >>> from sksmooth import LabelSmoothingClassifier, make_tabular
+    >>> X, y = make_tabular(random_state=0)
+    >>> jobs = [Job(LabelSmoothingClassifier(random_state=seed), X, y) for seed in range(3)]
+    >>> fit_together(jobs)
+    >>> [job.alone_because for job in jobs]
+    [None, None, None]
+    >>> bool(jobs[2].estimator.score(X, y) > 0.9)
+    True
+    """
+    checked: dict[tuple[int, int], TensorRows] = {}
+    runners: list[_Runner] = []
+    for job in jobs:
+        job.alone_because = reason_to_go_alone(job)
+        if job.alone_because is None:
+            with _timed([job]), _errors_kept(job):
+                runner = _Runner(job, checked)
+                job.alone_because = runner.reason_to_go_alone()
+                runners.append(runner)
+    for stack in _stacks([runner for runner in runners if runner.may_go], max_members):
+        with _timed([runner.job for runner in stack]):
+            _run(stack, on_epoch)
+    for job in jobs:
+        if job.alone_because is not None and job.error is None:
+            with _timed([job]), _errors_kept(job):
+                job.estimator.fit(job.X, job.y, **job.fit_params)
+
+
+def reason_to_go_alone(job: Job) -> str | None:
+    """Tell what in a classifier's parameters keeps it from being trained in a stack.
+
+    Parameters
+    ----------
+    job : Job
+        The classifier and the arguments of its ``fit``.
+
+    Returns
+    -------
+    str or None
+        The reason; None where there is none.
+
+    Examples
+    --------
+    >>> from sksmooth import LabelSmoothingClassifier
+    >>> reason_to_go_alone(Job(LabelSmoothingClassifier(warm_start=True), [], []))
+    'warm_start is set'
+    """
+    estimator = job.estimator
+    if type(estimator) is not LabelSmoothingClassifier:
+        return f"{type(estimator).__name__} is not LabelSmoothingClassifier itself"
+    names = estimator.get_params(deep=False)
+    reasons = {
+        "callbacks are set": bool(estimator.callbacks)
+        or any(name.startswith("callbacks__") for name in names),
+        "compile is set": bool(estimator.compile),
+        "warm_start is set": bool(estimator.warm_start),
+        "a dataset is set": estimator.dataset is not TensorRows,
+        "an iterator is set": estimator.iterator_train is not make_batches
+        or estimator.iterator_valid is not make_batches
+        or any(name.startswith("iterator_train__") for name in names),
+        "arguments of forward are given": bool(set(job.fit_params) - {"sample_weight"}),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+class _Runner:
+    """A classifier on its way through the phases of ``fit``, between which it waits for others."""
+
+    def __init__(self, job: Job, checked: dict[tuple[int, int], TensorRows]) -> None:
+        self.job = job
+        self.estimator = job.estimator
+        sample_weight = job.fit_params.get("sample_weight")
+        is_shared = sample_weight is None and self.estimator.class_weight is None
+        key = (id(job.X), id(job.y))
+        X = checked.get(key, job.X) if is_shared else job.X
+        prepared: Any = self.estimator._prepare(X, job.y, sample_weight)
+        rows, codes = prepared
+        self.may_go = isinstance(rows, TensorRows)
+        if not self.may_go:
+            return
+        if is_shared:
+            checked[key] = rows
+        generator = torch.Generator().manual_seed(self.estimator._draw_seed())
+        train, held_out = self.estimator.get_split_datasets(rows, codes)
+        self.datasets = {"dataset_train": train, "dataset_valid": held_out}
+        batches: Any = self.estimator.get_iterator(train, training=True)
+        self.batches = batches
+        self.member = Member.of(
+            self.estimator.module_,
+            self.estimator.criterion_,
+            # Where all rows are in one batch, those that repeat were merged.
+            batches.rows if len(batches) == 1 else train,
+            held_out,
+            generator,
+        )
+
+    def reason_to_go_alone(self) -> str | None:
+        """Tell what in the classifier's parts keeps it from being trained in a stack."""
+        reason: str | None = "X is a torch Dataset"
+        if self.may_go:
+            estimator = self.estimator
+            parts = (estimator.module_, estimator.criterion_, estimator.optimizer_)
+            reason = reason_against_stacking(*parts, self.member.train)
+        self.may_go = reason is None
+        return reason
+
+    def kind(self) -> str:
+        """Give what is the same for all that can be trained in one stack."""
+        params = self.estimator.get_params(deep=False)
+        common = {name: value for name, value in params.items() if name not in MAY_DIFFER}
+        shapes = [parameter.shape for parameter in self.estimator.module_.parameters()]
+        n_classes = len(self.estimator.classes_inferred_)
+        return joblib.hash(
+            (common, shapes, n_classes, len(self.batches), self.member.held_out is None)
+        )
+
+    def begin(self) -> None:
+        """Do what comes before the first epoch."""
+        estimator = self.estimator
+        self.best_epoch, self.best_loss = 0, np.inf
+        estimator.notify("on_train_begin", X=self.member.train.rows.X, y=self.member.train.rows.y)
+
+    def record(self, batches: list[dict], scores: dict[str, float]) -> None:
+        """Record an epoch in the history."""
+        estimator = self.estimator
+        estimator.notify("on_epoch_begin", **self.datasets)
+        estimator.history[-1]["batches"].extend(batches)
+        estimator.history.record("train_batch_count", len(batches))
+        for name, score in scores.items():
+            estimator.history.record(name, score)
+        estimator.notify("on_epoch_end", **self.datasets)
+
+
+def _stacks(runners: Sequence[_Runner], max_members: int) -> Iterator[list[_Runner]]:
+    """Part the runners into those that can be trained in one stack."""
+    kinds: dict[str, list[_Runner]] = {}
+    for runner in runners:
+        kinds.setdefault(runner.kind(), []).append(runner)
+    for alike in kinds.values():
+        n_stacks = -(-len(alike) // max_members)
+        for stack in np.array_split(np.arange(len(alike)), n_stacks):
+            yield [alike[number] for number in stack]
+
+
+def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None:
+    """Train a stack: the epochs, early stopping, calibration."""
+    first = runners[0].estimator
+    for runner in runners:
+        runner.begin()
+    batch_size = runners[0].batches.batch_size
+    n_classes = len(first.classes_inferred_)
+    with threads_for(first.module_, batch_size * len(runners)):
+        lockstep = Lockstep(
+            [runner.member for runner in runners], first.optimizer_, batch_size, n_classes
+        )
+        training = _Training(lockstep, runners)
+        with suppress(KeyboardInterrupt):
+            for _ in range(first.max_epochs):
+                training.run_epoch()
+                if on_epoch is not None:
+                    on_epoch(len(runners))
+                if not training.active.any():
+                    break
+        training.finish()
+
+
+class _Training:
+    """The epochs of a stack, and which of its members are still in training."""
+
+    def __init__(self, lockstep: Lockstep, runners: list[_Runner]) -> None:
+        self.lockstep = lockstep
+        self.runners = runners
+        self.estimator = runners[0].estimator
+        n_members = len(runners)
+        self.active = np.ones(n_members, dtype=bool)
+        self.n_epochs = 0
+        self.best_epoch = np.zeros(n_members, dtype=int)
+        self.best_loss = np.full(n_members, np.inf)
+        self.best = [parameter.clone() for parameter in lockstep.stack.parameters]
+        self.inverse_temperature: Any = None
+
+    def run_epoch(self) -> None:
+        """Train the members by one epoch; record what those still in training did."""
+        epoch = self.lockstep.run_epoch()
+        self.n_epochs += 1
+        scores = {"train_loss": epoch.mean_losses().numpy()}
+        self._stop(~np.isfinite(scores["train_loss"]), "The training loss turned NaN or infinite")
+        if self.lockstep.held_out is not None:
+            scores.update(self._score_held_out())
+        for m in np.flatnonzero(self.active):
+            batches = [
+                {"train_loss": loss, "train_batch_size": size}
+                for loss, size in zip(
+                    epoch.losses[m].tolist(), epoch.sizes[m].tolist(), strict=True
+                )
+            ]
+            own = {name: float(values[m]) for name, values in scores.items()}
+            self.runners[m].record(batches, own)
+        if "refined_loss" in scores:
+            self._look_for_best(scores["refined_loss"])
+
+    def _score_held_out(self) -> dict[str, np.ndarray]:
+        logits, y, loss = map(to_numpy, self.lockstep.score_held_out())
+        is_finite = np.isfinite(logits).all(axis=(1, 2))
+        self._stop(~is_finite, "The logits of held-out rows turned infinite or NaN")
+        weight = self.lockstep.held_out_weight
+        weight = None if weight is None else to_numpy(weight)
+        refined = refine(
+            np.where(is_finite[:, None, None], logits, 0.0),
+            y,
+            weight,
+            prior_strength=PRIOR_STRENGTH,
+            start=self.inverse_temperature,
+            tolerance=REFINING_TOLERANCE,
+        )
+        self.inverse_temperature = refined.inverse_temperature
+        accuracy = np.average(logits.argmax(-1) == y, axis=1, weights=weight)
+        return {"valid_loss": loss, "valid_acc": accuracy, "refined_loss": refined.log_loss}
+
+    def _look_for_best(self, refined_loss: np.ndarray) -> None:
+        """Keep the parameters of members at their best epoch; stop those past their patience."""
+        improved = self.active & (refined_loss < self.best_loss)
+        self.best_loss[improved] = refined_loss[improved]
+        self.best_epoch[improved] = self.n_epochs
+        if not self.estimator.early_stopping:
+            return
+        chosen = torch.from_numpy(np.flatnonzero(improved))
+        for best, parameter in zip(self.best, self.lockstep.stack.parameters, strict=True):
+            best[chosen] = parameter[chosen]
+        self.active &= self.n_epochs - self.best_epoch < self.estimator.patience
+
+    def _stop(self, failed: np.ndarray, what: str) -> None:
+        """Give up on members whose numbers are no longer finite."""
+        for m in np.flatnonzero(self.active & failed):
+            estimator = self.runners[m].estimator
+            estimator.history.new_epoch()
+            self.runners[m].job.error = estimator._diverged(what)
+        self.active &= ~failed
+
+    def finish(self) -> None:
+        """Give every member the parameters of its best epoch, and calibrate it."""
+        stops_early = self.estimator.early_stopping and self.lockstep.held_out is not None
+        parameters = self.best if stops_early else self.lockstep.stack.parameters
+        for m, runner in enumerate(self.runners):
+            if runner.job.error is None:
+                with _errors_kept(runner.job):
+                    self.lockstep.write_back(m, parameters)
+                    runner.estimator._finish(
+                        runner.datasets["dataset_valid"],
+                        int(self.best_epoch[m]) if stops_early else self.n_epochs,
+                    )
+
+
+@contextmanager
+def _timed(jobs: Sequence[Job]) -> Iterator[None]:
+    """Divide the time that the block takes among jobs."""
+    begin = time.perf_counter()
+    yield
+    share = (time.perf_counter() - begin) / len(jobs)
+    for job in jobs:
+        job.seconds += share
+
+
+@contextmanager
+def _errors_kept(job: Job) -> Iterator[None]:
+    """Keep what the block raises as the job's error, for whoever asked for the fit to raise."""
+    try:
+        yield
+    except Exception as error:
+        job.error = error
