@@ -46,6 +46,7 @@ LEARNING_RATE = 0.001
 EPSILON = 0.1
 SMALL, LARGE = (64, 32), (512, 256, 128)
 DEFAULT_THREADS = torch.get_num_threads()
+PEER_THREADS = range(1, min(DEFAULT_THREADS, 2) + 1)
 POOLS = ThreadpoolController()
 
 # A comparison takes its rounds for this long, but at least FEWEST_ROUNDS, at most MOST_ROUNDS.
@@ -75,7 +76,7 @@ class Contestant:
     name: str
     run: Callable[[], Any]
     warm_up: Callable[[], Any] | None = None
-    threads: Sequence[int] = (1, 2)
+    threads: Sequence[int] = PEER_THREADS
     limit: float | None = None
 
 
@@ -133,7 +134,7 @@ def warm_up(contestant: Contestant, calls: int) -> int:
     for n_threads in contestant.threads:
         with limit_threads(n_threads):
             run = contestant.warm_up or contestant.run
-            seconds[n_threads] = min(measure(run, calls) for _ in range(tries))
+            seconds[n_threads] = median(measure(run, calls) for _ in range(tries))
     return min(seconds, key=lambda n_threads: seconds[n_threads])
 
 
@@ -283,7 +284,7 @@ def fits(schedule: Schedule, limits: dict[str, float], **params: Any) -> list[Co
             name,
             run=partial(train[name], schedule.epochs),
             warm_up=partial(train[name], 1),
-            threads=(DEFAULT_THREADS,) if name == "sksmooth" else (1, 2),
+            threads=(DEFAULT_THREADS,) if name == "sksmooth" else PEER_THREADS,
             limit=limits.get(name),
         )
         for name in ("sksmooth", *limits)

@@ -33,6 +33,13 @@ from sksmooth.modules import ACTIVATIONS
 SMOOTHINGS = ("uniform", "off_target", "prior", "matrix")
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 # -- the loss and its gradients -----------------------------------------------------------------
 
 
@@ -414,6 +421,13 @@ def same_module(one, other, **tolerance):
     assert_same_parameters(one.module_, other.module_, **tolerance)
 
 
+def make_instance():
+    """Make a net with the same initial values whenever this file is imported."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SimpleNet(6, 3, 8)
+
+
 WEIGHTS = np.random.default_rng(0).uniform(0, 2, size=200)
 
 FAST = {
@@ -436,7 +450,7 @@ FAST = {
     },
     "logistic regression": {"module__hidden_layer_sizes": ()},
     "gelu": {"module__activation": "gelu"},
-    "module instance": {"module": SimpleNet(6, 3, 8)},
+    "module instance": {"module": make_instance()},
     "one batch": {"batch_size": -1},
     "drop_last": {"iterator_train__drop_last": True},
     "unshuffled": {"iterator_train__shuffle": False},
@@ -644,13 +658,13 @@ def hook_accumulation(net):
 
 
 def weight_normalized():
-    net = SimpleNet(6, 3, 8)
+    net = make_instance()
     parametrizations.weight_norm(net.layers[0])
     return net
 
 
 def without_bias():
-    net = SimpleNet(6, 3, 8)
+    net = make_instance()
     net.layers[0] = nn.Linear(6, 8, bias=False)
     return net
 

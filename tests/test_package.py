@@ -12,6 +12,7 @@ import sksmooth
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
+    "together",
     "classifier",
     "lockstep",
     "plotting",
