@@ -476,7 +476,13 @@ def measure_memory() -> dict[str, dict[str, float]]:
 def import_case() -> Case:
     def contestant(modules: str, limit: float | None = None) -> Contestant:
         run = partial(run_python, f"import {modules}")
-        return Contestant(f"import {modules}", run, threads=(DEFAULT_THREADS,), limit=limit)
+        return Contestant(
+            f"import {modules}",
+            run,
+            warm_up=partial(run_python, "pass"),  # the files are cached: this process has them
+            threads=(DEFAULT_THREADS,),
+            limit=limit,
+        )
 
     peers = [contestant("torch, skorch, sklearn.neural_network", limit=1.10)]
     return Case("import sksmooth", contestant("sksmooth"), peers)

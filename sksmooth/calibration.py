@@ -291,9 +291,12 @@ class TemperatureScaling(BaseEstimator):
                 1: "every row is classified correctly",
                 -1: "the logits say too little of the labels",
             }[int(refined.bound)]
+            remedy = "More rows help."
+            if self.prior_strength == 0:
+                remedy = "More rows, or prior_strength=1, help."
             warnings.warn(
                 f"No temperature minimizes the log-loss, since {reason}. Stopped at the bound, "
-                f"temperature_={self.temperature_:.3g}. More rows, or prior_strength=1, help.",
+                f"temperature_={self.temperature_:.3g}. {remedy}",
                 ConvergenceWarning,
                 stacklevel=2,
             )

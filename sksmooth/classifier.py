@@ -309,6 +309,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     # Inside the training loop the net speaks class indices, as its batches do.
     _speaks_codes = False
+    # Known while the net is trained, see `_train`.
+    _held_out: Iterable | None = None
+    _fused: FusedTraining | None = None
+    _best: BestEpoch | None = None
     # The weights of the batch at hand: skorch's get_loss has no argument for them.
     _batch_weight: torch.Tensor | None = None
 
@@ -540,7 +544,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         first = next(iter(dataset))
         inputs, _ = unpack_data(first if isinstance(first, tuple | list) else (first,))
         labels = None
-        if y is not None or classes is None:
+        if y is not None or classes is None or isinstance(dataset, TensorRows):
             labels = np.asarray(_as_array(read_labels(dataset) if y is None else y))
             _refuse_missing(labels, "y")
             check_classification_targets(labels)
@@ -994,8 +998,6 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             self._set_smoothing()
         X = rows.X if isinstance(rows, TensorRows) else rows
         self._speaks_codes = True
-        self._held_out: Iterable | None = None
-        self._fused: FusedTraining | None = None
         self._best = BestEpoch(self.patience) if early_stopping else None
         try:
             module = getattr(self, "module_", None)

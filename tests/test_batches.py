@@ -428,7 +428,9 @@ def test_labels_are_replaced_by_their_class_indices():
 
 
 @pytest.mark.parametrize(
-    "label", [int, np.int64, torch.tensor, np.float32, lambda i: np.array(i)], ids=str
+    "label",
+    [int, np.int64, torch.tensor, np.float32, lambda i: np.array(i)],
+    ids=["int", "int64", "tensor", "float32", "array"],
 )
 def test_labels_may_be_numbers_scalars_or_tensors(label):
     encoded = EncodedDataset(Squares(3, label=label), [2, 1, 0])
