@@ -17,7 +17,7 @@ import skorch.dataset
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, clone
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_random_state, compute_class_weight
@@ -49,7 +49,7 @@ from sksmooth.batches import (
     read_labels,
     rows_in_memory,
 )
-from sksmooth.calibration import TemperatureScaling, refine
+from sksmooth.calibration import TemperatureScaling, refine, softmax_in_place
 from sksmooth.lockstep import FusedTraining, threads_for
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
@@ -1395,7 +1395,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return to_numpy(nonlinearity(torch.from_numpy(self._logits(X))))
         logits = self._logits(X)
         calibrator = getattr(self, "calibrator_", None)
-        return softmax(logits, axis=1) if calibrator is None else calibrator.predict_proba(logits)
+        if calibrator is None:
+            return softmax_in_place(logits)
+        if type(calibrator) is TemperatureScaling:
+            return softmax_in_place(logits, calibrator.temperature_)
+        return calibrator.predict_proba(logits)
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
@@ -1475,15 +1479,50 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.check_is_fitted()
         if not (is_dataset(X) or _is_several_inputs(X) or self._speaks_codes):
             X = self._check_rows(X)
-        outputs = [self._read_logits(output) for output in self.forward_iter(X)]
-        logits = to_numpy(torch.cat(outputs)).astype(np.float64)
-        return logits if np.isfinite(logits).all() else _mend_overflow(logits)
+        logits = self._all_logits(X)
+        return logits if np.isfinite(logits.sum()) else _mend_overflow(logits)
+
+    def _all_logits(self, X: Any) -> NDArray[np.float64]:
+        """Run rows through the net; where nothing stands in for skorch's hooks, without them."""
+        hooks = ("forward_iter", "evaluation_step", "infer")
+        if not isinstance(X, torch.Tensor) or self._overrides(*hooks) or len(self._modules) > 1:
+            outputs = [self._read_logits(output) for output in self.forward_iter(X)]
+            return to_numpy(torch.cat(outputs)).astype(np.float64)
+        if self.module_.training:
+            self._set_training(False)
+        with torch.no_grad():
+            if len(X) <= PREDICTION_ROWS:
+                return self._forward(X).numpy().astype(np.float64)
+            logits = np.empty((len(X), len(self.classes_inferred_)))
+            for start in range(0, len(X), PREDICTION_ROWS):
+                here = slice(start, start + PREDICTION_ROWS)
+                logits[here] = self._forward(X[here]).numpy()
+        return logits
+
+    def _forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self._read_logits(self.module_(_to(X, self.device))).cpu()
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)
+        if self._is_plain_table(X):  # whose check costs more than one row's way through the net
+            with np.errstate(over="ignore"):
+                rows = np.ascontiguousarray(X, dtype=np.float32)
+            if np.isfinite(rows.sum(dtype=np.float64)):
+                return _as_tensor(rows)
         if hasattr(self, "n_features_in_"):
             X = validate_data(self, X, reset=False, **_FLOAT32_ROWS)
         return _as_tensor(np.asarray(X, dtype=np.float32))
+
+    def _is_plain_table(self, X: Any) -> bool:
+        """Tell whether X is an array of numbers of the shape that was trained on, without names."""
+        return (
+            type(X) is np.ndarray
+            and X.ndim == 2
+            and X.dtype in (np.float32, np.float64)
+            and len(X) > 0
+            and X.shape[1] == self.__dict__.get("n_features_in_")
+            and "feature_names_in_" not in self.__dict__
+        )
 
 
 class _Pass:
@@ -1600,6 +1639,8 @@ def _as_tensor(X: NDArray) -> torch.Tensor:
 
 
 def _to(output: Any, device: Any) -> Any:
+    if device is None:
+        return output
     if isinstance(output, tuple):
         return tuple(part.to(device) for part in output)
     return output.to(device)

@@ -554,16 +554,16 @@ class FusedTraining:
 
 
 # What one more thread must have to do in a training step to pay for being woken.
-FLOPS_PER_THREAD = 20e6
+FLOPS_PER_THREAD = 40e6
 
 
 @contextmanager
 def threads_for(net: Any, batch_size: int) -> Iterator[None]:
-    """Let torch use as many threads as a SimpleNet's training step can keep busy.
+    """Let torch use as many threads as a dense net's training step can keep busy.
 
     A step of a small net is too short to be shared out: on a machine with many cores, waking the
     threads takes longer than the step. The user's own setting, an upper bound, holds again
-    afterwards. Other modules are left alone, since their work is not known.
+    afterwards. Modules with other than dense layers are left alone, since their work is not known.
 
     Parameters
     ----------
@@ -585,7 +585,7 @@ def threads_for(net: Any, batch_size: int) -> Iterator[None]:
     """
     allowed = torch.get_num_threads()
     needed = allowed
-    if type(net) is SimpleNet:
+    if _is_dense(net):
         flops = 6 * batch_size * sum(parameter.numel() for parameter in net.parameters())
         needed = min(allowed, 1 + int(flops / FLOPS_PER_THREAD))
     try:
@@ -595,6 +595,17 @@ def threads_for(net: Any, batch_size: int) -> Iterator[None]:
     finally:
         if needed != allowed:
             torch.set_num_threads(allowed)
+
+
+def _is_dense(net: Any) -> bool:
+    """Tell whether every parameter of a module is used once for each row."""
+    if not isinstance(net, torch.nn.Module):
+        return False
+    owners = [part for part in net.modules() if part._parameters]
+    return all(isinstance(part, (torch.nn.Linear, *_NORMS)) for part in owners)
+
+
+_NORMS = (torch.nn.BatchNorm1d, torch.nn.LayerNorm)
 
 
 def _is_plain(net: Any) -> bool:

@@ -120,7 +120,8 @@ class SimpleNet(nn.Module):
         for layer in hidden_layers:
             h = activate(layer(h))
             activations.append(h)
-            h = F.dropout(h, self.dropout, self.training)
+            if self.training and self.dropout:
+                h = F.dropout(h, self.dropout)
         logits = output_layer(h)
         return (*activations, logits) if return_activations else logits
 
