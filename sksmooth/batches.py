@@ -15,7 +15,7 @@ import numpy as np
 import skorch.dataset
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 # Gathering the rows of many batches at once and slicing them is faster than gathering each batch,
@@ -335,10 +335,11 @@ def hold_out(
             strata = y[candidates]
         else:
             candidates = rows
-    train, held_out = train_test_split(
-        candidates, test_size=n_held_out, stratify=strata, random_state=seed
+    splitter = ShuffleSplit if strata is None else StratifiedShuffleSplit
+    ((train, held_out),) = splitter(1, test_size=n_held_out, random_state=seed).split(
+        candidates, strata
     )
-    return np.concatenate([train, np.setdiff1d(rows, candidates)]), held_out
+    return np.concatenate([candidates[train], np.setdiff1d(rows, candidates)]), candidates[held_out]
 
 
 def read_labels(dataset: Any) -> Any:

@@ -106,9 +106,12 @@ def refine(
     loss, unit = _log_loss_in_own_unit(logits, y, sample_weight, prior_strength)
     low, high = loss.bracket()
     bound = loss.bound(low)
-    begin = np.clip(1.0 if start is None else np.asarray(start, np.float64) / unit, low, high)
-    begin = np.select([loss.constant, bound > 0, bound < 0], [np.ones_like(low), high, low], begin)
+    begin = np.ones_like(low) if start is None else np.asarray(start, np.float64) / unit
+    begin = np.maximum(low, np.minimum(high, begin))
     solved = loss.constant | (bound != 0)
+    if solved.any():
+        begin = np.where(bound > 0, high, np.where(bound < 0, low, begin))
+        begin = np.where(loss.constant, 1.0, begin)
     beta = _newton(loss.slope_and_curvature, begin, low, high, solved, tolerance)
     return Refinement(beta * unit, loss.value(beta), bound)
 
@@ -284,7 +287,28 @@ class TemperatureScaling(BaseEstimator):
         )
         if not weight.any():
             raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
-        refined = refine(logits, y, weight, prior_strength=self.prior_strength)
+        return self.solve(logits, y, weight)
+
+    def solve(
+        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None = None
+    ) -> TemperatureScaling:
+        """Find the temperature for arrays that are known to be as `fit` wants them.
+
+        Parameters
+        ----------
+        logits : ndarray of shape (n_samples, n_classes)
+            Finite logits.
+        y : ndarray of shape (n_samples,), int
+            Class indices.
+        sample_weight : ndarray of shape (n_samples,), default=None
+            Weights of the rows, not all zero.
+
+        Returns
+        -------
+        TemperatureScaling
+            Itself.
+        """
+        refined = refine(logits, y, sample_weight, prior_strength=self.prior_strength)
         self.temperature_ = float(1 / refined.inverse_temperature)
         self.classes_ = np.arange(logits.shape[1])
         if refined.bound:
@@ -299,7 +323,7 @@ class TemperatureScaling(BaseEstimator):
                 f"No temperature minimizes the log-loss, since {reason}. Stopped at the bound, "
                 f"temperature_={self.temperature_:.3g}. {remedy}",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
         return self
 

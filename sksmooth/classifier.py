@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, cached_property
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any
@@ -161,25 +163,33 @@ class BestEpoch:
         self.patience = patience
         self.epoch = 0
         self.loss = np.inf
-        self.parameters: list[dict[str, torch.Tensor]] = []
+        self.state: list[torch.Tensor] = []
 
+    @torch.no_grad()
     def update(self, epoch: int, loss: float, modules: Sequence[torch.nn.Module]) -> None:
         """Look at the epoch that has just ended."""
         if loss < self.loss:
             self.epoch, self.loss = epoch, loss
-            self.parameters = [
-                {name: value.detach().clone() for name, value in module.state_dict().items()}
-                for module in modules
-            ]
+            state = _state(modules)
+            if len(self.state) != len(state):
+                self.state = [torch.empty_like(value) for value in state]
+            for kept, value in zip(self.state, state, strict=True):
+                kept.copy_(value)
 
+    @torch.no_grad()
     def restore(self, modules: Sequence[torch.nn.Module]) -> None:
         """Go back to that epoch's parameters."""
-        for module, parameters in zip(modules, self.parameters, strict=True):
-            module.load_state_dict(parameters)
+        for value, kept in zip(_state(modules), self.state, strict=True):
+            value.copy_(kept)
 
     def is_past(self, epoch: int) -> bool:
         """Tell whether `epoch` is too far behind the best one to go on."""
         return epoch - self.epoch >= self.patience
+
+
+def _state(modules: Sequence[torch.nn.Module]) -> list[torch.Tensor]:
+    """Give the modules' parameters and buffers."""
+    return [value for module in modules for value in (*module.parameters(), *module.buffers())]
 
 
 class LabelSmoothingClassifier(NeuralNetClassifier):
@@ -313,6 +323,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     _held_out: Iterable | None = None
     _fused: FusedTraining | None = None
     _best: BestEpoch | None = None
+    _quiet = False
     # The weights of the batch at hand: skorch's get_loss has no argument for them.
     _batch_weight: torch.Tensor | None = None
 
@@ -1016,6 +1027,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 "_speaks_codes",
                 "_held_out",
                 "_fused",
+                "_quiet",
                 "_best",
                 "_batch_weight",
                 "_refined",
@@ -1061,7 +1073,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 f"{iterator_train.batch_size}, and drop_last leaves out a batch that is not full."
             )
         iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
-        if isinstance(iterator_valid, TensorBatches) and self._is_quiet():
+        self._quiet = self._is_quiet()
+        if isinstance(iterator_valid, TensorBatches) and self._quiet:
             iterator_valid.batch_size = max(iterator_valid.batch_size, PREDICTION_ROWS)
         self._held_out = iterator_valid
         for _ in range(self.max_epochs if epochs is None else epochs):
@@ -1108,27 +1121,17 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if iterator is None:
             return
         passed = _Pass(keep_outputs=not training)
-        is_quiet = self._is_quiet()
-        if is_quiet and training and step_fn == self.train_step:
-            step_fn = self._quiet_train_step(iterator, fit_params)
-
-        def step(batch: Any, **params: Any) -> dict[str, Any]:
-            self._batch_weight = getattr(batch, "sample_weight", None)
-            outcome = step_fn(batch, **params)
-            passed.add(batch, outcome)
-            return outcome
-
-        if is_quiet:
-            fused = self._fused if step_fn == self._fused_train_step else None
-            try:
-                with nullcontext() if fused is None else torch.no_grad():
-                    for batch in iterator:
-                        step(batch, **fit_params)
-            finally:  # also after Ctrl-C
-                if fused is not None:
-                    fused.finish()
+        if self._quiet:
+            self._run_quietly(iterator, training, step_fn, passed, fit_params)
             passed.record(self.history, prefix)
         else:
+
+            def step(batch: Any, **params: Any) -> dict[str, Any]:
+                self._batch_weight = getattr(batch, "sample_weight", None)
+                outcome = step_fn(batch, **params)
+                passed.add(batch, outcome)
+                return outcome
+
             super().run_single_epoch(iterator, training, prefix, step, **fit_params)
         loss = passed.mean_loss()
         if training and not np.isfinite(loss):
@@ -1136,6 +1139,40 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self.history.record(f"{prefix}_loss", loss)
         if not training:
             self._score_held_out(passed)
+
+    def _run_quietly(
+        self, iterator: Iterable, training: bool, step_fn: Callable, passed: _Pass, fit_params: dict
+    ) -> None:
+        """Run one pass over the batches that no callback takes part in, by the quickest steps."""
+        if training and step_fn == self.train_step:
+            if self._fused is None or self._may_change_parts():
+                self._fused = self._fuse(iterator, fit_params)
+            if self._fused is not None:
+                self._run_fused(iterator, self._fused, passed)
+                return
+            self._set_training(True)
+            step_fn = self._plain_train_step
+        elif self._fused is not None and isinstance(iterator, TensorBatches):
+            step_fn = self._fused_valid_step
+        for batch in iterator:
+            self._batch_weight = getattr(batch, "sample_weight", None)
+            passed.add(batch, step_fn(batch, **fit_params))
+
+    @torch.no_grad()
+    def _run_fused(self, iterator: Iterable, fused: FusedTraining, passed: _Pass) -> None:
+        try:
+            for batch in iterator:
+                X, y = batch
+                passed.add_loss(fused.step(X, y, batch.sample_weight), y, batch.sample_weight)
+        finally:  # also after Ctrl-C
+            fused.finish()
+
+    @torch.no_grad()
+    def _fused_valid_step(self, batch: Any) -> dict[str, torch.Tensor]:
+        assert self._fused is not None
+        X, y = batch
+        logits, loss = self._fused.score(X, y, batch.sample_weight)
+        return {"loss": loss, "y_pred": logits}
 
     def _diverged(self, what: str) -> ValueError:
         return ValueError(
@@ -1169,15 +1206,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             for hook in hooks
         )
 
-    def _quiet_train_step(self, iterator: Iterable, fit_params: dict) -> Callable:
-        """Choose the quickest step that trains the net as skorch's own does."""
+    def _may_change_parts(self) -> bool:
+        """Tell whether something may act on module, criterion or optimizer between two epochs."""
         hooks = ("_default_callbacks", "on_epoch_begin", "on_epoch_end")
-        if self._fused is None or self.callbacks or self._overrides(*hooks):  # may change parts
-            self._fused = self._fuse(iterator, fit_params)
-        if self._fused is not None:
-            return self._fused_train_step
-        self._set_training(True)
-        return self._plain_train_step
+        return bool(self.callbacks) or self._overrides(*hooks)
 
     def _fuse(self, iterator: Iterable, fit_params: dict) -> FusedTraining | None:
         """Make the hand-written training step, where it serves."""
@@ -1194,11 +1226,6 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if sizes != (self._n_inputs, len(self.classes_inferred_)):
             return None  # get_loss says what is wrong
         return FusedTraining(self.module_, self.criterion_, self.optimizer_)
-
-    def _fused_train_step(self, batch: Any) -> dict[str, torch.Tensor]:
-        X, y = batch
-        assert self._fused is not None
-        return {"loss": self._fused.step(X, y, batch.sample_weight)}
 
     def _plain_train_step(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Train on a batch as skorch's train_step does, without its notifications."""
@@ -1236,7 +1263,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _go_to_best_epoch(self) -> None:
         self.best_epoch_ = len(self.history)
-        if self._best is not None and self._best.parameters:
+        if self._best is not None and self._best.state:
             self.best_epoch_ = self._best.epoch
             self._best.restore(self._trained_modules())
 
@@ -1258,7 +1285,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             passed = _Pass(keep_outputs=True)
             for batch in held_out:
                 passed.add(batch, {"y_pred": self.evaluation_step(batch)})
-            self.calibrator_ = self._fit_calibrator(*passed.held_out(self._read_logits))
+            logits, y, weight = passed.held_out(self._read_logits)
+            if not np.isfinite(logits).all():
+                raise self._diverged("The logits of held-out rows turned infinite or NaN")
+            self.calibrator_ = self._fit_calibrator(logits, y, weight)
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
@@ -1271,9 +1301,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _fit_calibrator(self, logits: NDArray, y: NDArray, sample_weight: NDArray | None) -> Any:
         if isinstance(self.calibration, str):
-            calibrator: Any = TemperatureScaling(prior_strength=PRIOR_STRENGTH)
-        else:
-            calibrator = clone(self.calibration, safe=False)
+            return TemperatureScaling(prior_strength=PRIOR_STRENGTH).solve(logits, y, sample_weight)
+        calibrator: Any = clone(self.calibration, safe=False)
         weights = {}
         if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
             weights = {"sample_weight": sample_weight}
@@ -1546,26 +1575,33 @@ class _Pass:
         _, y = unpack_data(batch)
         weight = getattr(batch, "sample_weight", None)
         if "loss" in step:
-            self.losses.append(step["loss"].detach())
-            self.sizes.append(len(y))
-            self.totals.append(self.sizes[-1] if weight is None else weight.sum())
+            self.add_loss(step["loss"].detach(), y, weight)
         if self.keep_outputs:
             self.outputs.append((step["y_pred"], y, weight))
 
+    def add_loss(self, loss: torch.Tensor, y: Any, weight: torch.Tensor | None) -> None:
+        """Take in the loss of a batch; nothing waits for its value before the pass has ended."""
+        self.losses.append(loss)
+        self.sizes.append(len(y))
+        self.totals.append(len(y) if weight is None else weight.sum())
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The losses of the batches."""
+        return torch.stack(self.losses).tolist()
+
     def record(self, history: History, prefix: str) -> None:
         """Record the batches in the history, as skorch does while they run."""
-        losses = torch.stack(self.losses).tolist()
         history[-1]["batches"].extend(
             {f"{prefix}_loss": loss, f"{prefix}_batch_size": size}
-            for loss, size in zip(losses, self.sizes, strict=True)
+            for loss, size in zip(self.values, self.sizes, strict=True)
         )
-        history.record(f"{prefix}_batch_count", len(losses))
+        history.record(f"{prefix}_batch_count", len(self.values))
 
     def mean_loss(self) -> float:
         """Average the batches' losses, each weighing as much as its rows."""
-        losses = torch.stack(self.losses).cpu().double()
-        totals = torch.as_tensor([float(total) for total in self.totals], dtype=torch.float64)
-        return float((losses * totals).sum() / totals.sum())
+        totals = [float(total) for total in self.totals]
+        return math.fsum(map(operator.mul, self.values, totals)) / math.fsum(totals)
 
     def held_out(
         self, read: Callable[[Any], torch.Tensor]

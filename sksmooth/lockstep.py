@@ -169,7 +169,8 @@ class StackedNets:
     ) -> None:
         self.weights = list(weights)
         self.biases = list(biases)
-        self.transposed_weights = [weight.transpose(1, 2) for weight in weights]
+        transposed = [weight.transpose(1, 2) for weight in weights]
+        self.layers = list(zip(transposed, self.biases, strict=True))
         self.weight_gradients = [torch.zeros_like(weight) for weight in weights]
         self.bias_gradients = [torch.zeros_like(bias) for bias in biases]
         self.parameters = _interleave(self.weights, self.biases)
@@ -245,7 +246,7 @@ class StackedNets:
             Each net's logits.
         """
         activate = ACTIVATIONS[self.activation]
-        *hidden, (weight, bias) = zip(self.transposed_weights, self.biases, strict=True)
+        *hidden, (weight, bias) = self.layers
         for hidden_weight, hidden_bias in hidden:
             X = activate(torch.baddbmm(hidden_bias, X, hidden_weight))
         return torch.baddbmm(bias, X, weight)
@@ -278,16 +279,17 @@ class StackedNets:
         """
         activate, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
         inputs, before, masks = [X], [], []
-        *hidden, (last_weight, last_bias) = zip(self.transposed_weights, self.biases, strict=True)
+        h = X
+        *hidden, (last_weight, last_bias) = self.layers
         for weight, bias in hidden:
-            z = torch.baddbmm(bias, inputs[-1], weight)
+            z = torch.baddbmm(bias, h, weight)
             before.append(z)
             h = activate(z)
             if self.dropout:
                 masks.append(self._draw_mask(h))
                 h = h * masks[-1]
             inputs.append(h)
-        log_p = torch.log_softmax(torch.baddbmm(last_bias, inputs[-1], last_weight), dim=-1)
+        log_p = torch.log_softmax(torch.baddbmm(last_bias, h, last_weight), dim=-1)
 
         mass = targets.mass[y]
         share = _shares(y, targets, sample_weight)
@@ -541,11 +543,39 @@ class FusedTraining:
         tensor of shape ()
             The mean loss, before the step.
         """
-        rows = X.flatten(1).unsqueeze(0)
-        weight = None if sample_weight is None else sample_weight.unsqueeze(0)
-        loss = self.stack.loss_and_gradients(rows, y.unsqueeze(0), self.targets, weight)
+        n_rows = len(y)
+        weight = None if sample_weight is None else sample_weight.view(1, n_rows)
+        loss = self.stack.loss_and_gradients(
+            X.view(1, n_rows, -1), y.view(1, n_rows), self.targets, weight
+        )
         self.update()
-        return loss[0]
+        return loss.view(())
+
+    def score(
+        self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Compute logits and loss, without training. To be called under ``torch.no_grad``.
+
+        Parameters
+        ----------
+        X : tensor of shape (n, n_features) or (n, ...)
+            Inputs.
+        y : tensor of shape (n,), int64
+            Class indices.
+        sample_weight : tensor of shape (n,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        logits : tensor of shape (n, n_classes)
+            The net's logits.
+        loss : tensor of shape ()
+            The mean loss.
+        """
+        logits = self.stack.logits(X.flatten(1).unsqueeze(0))
+        weight = None if sample_weight is None else sample_weight.unsqueeze(0)
+        loss = stacked_loss(logits, y.unsqueeze(0), self.targets, weight)
+        return logits[0], loss[0]
 
     def finish(self) -> None:
         """Leave the optimizer as if it had taken the steps itself."""

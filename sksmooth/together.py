@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from skorch.utils import to_numpy
 
 from sksmooth.batches import TensorRows, make_batches
@@ -140,6 +142,85 @@ def reason_to_go_alone(job: Job) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
+def divide(
+    jobs: Sequence[Job], n_tasks: int = 1, max_members: int = MAX_MEMBERS
+) -> list[NDArray[np.int64]]:
+    """Part jobs into groups that can be fitted at the same time, each by :func:`fit_together`.
+
+    Classifiers that might be trained in one stack stay together, where there are other groups
+    enough.
+
+    Parameters
+    ----------
+    jobs : sequence of Jobs
+        The classifiers. Where neighbours have rows in common, so do groups.
+    n_tasks : int, default=1
+        How many are fitted at the same time: no fewer groups are made, where there are jobs enough.
+    max_members : int, default=64
+        The most nets in one stack.
+
+    Returns
+    -------
+    list of ndarrays of int64
+        The positions in `jobs` of each group's members.
+
+    Examples
+    --------
+    >>> from sksmooth import LabelSmoothingClassifier
+    >>> jobs = [Job(LabelSmoothingClassifier(lr=lr), [], []) for lr in (0.1, 0.1, 0.1, 0.2)]
+    >>> [group.tolist() for group in divide(jobs)]
+    [[0, 1, 2], [3]]
+    >>> [group.tolist() for group in divide(jobs, n_tasks=3)]
+    [[0], [1], [2], [3]]
+    """
+    kinds: dict[str | int, list[int]] = {}
+    for number, job in enumerate(jobs):
+        alone = reason_to_go_alone(job) is not None
+        kinds.setdefault(number if alone else _common_params(job.estimator), []).append(number)
+    groups = []
+    for alike in kinds.values():
+        n_groups = max(-(-len(alike) // max_members), -(-len(alike) * n_tasks // len(jobs)))
+        groups.extend(np.array_split(np.asarray(alike), n_groups))
+    return groups
+
+
+def params_key(params: Mapping[str, Any]) -> str:
+    """Give a key that parameters have in common where they are equal.
+
+    Parameters
+    ----------
+    params : dict
+        Parameters by name.
+
+    Returns
+    -------
+    str
+        The key. What cannot be pickled, such as a lambda, equals itself only.
+
+    Examples
+    --------
+    >>> params_key({"lr": 0.1}) == params_key({"lr": 0.1}) != params_key({"lr": 0.2})
+    True
+    """
+    try:
+        return joblib.hash(params)
+    except (pickle.PicklingError, TypeError):
+        return " ".join(f"{name}={_hash_or_id(value)}" for name, value in sorted(params.items()))
+
+
+def _hash_or_id(value: Any) -> str:
+    try:
+        return joblib.hash(value)
+    except (pickle.PicklingError, TypeError):
+        return f"id {id(value)}"
+
+
+def _common_params(estimator: LabelSmoothingClassifier) -> str:
+    """Give a key to the parameters that all classifiers of one stack have in common."""
+    params = estimator.get_params(deep=False)
+    return params_key({name: value for name, value in params.items() if name not in MAY_DIFFER})
+
+
 class _Runner:
     """A classifier on its way through the phases of ``fit``, between which it waits for others."""
 
@@ -183,12 +264,10 @@ class _Runner:
 
     def kind(self) -> str:
         """Give what is the same for all that can be trained in one stack."""
-        params = self.estimator.get_params(deep=False)
-        common = {name: value for name, value in params.items() if name not in MAY_DIFFER}
         shapes = [parameter.shape for parameter in self.estimator.module_.parameters()]
         n_classes = len(self.estimator.classes_inferred_)
-        return joblib.hash(
-            (common, shapes, n_classes, len(self.batches), self.member.held_out is None)
+        return _common_params(self.estimator) + joblib.hash(
+            (shapes, n_classes, len(self.batches), self.member.held_out is None)
         )
 
     def begin(self) -> None:

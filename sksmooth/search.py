@@ -1,0 +1,483 @@
+"""BatchedGridSearchCV: GridSearchCV whose compatible candidates and folds train in lockstep."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from joblib import effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
+from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.model_selection import GridSearchCV, ParameterGrid
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_method_params
+from tqdm import tqdm
+
+from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.together import MAX_MEMBERS, Job, divide, fit_together, params_key
+
+
+class BatchedGridSearchCV(GridSearchCV):
+    """GridSearchCV, sooner: the nets of compatible candidates and of all folds train in lockstep.
+
+    A drop-in for :class:`sklearn.model_selection.GridSearchCV`: the same arguments, the same
+    ``cv_results_``, the same scores where `random_state` is an int.
+
+    - Candidates that differ only in `label_smoothing`, `smoothing`, `random_state` or
+      `class_weight` train together, over all folds. Those that differ in anything else form groups,
+      each of which trains together.
+    - In a Pipeline, the steps before the net are fitted once for each fold and each setting of
+      their own parameters, on the training rows only.
+    - What cannot train together, such as a net with callbacks, is fitted by itself, and
+      `alone_because_` tells why. An estimator that is neither a
+      :class:`~sksmooth.LabelSmoothingClassifier` nor a Pipeline that ends in one is searched as
+      GridSearchCV does.
+
+    Parameters
+    ----------
+    estimator : LabelSmoothingClassifier, or Pipeline that ends in one
+        Copied for each fit. Any other estimator works, too, without lockstep.
+    param_grid : dict or list of dicts
+        The values to try of each parameter.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in GridSearchCV.
+    n_jobs : int or None, default=None
+        Groups that are trained at the same time; a group is divided where there are fewer of them.
+        Inside ``joblib.parallel_config("dask")`` groups are spread over the machines of a cluster.
+        Steps before the net, and scores, are computed in this process.
+    refit : bool, str or callable, default=True
+        As in GridSearchCV.
+    cv : int, splitter or iterable, default=None
+        As in GridSearchCV.
+    verbose : int, default=0
+        Above 0, show a bar over the epochs of all fits, and say which are fitted by themselves.
+    pre_dispatch : int or str, default="2*n_jobs"
+        As in GridSearchCV, for groups.
+    error_score : "raise" or float, default=nan
+        As in GridSearchCV. With "raise", the first failure is raised after all have been trained.
+    return_train_score : bool, default=False
+        As in GridSearchCV.
+    max_members : int, default=64
+        The most nets that train in one stack: more take more memory, and no less time each.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarrays
+        As in GridSearchCV, but `mean_fit_time` and `std_fit_time` hold each fit's share of the
+        time: that of its group, divided among the members, and that of the steps before the net,
+        divided among the fits that they serve.
+    alone_because_ : list of str or None
+        Why a candidate's nets were fitted by themselves; None where they trained in lockstep.
+    best_estimator_, best_index_, best_params_, best_score_, classes_, feature_names_in_, \
+multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
+        As in GridSearchCV.
+
+    See Also
+    --------
+    sksmooth.LabelSmoothingClassifier : The net that is searched over.
+
+    Notes
+    -----
+    Candidates of which `random_state` is None draw their seeds in another order than in
+    GridSearchCV. A step before the net that is random and has no seed is fitted once for all the
+    candidates that share it.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sksmooth import LabelSmoothingClassifier, make_tabular
+    >>> from sksmooth.search import BatchedGridSearchCV
+    >>> X, y = make_tabular(random_state=0)
+    >>> net = LabelSmoothingClassifier(max_epochs=5, random_state=0)
+    >>> grid = {"labelsmoothingclassifier__label_smoothing": [0, 0.1]}
+    >>> search = BatchedGridSearchCV(make_pipeline(StandardScaler(), net), grid, cv=3).fit(X, y)
+    >>> len(search.cv_results_["mean_test_score"]), search.alone_because_
+    (2, [None, None])
+    >>> bool(search.score(X, y) > 0.8)
+    True
+    """
+
+    _parameter_constraints: dict[str, list] = {  # noqa: RUF012
+        **GridSearchCV._parameter_constraints,
+        "max_members": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: bool | str | Callable = True,
+        cv: Any = None,
+        verbose: int = 0,
+        pre_dispatch: int | str = "2*n_jobs",
+        error_score: float | str = np.nan,
+        return_train_score: bool = False,
+        max_members: int = MAX_MEMBERS,
+    ) -> None:
+        super().__init__(
+            estimator,
+            param_grid,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.max_members = max_members
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, **params: Any) -> BatchedGridSearchCV:
+        """Try all candidates by cross-validation; fit the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,), default=None
+            Labels.
+        **params : dict of str to object
+            Arguments of the estimator's ``fit``, the scorers and the splitter, as in GridSearchCV.
+
+        Returns
+        -------
+        BatchedGridSearchCV
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If all fits fail; or what a fit raised, with ``error_score="raise"``.
+        """
+        reason = self._reason_against_lockstep()
+        if reason is not None:
+            super().fit(X, y, **params)
+            self.alone_because_ = [reason] * len(self.cv_results_["params"])
+            return self
+        search = _TrainedFirst(self)
+        with parallel_config(backend="sequential"):  # scores are cheap; training leaves this
+            search.fit(X, y, **params)
+        self.__dict__.update((k, v) for k, v in vars(search).items() if k.endswith("_"))
+        return self
+
+    def _reason_against_lockstep(self) -> str | None:
+        """Tell why the search is none of nets in lockstep, from the start."""
+        net = self.estimator.steps[-1][1] if _is_pipeline(self.estimator) else self.estimator
+        if not isinstance(net, LabelSmoothingClassifier):
+            return f"{type(net).__name__} is not LabelSmoothingClassifier itself"
+        if hasattr(self, "_skl_callbacks"):
+            return "callbacks are set on the search"
+        return None
+
+
+class _TrainedFirst(GridSearchCV):
+    """The table of a search, made by GridSearchCV's own code from nets trained beforehand.
+
+    Parameters
+    ----------
+    search : BatchedGridSearchCV
+        Whose table it is.
+    """
+
+    def __init__(self, search: BatchedGridSearchCV) -> None:
+        self.search = search
+        self.trained: deque[_Fit] = deque()
+        self.backend, self.n_backend_jobs = get_active_backend()
+        params = search.get_params(deep=False)
+        del params["max_members"]
+        stand_in = _StandIn(search.estimator, self._fit_next)
+        super().__init__(**{**params, "estimator": stand_in, "n_jobs": None, "verbose": 0})
+
+    # -- hooks of GridSearchCV.fit, in the order in which it calls them -------------------------
+
+    def _get_scorers(self) -> Any:
+        return self.search._get_scorers()
+
+    def _get_routed_params_for_fit(self, params: Mapping[str, Any]) -> Any:
+        routed = self.search._get_routed_params_for_fit(params)
+        self.fit_params, self.split_params = routed.estimator.fit, routed.splitter.split
+        return routed
+
+    def _check_input_parameters(self, X: Any, y: Any, split_params: Any) -> None:
+        self.X, self.y = X, y
+
+    def _run_search(self, evaluate_candidates: Callable) -> None:
+        candidates = list(ParameterGrid(self.param_grid))
+        splits = list(self._checked_cv_orig.split(self.X, self.y, **self.split_params))
+        fits = self._train(candidates, splits)
+        self.trained.extend(fits)
+        self.seconds = [fit.seconds for fit in fits]
+        evaluate_candidates(candidates, cv=_Splits(splits))
+
+    def _format_results(
+        self, candidate_params: Any, n_splits: int, out: Any, more_results: Any = None
+    ) -> Any:
+        for result, seconds in zip(out, self.seconds, strict=True):
+            result["fit_time"] = seconds
+        return super()._format_results(candidate_params, n_splits, out, more_results)
+
+    # -- training -----------------------------------------------------------------------------
+
+    def _fit_next(self, params: Mapping[str, Any], X: Any, y: Any, fit_params: Any) -> Any:
+        """Give the next of the trained estimators; after the last, fit on all rows."""
+        if self.trained:
+            return self.trained.popleft().get()
+        with parallel_config(backend=self.backend, n_jobs=self.n_backend_jobs):
+            estimator = clone(self.search.estimator).set_params(**params)
+            return estimator.fit(X, **({} if y is None else {"y": y}), **fit_params)
+
+    def _train(self, candidates: list[dict], splits: list) -> list[_Fit]:
+        """Fit all candidates on the training rows of all splits."""
+        verbose = self.search.verbose
+        fits = self._prepare(candidates, splits)
+        if verbose:
+            print(
+                f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, "
+                f"totalling {len(fits)} fits"
+            )
+        # Fold by fold, so that a task needs the rows of few folds.
+        order = np.arange(len(fits)).reshape(len(candidates), len(splits)).T.ravel()
+        waiting = [fits[number] for number in order if fits[number].error is None]
+        with parallel_config(backend=self.backend, n_jobs=self.n_backend_jobs):
+            self._fit_jobs(waiting)
+        reasons = [fit.job.alone_because for fit in fits]
+        self.alone_because_ = [
+            next(filter(None, reasons[k * len(splits) : (k + 1) * len(splits)]), None)
+            for k in range(len(candidates))
+        ]
+        if verbose and any(reasons):
+            counts = Counter(reason for reason in reasons if reason)
+            told = "; ".join(f"{reason} ({count})" for reason, count in counts.items())
+            print(f"{counts.total()} of {len(fits)} fits one by one: {told}")
+        return fits
+
+    def _prepare(self, candidates: list[dict], splits: list) -> list[_Fit]:
+        """Set the candidates' parameters, and fit the steps before the net where they differ."""
+        rows: dict[Any, tuple] = {}
+        steps: dict[Any, _FittedSteps] = {}
+        fits = []
+        for params in candidates:
+            for fold, (train, _) in enumerate(splits):
+                estimator = clone(self.search.estimator)
+                estimator.set_params(**clone(params, safe=False))
+                fold_key = (fold, get_tags(estimator).input_tags.pairwise)
+                if fold_key not in rows:
+                    own_params = _check_method_params(self.X, self.fit_params, indices=train)
+                    rows[fold_key] = (*_safe_split(estimator, self.X, self.y, train), own_params)
+                if not _ends_in_net(estimator):
+                    fits.append(_Fit(Job(estimator, *rows[fold_key])))
+                    continue
+                last = estimator.steps[-1][0]
+                others = {k: v for k, v in params.items() if not k.startswith(f"{last}__")}
+                key = (fold, params_key(others))
+                if key not in steps:
+                    steps[key] = _FittedSteps(clone(estimator), *rows[fold_key])
+                fits.append(steps[key].serve(estimator.steps[-1][1]))
+        return fits
+
+    def _fit_jobs(self, fits: Sequence[_Fit]) -> None:
+        """Fit, in as many tasks as run at the same time, or more."""
+        search = self.search
+        jobs = [fit.job for fit in fits]
+        parts = divide(jobs, effective_n_jobs(search.n_jobs), search.max_members)
+        epochs = [getattr(job.estimator, "max_epochs", 1) for job in jobs]
+        # A generator tells of every task that is done; not all of joblib's backends have it.
+        parallel = Parallel(
+            n_jobs=search.n_jobs,
+            pre_dispatch=search.pre_dispatch,
+            return_as="generator" if search.verbose else "list",
+        )
+        with tqdm(total=sum(epochs), unit="epoch", disable=not search.verbose) as bar:
+            outcomes = parallel(
+                delayed(_fit_part)([jobs[k] for k in part], search.max_members, _Progress(bar))
+                for part in parts
+            )
+            n_done = 0
+            for part, done in zip(parts, outcomes, strict=True):
+                for k, job in zip(part, done, strict=True):
+                    fits[k].job = job
+                n_done += sum(epochs[k] for k in part)
+                bar.update(n_done - bar.n)
+
+
+def _fit_part(jobs: list[Job], max_members: int, on_epoch: Callable[[int], None]) -> list[Job]:
+    """Fit some of the jobs, perhaps in another process; leave their rows behind."""
+    fit_together(jobs, max_members=max_members, on_epoch=on_epoch)
+    return [replace(job, X=None, y=None, fit_params={}) for job in jobs]
+
+
+class _Progress:
+    """Advances a bar; a copy that was sent to another process does nothing."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self.bar = bar
+
+    def __call__(self, n_epochs: int) -> None:
+        if self.bar is not None:
+            self.bar.update(n_epochs)
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+
+class _Fit:
+    """The fit of a candidate on the training rows of a fold.
+
+    Parameters
+    ----------
+    job : Job
+        The fit of the net.
+    steps : _FittedSteps or None
+        What comes before the net.
+    """
+
+    def __init__(self, job: Job, steps: _FittedSteps | None = None) -> None:
+        self.job = job
+        self.steps = steps
+
+    @property
+    def error(self) -> Exception | None:
+        return self.job.error if self.steps is None else self.steps.error or self.job.error
+
+    @property
+    def seconds(self) -> float:
+        shared = 0.0 if self.steps is None else self.steps.seconds / self.steps.n_served
+        return self.job.seconds + shared
+
+    def get(self) -> Any:
+        """Give the fitted estimator, or raise what its fit raised."""
+        if self.job.error is not None:
+            raise self.job.error
+        return self.job.estimator if self.steps is None else self.steps.before(self.job.estimator)
+
+
+class _FittedSteps:
+    """A pipeline whose steps are fitted but for the last.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted here.
+    X, y : array-like
+        Training rows.
+    fit_params : dict
+        Arguments of its ``fit``.
+    """
+
+    def __init__(self, pipeline: Pipeline, X: Any, y: Any, fit_params: dict[str, Any]) -> None:
+        begin = time.perf_counter()
+        self.pipeline = pipeline
+        self.name, net = pipeline.steps[-1]
+        self.received = _Recorder(net)
+        self.n_served = 0
+        self.error: Exception | None = None
+        self.traceback: Any = None
+        pipeline.steps = [*pipeline.steps[:-1], (self.name, self.received)]
+        try:
+            pipeline.fit(X, y, **fit_params)
+        except Exception as error:  # raised where the fit is asked for
+            self.error, self.traceback = error, error.__traceback__
+        self.seconds = time.perf_counter() - begin
+
+    def serve(self, net: LabelSmoothingClassifier) -> _Fit:
+        """Make the fit of a net on what these steps give."""
+        self.n_served += 1
+        received = self.received
+        return _Fit(Job(net, received.X, received.y, received.fit_params), self)
+
+    def before(self, net: LabelSmoothingClassifier) -> Pipeline:
+        """Give the pipeline of these steps and a fitted net, or raise what their fit raised."""
+        if self.error is not None:  # for every net, and each time with the same traceback
+            raise self.error.with_traceback(self.traceback)
+        pipeline = copy.copy(self.pipeline)
+        pipeline.steps = [*pipeline.steps[:-1], (self.name, net)]
+        return pipeline
+
+
+class _Recorder(BaseEstimator):
+    """Stands at a pipeline's end while the other steps are fitted; keeps what it is given."""
+
+    def __init__(self, net: LabelSmoothingClassifier) -> None:
+        self.net = net
+        self.X = self.y = None
+        self.fit_params: dict[str, Any] = {}
+
+    def get_metadata_routing(self) -> Any:
+        return self.net.get_metadata_routing()
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> _Recorder:
+        self.X, self.y, self.fit_params = X, y, fit_params
+        return self
+
+
+class _StandIn(BaseEstimator):
+    """Stands for the estimator in GridSearchCV until ``fit``, and then is the fitted estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        What it stands for.
+    fit_next : callable
+        Takes parameters, X, y and the arguments of ``fit``; gives a fitted estimator.
+    """
+
+    def __init__(self, estimator: Any, fit_next: Callable) -> None:
+        self.estimator = estimator
+        self.fit_next = fit_next
+        self.params: dict[str, Any] = {}
+
+    def __sklearn_clone__(self) -> _StandIn:
+        return _StandIn(self.estimator, self.fit_next)
+
+    def __sklearn_tags__(self) -> Any:
+        return get_tags(self.estimator)
+
+    def set_params(self, **params: Any) -> _StandIn:
+        self.params = params
+        return self
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        fitted = self.fit_next(self.params, X, y, fit_params)
+        # Scorers, and whoever asks for best_estimator_, are to meet the estimator itself.
+        for name in ("estimator", "fit_next", "params"):
+            delattr(self, name)
+        self.__dict__.update(vars(fitted))
+        self.__class__ = type(fitted)
+        return self
+
+
+class _Splits:
+    """A splitter that gives splits drawn before."""
+
+    def __init__(self, splits: list) -> None:
+        self.splits = splits
+
+    def split(self, X: Any = None, y: Any = None, **params: Any) -> list:
+        return self.splits
+
+
+def _is_pipeline(estimator: Any) -> bool:
+    return isinstance(estimator, Pipeline) and bool(estimator.steps)
+
+
+def _ends_in_net(estimator: Any) -> bool:
+    """Tell whether it is a pipeline whose last step is a net."""
+    return _is_pipeline(estimator) and isinstance(
+        estimator.steps[-1][1], LabelSmoothingClassifier
+    )
