@@ -16,11 +16,12 @@ import skorch.dataset
 import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 # Gathering the rows of many batches at once and slicing them is faster than gathering each batch,
 # and bounds the memory that the shuffled copy takes.
 BATCHES_AT_ONCE = 64
+INDICES_AT_ONCE = 2**14
 
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
@@ -123,6 +124,8 @@ class TensorBatches:
         Draw a new order at the start of every pass, from torch's global generator.
     drop_last : bool, default=False
         Leave out a last batch that is not full.
+    chosen : tensor of int64, default=None
+        Indices of the rows to iterate over; None takes all.
 
     Examples
     --------
@@ -133,28 +136,73 @@ class TensorBatches:
     """
 
     def __init__(
-        self, rows: TensorRows, batch_size: int, shuffle: bool = False, drop_last: bool = False
+        self,
+        rows: TensorRows,
+        batch_size: int,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        chosen: torch.Tensor | None = None,
     ) -> None:
         self.rows = rows
-        self.batch_size = len(rows) if batch_size == -1 else int(batch_size)
+        self.chosen = chosen
+        self.batch_size = self.n_rows if batch_size == -1 else int(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows that a pass goes over."""
+        return len(self.rows) if self.chosen is None else len(self.chosen)
+
     def __len__(self) -> int:
-        n_rows = len(self.rows)
-        return n_rows // self.batch_size if self.drop_last else -(-n_rows // self.batch_size)
+        if self.drop_last:
+            return self.n_rows // self.batch_size
+        return -(-self.n_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        rows = self.rows
-        # The order within one batch of all rows means nothing.
-        shuffle = self.shuffle and len(rows) > self.batch_size
-        order = torch.randperm(len(rows)).to(rows.X.device) if shuffle else None
-        n_rows = len(self) * self.batch_size if self.drop_last else len(rows)
+        order = self.chosen
+        if self.shuffle and self.n_rows > self.batch_size:  # within one batch, order means nothing
+            order = torch.randperm(self.n_rows).to(self.rows.X.device)
+            order = order if self.chosen is None else self.chosen[order]
+        n_rows = len(self) * self.batch_size if self.drop_last else self.n_rows
         n_gathered = self.batch_size * BATCHES_AT_ONCE
         for start in range(0, n_rows, n_gathered):
             here = slice(start, min(start + n_gathered, n_rows))
-            gathered = rows.batch(here if order is None else order[here])
+            gathered = self.rows.batch(here if order is None else order[here])
             yield from gathered.split(self.batch_size)
+
+    def merge_repeated(self) -> None:
+        """Go over every distinct row once, with the weight of its repetitions."""
+        rows = self.rows if self.chosen is None else self.rows.take(self.chosen)
+        self.rows, self.chosen = merge_repeated(rows), None
+
+
+class ShuffledIndices(Sampler):
+    """The indices of a dataset's rows in a new random order for every pass.
+
+    torch's RandomSampler makes a list of them, which takes as much memory as four numbers of every
+    row.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+
+    Examples
+    --------
+    >>> sorted(ShuffledIndices(4))
+    [0, 1, 2, 3]
+    """
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __iter__(self) -> Iterator[int]:
+        for part in torch.randperm(self.n_rows).split(INDICES_AT_ONCE):
+            yield from part.tolist()
 
 
 class EncodedDataset(Dataset):
@@ -221,20 +269,19 @@ def make_batches(
     >>> type(make_batches(rows, batch_size=2)).__name__
     'TensorBatches'
     """
-    rows = None if dataloader_params else rows_in_memory(dataset)
-    if rows is not None:
-        return TensorBatches(rows, batch_size, shuffle=shuffle, drop_last=drop_last)
+    rows, chosen = rows_in_memory(dataset)
+    if rows is not None and not dataloader_params:
+        return TensorBatches(rows, batch_size, shuffle, drop_last, chosen)
+    n_rows = 0 if isinstance(dataset, IterableDataset) else skorch.dataset.get_len(dataset)
+    if shuffle and n_rows and not {"sampler", "batch_sampler"} & set(dataloader_params):
+        dataloader_params["sampler"] = ShuffledIndices(n_rows)
     if batch_size == -1:
-        batch_size = len(dataset)  # type: ignore[arg-type]
-    ordered_by_itself = isinstance(dataset, IterableDataset) or "sampler" in dataloader_params
-    shuffle = shuffle and not ordered_by_itself
-    return DataLoader(
-        dataset, batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, **dataloader_params
-    )
+        batch_size = n_rows
+    return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **dataloader_params)
 
 
-def rows_in_memory(dataset: Any) -> TensorRows | None:
-    """Give the rows of a dataset as tensors if they are in memory, else None.
+def rows_in_memory(dataset: Any) -> tuple[TensorRows | None, torch.Tensor | None]:
+    """Give the rows of a dataset, if they are in memory as tensors, and which of them it chooses.
 
     Parameters
     ----------
@@ -243,15 +290,20 @@ def rows_in_memory(dataset: Any) -> TensorRows | None:
 
     Returns
     -------
-    TensorRows or None
-        The dataset's own rows, a Subset's copied out.
+    rows : TensorRows or None
+        The rows; None where they are not in memory.
+    chosen : tensor of int64 or None
+        The indices of those that are in the dataset; None for all.
     """
     if isinstance(dataset, TensorRows):
-        return dataset
-    if isinstance(dataset, Subset):
-        rows = rows_in_memory(dataset.dataset)
-        return None if rows is None else rows.take(dataset.indices)
-    return None
+        return dataset, None
+    if not isinstance(dataset, Subset):
+        return None, None
+    rows, outer = rows_in_memory(dataset.dataset)
+    chosen = torch.as_tensor(dataset.indices, dtype=torch.int64)
+    if rows is not None:
+        chosen = chosen.to(rows.X.device)
+    return rows, chosen if outer is None else outer[chosen]
 
 
 def merge_repeated(rows: TensorRows) -> TensorRows:

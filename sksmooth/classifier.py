@@ -47,7 +47,6 @@ from sksmooth.batches import (
     TensorRows,
     hold_out,
     make_batches,
-    merge_repeated,
     read_labels,
     rows_in_memory,
 )
@@ -725,13 +724,13 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         }
         batches = make_batches(dataset, **parameters)
         if not isinstance(batches, TensorBatches):
-            if getattr(rows_in_memory(dataset), "sample_weight", None) is not None:
+            if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
                 raise ValueError(
                     "sample_weight and class_weight need the default iterator_train, without "
                     f"parameters of DataLoader; got {self.get_params_for('iterator_train')}."
                 )
-        elif len(batches.rows) <= batches.batch_size and not batches.drop_last:
-            batches.rows = merge_repeated(batches.rows)
+        elif batches.n_rows <= batches.batch_size and not batches.drop_last:
+            batches.merge_repeated()
         return batches
 
     # -- parts --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from sksmooth.batches import TensorRows
+from sksmooth.batches import TensorRows, rows_in_memory
 from sksmooth.losses import FORMS, LabelSmoothingLoss
 from sksmooth.modules import ACTIVATIONS, SimpleNet, read_logits
 from sksmooth.smoothing import smoothing_matrix
@@ -778,10 +778,12 @@ class Part(NamedTuple):
         Part
             The same rows.
         """
-        if isinstance(dataset, TensorRows):
-            return cls(dataset, torch.arange(len(dataset), device=dataset.X.device))
-        rows, chosen = cls.of(dataset.dataset)
-        return cls(rows, chosen[torch.as_tensor(dataset.indices, device=chosen.device)])
+        rows, chosen = rows_in_memory(dataset)
+        if rows is None:
+            raise TypeError(f"dataset must be TensorRows or a Subset of such, got {dataset!r}.")
+        if chosen is None:
+            chosen = torch.arange(len(rows), device=rows.X.device)
+        return cls(rows, chosen)
 
 
 class Member(NamedTuple):

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from sksmooth.batches import (
     FEWEST_HELD_OUT,
+    INDICES_AT_ONCE,
     Batch,
     EncodedDataset,
+    ShuffledIndices,
     TensorBatches,
     TensorRows,
     hold_out,
@@ -235,12 +237,12 @@ def test_workers_ask_for_a_dataloader():
     loader = make_batches(numbered_rows(10), 4, shuffle=True, drop_last=True, num_workers=1)
     assert isinstance(loader, DataLoader)
     assert (loader.num_workers, loader.drop_last, len(loader)) == (1, True, 2)
-    assert isinstance(loader.sampler, torch.utils.data.RandomSampler)
+    assert isinstance(loader.sampler, ShuffledIndices)
 
 
 def test_a_foreign_dataset_goes_through_a_dataloader():
     for dataset in (Squares(5, label=int), Subset(Squares(9, label=int), range(5))):
-        assert rows_in_memory(dataset) is None
+        assert rows_in_memory(dataset)[0] is None
         loader = make_batches(dataset, 2)
         assert isinstance(loader, DataLoader)
         assert [y.tolist() for _, y in loader] == [[0, 1], [2, 3], [4]]
@@ -262,6 +264,22 @@ def test_an_iterable_dataset_is_not_shuffled():
 def test_a_sampler_takes_the_place_of_shuffling():
     loader = make_batches(numbered_rows(4), 2, shuffle=True, sampler=[3, 1, 2, 0])
     assert [y.tolist() for _, y in loader] == [[3, 1], [2, 0]]
+
+
+def test_shuffled_indices_are_each_row_once_in_a_new_order():
+    indices = ShuffledIndices(2 * INDICES_AT_ONCE + 3)
+    first, second = list(indices), list(indices)
+    assert sorted(first) == sorted(second) == list(range(len(indices)))
+    assert first != second
+
+
+def test_batches_of_chosen_rows_do_not_copy_the_others():
+    rows = numbered_rows(10, weighted=True)
+    batches = TensorBatches(rows, 2, chosen=torch.tensor([9, 1, 5]))
+    assert batches.rows is rows
+    assert [y.tolist() for _, y in batches] == [[9, 1], [5]]
+    shuffled = TensorBatches(rows, 2, shuffle=True, chosen=torch.tensor([9, 1, 5]))
+    assert sorted(y for _, labels in shuffled for y in labels.tolist()) == [1, 5, 9]
 
 
 # merge_repeated

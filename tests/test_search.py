@@ -1,0 +1,519 @@
+"""BatchedGridSearchCV: GridSearchCV's table and attributes, from nets that train in lockstep."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+import torch
+from joblib import parallel_config
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import FitFailedWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    ShuffleSplit,
+    StratifiedKFold,
+)
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from skorch.callbacks import LRScheduler
+
+from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth.search import BatchedGridSearchCV
+from sksmooth.together import Job, divide, params_key
+
+X, Y = make_tabular(n_samples=180, random_state=0)
+NET = LabelSmoothingClassifier(max_epochs=4, module__hidden_layer_sizes=(8,), random_state=0)
+EPS = {"label_smoothing": [0.0, 0.2]}
+SCORERS = ["accuracy", "neg_log_loss", "roc_auc_ovr"]
+
+
+def _pipe(*steps, **options):
+    return Pipeline([*steps, ("net", NET)], **options)
+
+
+def _both(estimator, grid, *data, max_members=64, fit_params=None, **options):
+    """Run both searches; check that their tables are equal; give them."""
+    fit_params = fit_params or {}
+    data = data or (X, Y)
+    options = {"cv": 3, **options}
+    theirs = GridSearchCV(clone(estimator), grid, **options).fit(*data, **fit_params)
+    ours = BatchedGridSearchCV(clone(estimator), grid, max_members=max_members, **options)
+    ours.fit(*data, **fit_params)
+    _assert_same_table(theirs, ours)
+    return theirs, ours
+
+
+def _assert_same_table(theirs, ours):
+    assert list(ours.cv_results_) == list(theirs.cv_results_)
+    assert ours.cv_results_["params"] == theirs.cv_results_["params"]
+    for name, expected in theirs.cv_results_.items():
+        values = ours.cv_results_[name]
+        if name == "params":
+            continue
+        assert values.dtype == expected.dtype, name
+        assert values.shape == expected.shape, name
+        if name.startswith("param_"):
+            np.testing.assert_array_equal(values.mask, expected.mask)
+            assert values.tolist() == expected.tolist()
+        elif "time" in name:
+            assert (values >= 0).all()
+        elif "loss" in name or "roc" in name:
+            np.testing.assert_allclose(values, expected, atol=1e-4, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values, expected, err_msg=name)
+    fitted = {name for name in vars(theirs) if name.endswith("_")}
+    assert {name for name in vars(ours) if name.endswith("_")} == fitted | {"alone_because_"}
+    if hasattr(theirs, "best_params_"):
+        assert ours.best_params_ == theirs.best_params_
+        assert ours.best_index_ == theirs.best_index_
+
+
+class TestTable:
+    def test_equals_that_of_grid_search_with_one_scorer(self):
+        theirs, ours = _both(NET, {**EPS, "smoothing": ["uniform", "off_target"]})
+        assert ours.best_score_ == theirs.best_score_
+        assert ours.n_splits_ == 3
+        assert not ours.multimetric_
+
+    def test_equals_it_with_several_scorers_and_train_scores(self):
+        theirs, ours = _both(
+            NET, EPS, scoring=SCORERS, refit="neg_log_loss", return_train_score=True
+        )
+        assert ours.multimetric_
+        assert list(ours.scorer_) == list(theirs.scorer_) == SCORERS
+
+    @pytest.mark.parametrize(
+        "grid",
+        [
+            {"label_smoothing": [0.1], "lr": [0.001, 0.01], "batch_size": [32, 64]},
+            [{"random_state": [0, 1]}, {"class_weight": ["balanced", {0: 2.0}], "lr": [0.01]}],
+            {"early_stopping": [True, False], "patience": [1]},
+            {"calibration": [None, "temperature"], "train_split": [None, 0.3]},
+            {},
+        ],
+        ids=["lr", "list", "stopping", "calibration", "empty"],
+    )
+    def test_equals_it_for_candidates_that_form_groups(self, grid):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Too few rows to hold any out", UserWarning)
+            _, ours = _both(NET, grid, scoring=SCORERS[:2], refit=False)
+        assert set(ours.alone_because_) == {None}
+
+    @pytest.mark.parametrize(
+        "cv",
+        [
+            KFold(4),
+            StratifiedKFold(3, shuffle=True, random_state=0),
+            ShuffleSplit(2, test_size=0.3, random_state=0),
+            [(np.arange(100), np.arange(100, 180)), (np.arange(60, 180), np.arange(60))],
+        ],
+        ids=["kfold", "stratified", "shuffle", "unequal"],
+    )
+    def test_equals_it_with_any_splitter(self, cv):
+        _both(NET, EPS, cv=cv, scoring=SCORERS[:2], refit="accuracy")
+
+    def test_draws_the_splits_of_a_random_splitter_once(self):
+        def search(kind):
+            cv = ShuffleSplit(2, random_state=np.random.RandomState(0))
+            return kind(NET, EPS, cv=cv).fit(X, Y)
+
+        _assert_same_table(search(GridSearchCV), search(BatchedGridSearchCV))
+
+    def test_equals_it_with_stacks_of_few_members(self):
+        _both(NET, EPS, max_members=2, scoring=SCORERS[:2], refit="accuracy")
+
+    def test_equals_it_for_a_module_of_ones_own(self):
+        net = clone(NET).set_params(module=torch.nn.Linear, module__in_features=10)
+        net.set_params(**{"module__hidden_layer_sizes": (8,)})
+        own = LabelSmoothingClassifier(_OwnNet, max_epochs=4, random_state=0)
+        _, ours = _both(own, EPS, scoring=SCORERS[:2], refit="accuracy")
+        assert ours.alone_because_ == [None, None]
+
+    def test_equals_it_for_a_module_that_cannot_be_pickled(self):
+        class Local(SimpleNet):
+            pass
+
+        own = LabelSmoothingClassifier(Local, max_epochs=3, random_state=0)
+        _, ours = _both(own, EPS)
+        assert ours.alone_because_ == [None, None]
+
+    def test_speaks_the_labels_of_the_user(self):
+        labels = np.array(["ant", "bee", "cow"])[Y]
+        _, ours = _both(NET, EPS, X, labels, scoring=SCORERS, refit="accuracy")
+        assert ours.classes_.tolist() == ["ant", "bee", "cow"]
+        assert set(ours.predict(X)) <= {"ant", "bee", "cow"}
+
+    def test_takes_data_frames(self):
+        frame = pd.DataFrame(X, columns=[f"x{k}" for k in range(X.shape[1])])
+        _, ours = _both(_pipe(("scale", StandardScaler())), {}, frame, pd.Series(Y))
+        assert ours.feature_names_in_.tolist() == list(frame.columns)
+
+    def test_equals_it_where_a_fold_lacks_a_class(self):
+        order = np.argsort(Y, kind="stable")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Scoring failed", UserWarning)
+            warnings.filterwarnings("ignore", ".* scores are non-finite", UserWarning)
+            warnings.filterwarnings("ignore", "y_pred contains classes", UserWarning)
+            _both(NET, EPS, X[order], Y[order], cv=KFold(3), scoring=SCORERS[:2], refit=False)
+
+    def test_holds_times_that_add_up_to_no_more_than_the_search(self, monkeypatch):
+        search = BatchedGridSearchCV(_pipe(("scale", StandardScaler())), {}, cv=3, refit=False)
+        seconds = _seconds(lambda: search.fit(X, Y))
+        assert 0 < search.cv_results_["mean_fit_time"][0] * 3 < seconds
+
+
+class TestRefit:
+    def test_gives_the_estimator_itself(self):
+        theirs, ours = _both(NET, EPS)
+        assert type(ours.best_estimator_) is LabelSmoothingClassifier
+        assert ours.best_estimator_.get_params() == theirs.best_estimator_.get_params()
+        np.testing.assert_array_equal(ours.predict_proba(X), theirs.predict_proba(X))
+        assert ours.score(X, Y) == theirs.score(X, Y)
+        assert ours.refit_time_ > 0
+
+    def test_gives_the_pipeline_itself(self):
+        pipe = _pipe(("scale", StandardScaler()))
+        _, ours = _both(pipe, {"net__label_smoothing": [0.0, 0.2]})
+        assert type(ours.best_estimator_) is Pipeline
+        assert ours.best_estimator_[-1].history
+        clone(ours.best_estimator_).fit(X, Y)
+
+    def test_survives_pickling_and_cloning(self):
+        _, ours = _both(NET, EPS)
+        again = pickle.loads(pickle.dumps(ours))
+        np.testing.assert_array_equal(again.predict_proba(X), ours.predict_proba(X))
+        assert clone(ours).get_params()["max_members"] == 64
+        assert "max_members=5" in repr(BatchedGridSearchCV(NET, EPS, max_members=5))
+
+    def test_false_leaves_no_estimator(self):
+        _, ours = _both(NET, EPS, refit=False)
+        assert not hasattr(ours, "best_estimator_")
+        with pytest.raises(AttributeError, match="refit=False"):
+            ours.predict(X)
+
+    def test_takes_a_callable(self):
+        _, ours = _both(NET, EPS, refit=lambda results: 1)
+        assert ours.best_params_ == {"label_smoothing": 0.2}
+
+    def test_leaves_the_estimator_as_it_was(self):
+        pipe = _pipe(("scale", StandardScaler()))
+        before = pipe.get_params(deep=False)
+        BatchedGridSearchCV(pipe, {"net__lr": [0.01]}, cv=3).fit(X, Y)
+        assert pipe.get_params(deep=False) == before
+        with pytest.raises(NotFittedError):
+            pipe.predict(X)
+
+
+class _CountingScaler(StandardScaler):
+    fits: list = []  # noqa: RUF012
+
+    def fit(self, X, y=None, sample_weight=None):
+        _CountingScaler.fits.append((len(X), self.with_mean))
+        return super().fit(X, y, sample_weight)
+
+
+class TestPipeline:
+    def test_equals_grid_search_over_parameters_of_all_steps(self):
+        pipe = _pipe(("scale", StandardScaler()), ("pca", PCA(random_state=0)))
+        grid = {"pca__n_components": [3, 5], "net__label_smoothing": [0, 0.1], "net__lr": [0.01]}
+        _, ours = _both(
+            pipe, grid, scoring=SCORERS[:2], refit="accuracy", return_train_score=True
+        )
+        assert ours.alone_because_ == [None] * 4
+
+    def test_fits_the_steps_once_per_fold_and_setting_on_training_rows_only(self):
+        _CountingScaler.fits = []
+        grid = {"scale__with_mean": [True, False], "net__label_smoothing": [0, 0.1, 0.2]}
+        search = BatchedGridSearchCV(_pipe(("scale", _CountingScaler())), grid, cv=3, refit=False)
+        search.fit(X, Y)
+        expected = [(120, True)] * 3 + [(120, False)] * 3
+        assert sorted(_CountingScaler.fits) == sorted(expected)
+
+    def test_caches_steps_in_memory(self, tmp_path):
+        pipe = _pipe(("scale", StandardScaler()), memory=str(tmp_path))
+        _both(pipe, {"net__label_smoothing": [0, 0.1]})
+        assert any(tmp_path.rglob("*.pkl"))
+
+    @pytest.mark.parametrize(
+        "grid",
+        [
+            {"scale": [StandardScaler(), "passthrough"], "net__label_smoothing": [0, 0.1]},
+            {"net": [NET, LabelSmoothingClassifier(max_epochs=2, random_state=1)]},
+        ],
+        ids=["step", "net"],
+    )
+    def test_equals_grid_search_where_candidates_replace_steps(self, grid):
+        theirs = GridSearchCV(_pipe(("scale", StandardScaler())), grid, cv=3).fit(X, Y)
+        ours = BatchedGridSearchCV(_pipe(("scale", StandardScaler())), grid, cv=3).fit(X, Y)
+        for name in ("mean_test_score", "std_test_score", "rank_test_score"):
+            np.testing.assert_array_equal(ours.cv_results_[name], theirs.cv_results_[name])
+        assert set(ours.alone_because_) == {None}
+
+    def test_fits_a_replaced_last_step_by_itself(self):
+        grid = {"net": [NET, LogisticRegression()]}
+        ours = BatchedGridSearchCV(_pipe(("scale", StandardScaler())), grid, cv=3).fit(X, Y)
+        theirs = GridSearchCV(_pipe(("scale", StandardScaler())), grid, cv=3).fit(X, Y)
+        np.testing.assert_array_equal(
+            ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"]
+        )
+        assert ours.alone_because_[0] is None
+        assert "is not LabelSmoothingClassifier itself" in ours.alone_because_[1]
+
+    def test_takes_steps_that_cannot_be_pickled(self):
+        pipe = _pipe(("take", FunctionTransformer()))
+        grid = {"take__func": [lambda X: X[:, :3], lambda X: X], "net__label_smoothing": [0, 0.1]}
+        theirs = GridSearchCV(pipe, grid, cv=3).fit(X, Y)
+        ours = BatchedGridSearchCV(pipe, grid, cv=3).fit(X, Y)
+        np.testing.assert_array_equal(
+            ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"]
+        )
+
+    def test_works_with_samplers_of_imbalanced_learn(self):
+        imblearn = pytest.importorskip("imblearn.pipeline")
+        from imblearn.under_sampling import RandomUnderSampler
+
+        pipe = imblearn.Pipeline([("sample", RandomUnderSampler(random_state=0)), ("net", NET)])
+        _both(pipe, {"net__label_smoothing": [0, 0.1]}, scoring=SCORERS[:2], refit="accuracy")
+
+
+class TestMetadata:
+    def test_splits_by_groups(self):
+        groups = np.arange(len(Y)) % 7
+        _both(NET, EPS, cv=GroupKFold(3), fit_params={"groups": groups})
+
+    def test_weighs_rows(self):
+        weight = np.random.default_rng(0).uniform(0.1, 3, len(Y))
+        _both(NET, EPS, scoring="neg_log_loss", fit_params={"sample_weight": weight})
+
+    def test_weighs_rows_of_a_pipeline(self):
+        weight = np.random.default_rng(0).uniform(0.1, 3, len(Y))
+        pipe = _pipe(("scale", StandardScaler()))
+        _both(pipe, {}, fit_params={"net__sample_weight": weight, "scale__sample_weight": weight})
+
+    @pytest.mark.parametrize("with_steps", [False, True])
+    def test_is_routed(self, with_steps):
+        weight = np.random.default_rng(0).uniform(0.1, 3, len(Y))
+        groups = np.arange(len(Y)) % 7
+        with sklearn.config_context(enable_metadata_routing=True):
+            net = clone(NET).set_fit_request(sample_weight=True)
+            net.set_score_request(sample_weight=True)
+            scale = StandardScaler().set_fit_request(sample_weight=True)
+            estimator = make_pipeline(scale, net) if with_steps else net
+            fit_params = {"sample_weight": weight, "groups": groups}
+            _both(estimator, {}, cv=GroupKFold(3), fit_params=fit_params)
+
+    def test_that_nothing_asked_for_is_refused_by_name(self):
+        with (
+            sklearn.config_context(enable_metadata_routing=True),
+            pytest.raises(TypeError, match=r"BatchedGridSearchCV\.fit got unexpected.*flavour"),
+        ):
+            BatchedGridSearchCV(NET, EPS, cv=3).fit(X, Y, flavour=1)
+
+
+class _RefusesNaN(TransformerMixin, BaseEstimator):
+    def __init__(self, fails=False):
+        self.fails = fails
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        if self.fails:
+            raise ValueError("this step always fails")
+        return self
+
+    def transform(self, X):
+        return X
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("estimator", "grid", "message"),
+        [
+            (NET, {"label_smoothing": [0.1, 1.5]}, "label_smoothing=1.5"),
+            (NET, {"lr": [0.01, 1e30]}, "in epoch"),
+            (_pipe(("step", _RefusesNaN())), {"step__fails": [False, True]}, "always fails"),
+        ],
+        ids=["parameter", "diverged", "step"],
+    )
+    def test_of_a_candidate_give_it_the_error_score_and_a_warning(self, estimator, grid, message):
+        def search(kind):
+            with pytest.warns() as caught:
+                fitted = kind(estimator, grid, cv=3).fit(X, Y)
+            (failed,) = [w for w in caught if w.category is FitFailedWarning]
+            return fitted, str(failed.message)
+
+        theirs, expected = search(GridSearchCV)
+        ours, told = search(BatchedGridSearchCV)
+        _assert_same_table(theirs, ours)
+        assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True]
+        assert message in told
+        assert told.splitlines()[1] == expected.splitlines()[1]
+        assert told.count("fits failed with the following error") == expected.count(
+            "fits failed with the following error"
+        )
+
+    def test_are_raised_where_asked_for(self):
+        search = BatchedGridSearchCV(NET, {"label_smoothing": [1.5]}, cv=3, error_score="raise")
+        with pytest.raises(ValueError, match=r"label_smoothing=1\.5"):
+            search.fit(X, Y)
+
+    def test_of_all_fits_are_an_error(self):
+        with pytest.raises(ValueError, match="All the 3 fits failed"):
+            BatchedGridSearchCV(NET, {"label_smoothing": [1.5]}, cv=3).fit(X, Y)
+
+    def test_of_a_name_are_raised_before_training(self):
+        with pytest.raises(ValueError, match="did you mean label_smoothing"):
+            BatchedGridSearchCV(NET, {"label_smothing": [0.1]}, cv=3).fit(X, Y)
+
+    @pytest.mark.parametrize("max_members", [0, 2.5, "all"])
+    def test_of_arguments_name_them(self, max_members):
+        with pytest.raises(ValueError, match="'max_members' parameter of BatchedGridSearchCV"):
+            BatchedGridSearchCV(NET, EPS, max_members=max_members).fit(X, Y)
+
+
+class TestAlone:
+    def test_nets_with_callbacks_are_fitted_by_themselves(self):
+        net = clone(NET).set_params(callbacks=[LRScheduler("ConstantLR")])
+        _, ours = _both(net, EPS)
+        assert ours.alone_because_ == ["callbacks are set"] * 2
+
+    def test_subclasses_are_fitted_by_themselves(self):
+        class Own(LabelSmoothingClassifier):
+            pass
+
+        _, ours = _both(Own(max_epochs=2, random_state=0), EPS)
+        assert ours.alone_because_ == ["Own is not LabelSmoothingClassifier itself"] * 2
+
+    def test_only_the_candidates_that_have_to(self):
+        _, ours = _both(NET, {"warm_start": [False, True]})
+        assert ours.alone_because_ == [None, "warm_start is set"]
+
+    def test_other_estimators_are_searched_as_ever(self):
+        _, ours = _both(DummyClassifier(), {"strategy": ["prior", "most_frequent"]})
+        assert ours.alone_because_ == ["DummyClassifier is not LabelSmoothingClassifier itself"] * 2
+
+
+class TestVerbose:
+    def test_says_how_many_fits_and_which_go_alone(self, capsys):
+        grid = {"warm_start": [False, True]}
+        BatchedGridSearchCV(NET, grid, cv=3, verbose=1, refit=False).fit(X, Y)
+        printed = capsys.readouterr()
+        assert printed.out.splitlines() == [
+            "Fitting 3 folds for each of 2 candidates, totalling 6 fits",
+            "3 of 6 fits one by one: warm_start is set (3)",
+        ]
+        assert "24/24" in printed.err
+
+    def test_zero_is_silent(self, capsys):
+        BatchedGridSearchCV(NET, EPS, cv=3).fit(X, Y)
+        assert capsys.readouterr() == ("", "")
+
+
+class TestDivide:
+    jobs = [Job(clone(NET).set_params(lr=lr), X, Y) for lr in [0.1] * 6 + [0.2] * 3]  # noqa: RUF012
+
+    @pytest.mark.parametrize("n_tasks", [1, 2, 3, 20])
+    def test_every_job_is_in_one_group(self, n_tasks):
+        groups = divide(self.jobs, n_tasks, 4)
+        assert sorted(np.concatenate(groups)) == list(range(9))
+        assert all(len(group) <= 4 for group in groups)
+        assert len(groups) >= min(n_tasks, 9)
+        assert all(len({self.jobs[k].estimator.lr for k in group}) == 1 for group in groups)
+
+    def test_of_no_jobs_is_no_group(self):
+        assert divide([], 2) == []
+
+    def test_keys_tell_equal_parameters_from_others(self):
+        assert params_key({"a": [1, 2]}) == params_key({"a": [1, 2]})
+        assert params_key({"a": 1}) != params_key({"a": True})
+        func = lambda X: X  # noqa: E731
+        assert params_key({"a": func, "b": 1}) == params_key({"b": 1, "a": func})
+        assert params_key({"a": func, "b": 1}) != params_key({"a": func, "b": 2})
+
+
+class _OwnNet(torch.nn.Module):
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(n_features, 6), torch.nn.Tanh(), torch.nn.Linear(6, n_classes)
+        )
+
+    def forward(self, X):
+        return self.layers(X)
+
+
+class _KillsOnce(SimpleNet):
+    """Ends the first worker that builds it."""
+
+    def __init__(self, n_features, n_classes, parent=None, flag=None):
+        super().__init__(n_features, n_classes, hidden_layer_sizes=(8,))
+        if os.getpid() != parent and not Path(flag).exists():
+            Path(flag).touch()
+            os._exit(1)
+
+
+def _seconds(action):
+    import time
+
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None
+        ) as local,
+        distributed.Client(local),
+    ):
+        yield local
+
+
+class TestParallel:
+    def test_processes_give_the_same_table(self):
+        grid = {"label_smoothing": [0.0, 0.2], "warm_start": [False, True]}
+        alone = BatchedGridSearchCV(NET, grid, cv=3).fit(X, Y)
+        spread = BatchedGridSearchCV(NET, grid, cv=3, n_jobs=2).fit(X, Y)
+        _assert_same(alone, spread)
+        np.testing.assert_array_equal(alone.predict_proba(X), spread.predict_proba(X))
+
+    def test_machines_of_a_cluster_give_the_same_table(self, cluster, capsys):
+        pipe = _pipe(("scale", StandardScaler()))
+        grid = {"net__label_smoothing": [0.0, 0.1, 1.5]}
+        with pytest.warns(FitFailedWarning):
+            alone = BatchedGridSearchCV(pipe, grid, cv=3).fit(X, Y)
+        with parallel_config("dask"), pytest.warns(FitFailedWarning, match="label_smoothing=1.5"):
+            spread = BatchedGridSearchCV(pipe, grid, cv=3, verbose=1).fit(X, Y)
+        _assert_same(alone, spread)
+        assert "36/36" in capsys.readouterr().err
+
+    def test_a_worker_that_dies_changes_nothing(self, cluster, tmp_path):
+        flag = tmp_path / "died"
+        net = LabelSmoothingClassifier(_KillsOnce, max_epochs=4, random_state=0)
+        net.set_params(module__parent=os.getpid(), module__flag=str(flag))
+        alone = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
+        assert not flag.exists()
+        with parallel_config("dask"):
+            spread = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
+        assert flag.exists()
+        _assert_same(alone, spread)
+
+
+def _assert_same(alone, spread):
+    assert spread.alone_because_ == alone.alone_because_
+    for name in ("mean_test_score", "std_test_score", "rank_test_score"):
+        np.testing.assert_array_equal(spread.cv_results_[name], alone.cv_results_[name])
