@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sksmooth.batches import TensorRows, rows_in_memory
@@ -584,7 +584,7 @@ class FusedTraining:
 
 
 # What one more thread must have to do in a training step to pay for being woken.
-FLOPS_PER_THREAD = 40e6
+FLOPS_PER_THREAD = 300e6
 
 
 @contextmanager
@@ -686,9 +686,11 @@ class StackedModules:
     """
 
     def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
-        named, _ = stack_module_state(list(modules))
-        self.names = list(named)
-        self.parameters = [parameter.detach() for parameter in named.values()]
+        named = [dict(module.named_parameters()) for module in modules]
+        self.names = list(named[0])
+        self.parameters = [
+            torch.stack([own[name].detach() for own in named]) for name in self.names
+        ]
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.skeleton = copy.deepcopy(modules[0]).to("meta")
 

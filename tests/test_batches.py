@@ -335,13 +335,16 @@ def test_rows_of_one_input_and_two_labels_stay_apart():
 def test_train_and_held_out_rows_are_disjoint_and_complete(n, n_classes, fraction, seed, labelled):
     y = np.random.default_rng(seed).integers(n_classes, size=n) if labelled else None
     train, held_out = hold_out(n, y, fraction, seed)
-    n_held_out = int(fraction * n)
+    most = n if y is None else n - len(np.unique(y))  # every class keeps a row to train on
+    n_held_out = min(int(fraction * n + 1e-9), most)
     if n_held_out < FEWEST_HELD_OUT:
         assert held_out is None
         assert train.tolist() == list(range(n))
     else:
         assert len(held_out) == n_held_out
         assert sorted([*train, *held_out]) == list(range(n))
+        if y is not None:
+            assert set(y[train]) == set(y)
 
 
 def test_held_out_rows_have_the_shares_of_the_classes():
@@ -373,10 +376,11 @@ def test_with_too_few_rows_to_hold_out_all_are_trained_on():
     assert len(hold_out(50, np.arange(50) % 2, 0.2, seed=0)[1]) == 10
 
 
-def test_with_more_classes_than_rows_to_hold_out_the_draw_is_plain():
+def test_with_more_classes_than_rows_to_hold_out_some_classes_give_one():
     y = np.arange(100) // 2  # 50 classes of two rows
     train, held_out = hold_out(100, y, 0.2, seed=0)
-    assert len(held_out) == 20
+    assert len(held_out) == len(set(y[held_out])) == 20
+    assert set(y[held_out]) != set(range(20))  # not always the first ones
     assert sorted([*train, *held_out]) == list(range(100))
 
 

@@ -1008,8 +1008,8 @@ class Threads(Callback):
     [
         (1, {}, 1),
         (2, {}, 1),
-        (2, {"module__hidden_layer_sizes": (200, 200), "batch_size": -1}, 2),
-        (1, {"module__hidden_layer_sizes": (200, 200), "batch_size": -1}, 1),
+        (2, {"module__hidden_layer_sizes": (900, 900), "batch_size": -1}, 2),
+        (1, {"module__hidden_layer_sizes": (900, 900), "batch_size": -1}, 1),
         (2, {"module": OtherNet, "batch_size": -1}, 1),
     ],
 )
