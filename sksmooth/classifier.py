@@ -35,7 +35,7 @@ from sklearn.utils.metadata_routing import _routing_enabled, process_routing
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, has_fit_parameter, validate_data
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
+from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScoring, PrintLog
 from skorch.dataset import get_len, unpack_data
 from skorch.history import History
 from skorch.utils import is_dataset, to_numpy, to_tensor
@@ -1191,6 +1191,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         heard = any(
             getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
             for _, callback in self.callbacks_
+            if not (type(callback) is LRScheduler and callback.step_every == "epoch")
             for hook in hooks
         )
         steps = ("train_step", "train_step_single", "get_train_step_accumulator")

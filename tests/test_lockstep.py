@@ -732,7 +732,9 @@ SLOW = {
     },
     "DataLoader": {"iterator_train": DataLoader, "iterator_train__shuffle": True},
     "parameter of DataLoader": {"iterator_train__num_workers": 0},
-    "LRScheduler": {"callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2)]},
+    "LRScheduler of batches": {
+        "callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2, step_every="batch")]
+    },
 }
 
 
@@ -753,6 +755,15 @@ def test_what_the_fast_path_cannot_take_trains_as_by_skorchs_loop(name, data, fu
     assert fused_steps
     probabilities = [net.predict_proba(data[0]) for net in (quiet, by_defaults)]
     assert np.allclose(*probabilities, rtol=1e-3) == (name in SAME_AS_DEFAULTS)
+
+
+def test_a_schedule_of_epochs_keeps_the_fast_path(data, fused_steps):
+    parameters = {"callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2, gamma=0.1)]}
+    quiet = make_net(**parameters).fit(*data)
+    assert fused_steps
+    same_module(quiet, make_net(**listening(parameters)).fit(*data))
+    constant = make_net().fit(*data)
+    assert not np.allclose(quiet.predict_proba(data[0]), constant.predict_proba(data[0]), 1e-3)
 
 
 def spying_on(hook):
