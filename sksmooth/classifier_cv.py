@@ -55,6 +55,10 @@ from sksmooth.modules import SimpleNet
 from sksmooth.smoothing import check_label_smoothing
 from sksmooth.together import MAX_MEMBERS, Job, reason_to_go_alone
 
+# Matrix products of fewer rows are summed in another order: with that many at least, the
+# probabilities of a row do not depend on the rows that are predicted with it.
+FEWEST_ROWS = 16
+
 
 class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
     """A neural classifier that chooses its label smoothing by cross-validation.
@@ -435,13 +439,14 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         NotFittedError
             Before ``fit``.
         """
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        codes = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[codes]
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
         check_is_fitted(self)
         nets = self.estimators_
-        if len(nets) == 1 or self.alone_because_ is not None:
+        if self.alone_because_ is not None:
             return np.stack([net._logits(X) for net in nets])
         modules: list[Any] = [net.module_ for net in nets]
         rows = nets[0]._check_rows(X)
@@ -450,11 +455,15 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
             rows = rows.flatten(1)
         else:
             stack = StackedModules(modules)
+        missing = FEWEST_ROWS - len(rows)
+        padded = (
+            torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
+        )
         outputs = [
             stack.logits(chunk.expand(len(nets), *chunk.shape))
-            for chunk in rows.split(max(1, PREDICTION_ROWS // len(nets)))
+            for chunk in padded.split(max(FEWEST_ROWS, PREDICTION_ROWS // len(nets)))
         ]
-        logits = to_numpy(torch.cat(outputs, 1)).astype(np.float64)
+        logits = to_numpy(torch.cat(outputs, 1)[:, : len(rows)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else _mend_overflow(logits)
 
 
@@ -816,7 +825,8 @@ class _Stack:
 
     def run_epoch(self) -> NDArray[np.float64]:
         """Train every net by one pass over its rows; give the mean losses."""
-        return self.lockstep.run_epoch().mean_losses().numpy()
+        with self.nets[0]._torch_seeded():  # for the dropout of other modules than SimpleNet
+            return self.lockstep.run_epoch().mean_losses().numpy()
 
     @torch.no_grad()
     def score_held_out(self) -> Tensor:
@@ -855,8 +865,8 @@ class _Alone:
         self.scored = fold.scored
         self.source, self.target = _places(training, [(value, 0)], [fold], max(1, len(self.scored)))
         split = training.splits[number]
-        held_out = Subset(self.rows, split.held_out.tolist()) if len(split.held_out) else None
-        self.datasets = Subset(self.rows, split.train.tolist()), held_out
+        parts: list[Any] = [Subset(self.rows, part.tolist()) for part in split]
+        self.datasets = parts[0], parts[1] if len(split.held_out) else None
         self.best: BestEpoch | None = None
 
     @contextmanager

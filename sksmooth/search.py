@@ -181,8 +181,8 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         net = self.estimator.steps[-1][1] if _is_pipeline(self.estimator) else self.estimator
         if not isinstance(net, LabelSmoothingClassifier):
             return f"{type(net).__name__} is not LabelSmoothingClassifier itself"
-        if hasattr(self, "_skl_callbacks"):
-            return "callbacks are set on the search"
+        if hasattr(self, "_skl_callbacks") or hasattr(self.estimator, "_skl_callbacks"):
+            return "scikit-learn's callbacks are set"
         return None
 
 
@@ -240,7 +240,8 @@ class _TrainedFirst(GridSearchCV):
             return self.trained.popleft().get()
         with parallel_config(backend=self.backend, n_jobs=self.n_backend_jobs):
             estimator = clone(self.search.estimator).set_params(**params)
-            return estimator.fit(X, **({} if y is None else {"y": y}), **fit_params)
+            estimator.fit(*((X,) if y is None else (X, y)), **fit_params)
+        return estimator
 
     def _train(self, candidates: list[dict], splits: list) -> list[_Fit]:
         """Fit all candidates on the training rows of all splits."""
@@ -295,8 +296,8 @@ class _TrainedFirst(GridSearchCV):
         """Fit, in as many tasks as run at the same time, or more."""
         search = self.search
         jobs = [fit.job for fit in fits]
-        parts = divide(jobs, effective_n_jobs(search.n_jobs), search.max_members)
-        epochs = [getattr(job.estimator, "max_epochs", 1) for job in jobs]
+        parts = divide(jobs, effective_n_jobs(search.n_jobs))
+        epochs = [_max_epochs(job.estimator) for job in jobs]
         # A generator tells of every task that is done; not all of joblib's backends have it.
         parallel = Parallel(
             n_jobs=search.n_jobs,
@@ -472,12 +473,16 @@ class _Splits:
         return self.splits
 
 
+def _max_epochs(estimator: Any) -> int:
+    """Give how far a bar is to advance at most; a wrong number is for the fit to refuse."""
+    max_epochs = getattr(estimator, "max_epochs", 1)
+    return int(max_epochs) if isinstance(max_epochs, Integral) else 1
+
+
 def _is_pipeline(estimator: Any) -> bool:
     return isinstance(estimator, Pipeline) and bool(estimator.steps)
 
 
 def _ends_in_net(estimator: Any) -> bool:
     """Tell whether it is a pipeline whose last step is a net."""
-    return _is_pipeline(estimator) and isinstance(
-        estimator.steps[-1][1], LabelSmoothingClassifier
-    )
+    return _is_pipeline(estimator) and isinstance(estimator.steps[-1][1], LabelSmoothingClassifier)

@@ -142,9 +142,7 @@ def reason_to_go_alone(job: Job) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def divide(
-    jobs: Sequence[Job], n_tasks: int = 1, max_members: int = MAX_MEMBERS
-) -> list[NDArray[np.int64]]:
+def divide(jobs: Sequence[Job], n_tasks: int) -> list[NDArray[np.int64]]:
     """Part jobs into groups that can be fitted at the same time, each by :func:`fit_together`.
 
     Classifiers that might be trained in one stack stay together, where there are other groups
@@ -154,10 +152,8 @@ def divide(
     ----------
     jobs : sequence of Jobs
         The classifiers. Where neighbours have rows in common, so do groups.
-    n_tasks : int, default=1
+    n_tasks : int
         How many are fitted at the same time: no fewer groups are made, where there are jobs enough.
-    max_members : int, default=64
-        The most nets in one stack.
 
     Returns
     -------
@@ -167,20 +163,22 @@ def divide(
     Examples
     --------
     >>> from sksmooth import LabelSmoothingClassifier
-    >>> jobs = [Job(LabelSmoothingClassifier(lr=lr), [], []) for lr in (0.1, 0.1, 0.1, 0.2)]
-    >>> [group.tolist() for group in divide(jobs)]
-    [[0, 1, 2], [3]]
-    >>> [group.tolist() for group in divide(jobs, n_tasks=3)]
-    [[0], [1], [2], [3]]
+    >>> jobs = [Job(LabelSmoothingClassifier(lr=lr), [], []) for lr in (0.1, 0.2, 0.1, 0.1)]
+    >>> [group.tolist() for group in divide(jobs, n_tasks=2)]
+    [[0, 2], [3], [1]]
+    >>> [group.tolist() for group in divide(jobs, n_tasks=1)]
+    [[0, 1, 2, 3]]
     """
+    if n_tasks == 1:
+        return [np.arange(len(jobs))]
     kinds: dict[str | int, list[int]] = {}
     for number, job in enumerate(jobs):
         alone = reason_to_go_alone(job) is not None
         kinds.setdefault(number if alone else _common_params(job.estimator), []).append(number)
     groups = []
     for alike in kinds.values():
-        n_groups = max(-(-len(alike) // max_members), -(-len(alike) * n_tasks // len(jobs)))
-        groups.extend(np.array_split(np.asarray(alike), n_groups))
+        n_groups = -(-len(alike) * n_tasks // len(jobs))
+        groups.extend(np.array_split(np.asarray(alike), min(n_groups, len(alike))))
     return groups
 
 

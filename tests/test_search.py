@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 import warnings
 from pathlib import Path
 
@@ -34,7 +35,9 @@ from sksmooth.search import BatchedGridSearchCV
 from sksmooth.together import Job, divide, params_key
 
 X, Y = make_tabular(n_samples=180, random_state=0)
-NET = LabelSmoothingClassifier(max_epochs=4, module__hidden_layer_sizes=(8,), random_state=0)
+NET = LabelSmoothingClassifier(
+    max_epochs=5, lr=0.02, batch_size=32, module__hidden_layer_sizes=(8,), random_state=0
+)
 EPS = {"label_smoothing": [0.0, 0.2]}
 SCORERS = ["accuracy", "neg_log_loss", "roc_auc_ovr"]
 
@@ -97,7 +100,7 @@ class TestTable:
     @pytest.mark.parametrize(
         "grid",
         [
-            {"label_smoothing": [0.1], "lr": [0.001, 0.01], "batch_size": [32, 64]},
+            {"label_smoothing": [0.1], "lr": [0.01, 0.03], "batch_size": [32, 64]},
             [{"random_state": [0, 1]}, {"class_weight": ["balanced", {0: 2.0}], "lr": [0.01]}],
             {"early_stopping": [True, False], "patience": [1]},
             {"calibration": [None, "temperature"], "train_split": [None, 0.3]},
@@ -135,9 +138,7 @@ class TestTable:
         _both(NET, EPS, max_members=2, scoring=SCORERS[:2], refit="accuracy")
 
     def test_equals_it_for_a_module_of_ones_own(self):
-        net = clone(NET).set_params(module=torch.nn.Linear, module__in_features=10)
-        net.set_params(**{"module__hidden_layer_sizes": (8,)})
-        own = LabelSmoothingClassifier(_OwnNet, max_epochs=4, random_state=0)
+        own = LabelSmoothingClassifier(_OwnNet, lr=0.02, max_epochs=5, random_state=0)
         _, ours = _both(own, EPS, scoring=SCORERS[:2], refit="accuracy")
         assert ours.alone_because_ == [None, None]
 
@@ -145,7 +146,7 @@ class TestTable:
         class Local(SimpleNet):
             pass
 
-        own = LabelSmoothingClassifier(Local, max_epochs=3, random_state=0)
+        own = LabelSmoothingClassifier(Local, lr=0.02, max_epochs=5, random_state=0)
         _, ours = _both(own, EPS)
         assert ours.alone_because_ == [None, None]
 
@@ -168,7 +169,7 @@ class TestTable:
             warnings.filterwarnings("ignore", "y_pred contains classes", UserWarning)
             _both(NET, EPS, X[order], Y[order], cv=KFold(3), scoring=SCORERS[:2], refit=False)
 
-    def test_holds_times_that_add_up_to_no_more_than_the_search(self, monkeypatch):
+    def test_holds_times_that_add_up_to_no_more_than_the_search(self):
         search = BatchedGridSearchCV(_pipe(("scale", StandardScaler())), {}, cv=3, refit=False)
         seconds = _seconds(lambda: search.fit(X, Y))
         assert 0 < search.cv_results_["mean_fit_time"][0] * 3 < seconds
@@ -178,7 +179,7 @@ class TestRefit:
     def test_gives_the_estimator_itself(self):
         theirs, ours = _both(NET, EPS)
         assert type(ours.best_estimator_) is LabelSmoothingClassifier
-        assert ours.best_estimator_.get_params() == theirs.best_estimator_.get_params()
+        assert ours.best_estimator_.get_params(False) == theirs.best_estimator_.get_params(False)
         np.testing.assert_array_equal(ours.predict_proba(X), theirs.predict_proba(X))
         assert ours.score(X, Y) == theirs.score(X, Y)
         assert ours.refit_time_ > 0
@@ -200,8 +201,7 @@ class TestRefit:
     def test_false_leaves_no_estimator(self):
         _, ours = _both(NET, EPS, refit=False)
         assert not hasattr(ours, "best_estimator_")
-        with pytest.raises(AttributeError, match="refit=False"):
-            ours.predict(X)
+        assert not hasattr(ours, "predict")
 
     def test_takes_a_callable(self):
         _, ours = _both(NET, EPS, refit=lambda results: 1)
@@ -228,9 +228,7 @@ class TestPipeline:
     def test_equals_grid_search_over_parameters_of_all_steps(self):
         pipe = _pipe(("scale", StandardScaler()), ("pca", PCA(random_state=0)))
         grid = {"pca__n_components": [3, 5], "net__label_smoothing": [0, 0.1], "net__lr": [0.01]}
-        _, ours = _both(
-            pipe, grid, scoring=SCORERS[:2], refit="accuracy", return_train_score=True
-        )
+        _, ours = _both(pipe, grid, scoring=SCORERS[:2], refit="accuracy", return_train_score=True)
         assert ours.alone_because_ == [None] * 4
 
     def test_fits_the_steps_once_per_fold_and_setting_on_training_rows_only(self):
@@ -250,7 +248,7 @@ class TestPipeline:
         "grid",
         [
             {"scale": [StandardScaler(), "passthrough"], "net__label_smoothing": [0, 0.1]},
-            {"net": [NET, LabelSmoothingClassifier(max_epochs=2, random_state=1)]},
+            {"net": [NET, clone(NET).set_params(random_state=1)]},
         ],
         ids=["step", "net"],
     )
@@ -295,7 +293,7 @@ class TestMetadata:
 
     def test_weighs_rows(self):
         weight = np.random.default_rng(0).uniform(0.1, 3, len(Y))
-        _both(NET, EPS, scoring="neg_log_loss", fit_params={"sample_weight": weight})
+        _both(NET, EPS, scoring=SCORERS[:2], refit=False, fit_params={"sample_weight": weight})
 
     def test_weighs_rows_of_a_pipeline(self):
         weight = np.random.default_rng(0).uniform(0.1, 3, len(Y))
@@ -340,11 +338,12 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("estimator", "grid", "message"),
         [
-            (NET, {"label_smoothing": [0.1, 1.5]}, "label_smoothing=1.5"),
+            (NET, {"label_smoothing": [0.1, 1.5]}, "got 1.5"),
             (NET, {"lr": [0.01, 1e30]}, "in epoch"),
+            (NET, {"max_epochs": [5, "5"]}, "max_epochs"),
             (_pipe(("step", _RefusesNaN())), {"step__fails": [False, True]}, "always fails"),
         ],
-        ids=["parameter", "diverged", "step"],
+        ids=["parameter", "diverged", "type", "step"],
     )
     def test_of_a_candidate_give_it_the_error_score_and_a_warning(self, estimator, grid, message):
         def search(kind):
@@ -365,7 +364,7 @@ class TestFailures:
 
     def test_are_raised_where_asked_for(self):
         search = BatchedGridSearchCV(NET, {"label_smoothing": [1.5]}, cv=3, error_score="raise")
-        with pytest.raises(ValueError, match=r"label_smoothing=1\.5"):
+        with pytest.raises(ValueError, match=r"got 1\.5"):
             search.fit(X, Y)
 
     def test_of_all_fits_are_an_error(self):
@@ -384,7 +383,7 @@ class TestFailures:
 
 class TestAlone:
     def test_nets_with_callbacks_are_fitted_by_themselves(self):
-        net = clone(NET).set_params(callbacks=[LRScheduler("ConstantLR")])
+        net = clone(NET).set_params(callbacks=[LRScheduler("StepLR", step_size=2)])
         _, ours = _both(net, EPS)
         assert ours.alone_because_ == ["callbacks are set"] * 2
 
@@ -392,7 +391,7 @@ class TestAlone:
         class Own(LabelSmoothingClassifier):
             pass
 
-        _, ours = _both(Own(max_epochs=2, random_state=0), EPS)
+        _, ours = _both(Own(lr=0.02, max_epochs=5, random_state=0), EPS)
         assert ours.alone_because_ == ["Own is not LabelSmoothingClassifier itself"] * 2
 
     def test_only_the_candidates_that_have_to(self):
@@ -413,7 +412,7 @@ class TestVerbose:
             "Fitting 3 folds for each of 2 candidates, totalling 6 fits",
             "3 of 6 fits one by one: warm_start is set (3)",
         ]
-        assert "24/24" in printed.err
+        assert "30/30" in printed.err
 
     def test_zero_is_silent(self, capsys):
         BatchedGridSearchCV(NET, EPS, cv=3).fit(X, Y)
@@ -423,13 +422,15 @@ class TestVerbose:
 class TestDivide:
     jobs = [Job(clone(NET).set_params(lr=lr), X, Y) for lr in [0.1] * 6 + [0.2] * 3]  # noqa: RUF012
 
-    @pytest.mark.parametrize("n_tasks", [1, 2, 3, 20])
-    def test_every_job_is_in_one_group(self, n_tasks):
-        groups = divide(self.jobs, n_tasks, 4)
+    @pytest.mark.parametrize("n_tasks", [2, 3, 20])
+    def test_every_job_is_in_one_group_of_its_kind(self, n_tasks):
+        groups = divide(self.jobs, n_tasks)
         assert sorted(np.concatenate(groups)) == list(range(9))
-        assert all(len(group) <= 4 for group in groups)
         assert len(groups) >= min(n_tasks, 9)
         assert all(len({self.jobs[k].estimator.lr for k in group}) == 1 for group in groups)
+
+    def test_one_task_is_one_group(self):
+        assert [group.tolist() for group in divide(self.jobs, 1)] == [list(range(9))]
 
     def test_of_no_jobs_is_no_group(self):
         assert divide([], 2) == []
@@ -464,8 +465,6 @@ class _KillsOnce(SimpleNet):
 
 
 def _seconds(action):
-    import time
-
     begin = time.perf_counter()
     action()
     return time.perf_counter() - begin
@@ -476,7 +475,7 @@ def cluster():
     distributed = pytest.importorskip("distributed")
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None
+            n_workers=2, threads_per_worker=1, dashboard_address=":0"
         ) as local,
         distributed.Client(local),
     ):
@@ -491,19 +490,20 @@ class TestParallel:
         _assert_same(alone, spread)
         np.testing.assert_array_equal(alone.predict_proba(X), spread.predict_proba(X))
 
+    @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
     def test_machines_of_a_cluster_give_the_same_table(self, cluster, capsys):
         pipe = _pipe(("scale", StandardScaler()))
         grid = {"net__label_smoothing": [0.0, 0.1, 1.5]}
         with pytest.warns(FitFailedWarning):
             alone = BatchedGridSearchCV(pipe, grid, cv=3).fit(X, Y)
-        with parallel_config("dask"), pytest.warns(FitFailedWarning, match="label_smoothing=1.5"):
+        with parallel_config("dask"), pytest.warns(FitFailedWarning, match=r"got 1\.5"):
             spread = BatchedGridSearchCV(pipe, grid, cv=3, verbose=1).fit(X, Y)
         _assert_same(alone, spread)
-        assert "36/36" in capsys.readouterr().err
+        assert "45/45" in capsys.readouterr().err
 
     def test_a_worker_that_dies_changes_nothing(self, cluster, tmp_path):
         flag = tmp_path / "died"
-        net = LabelSmoothingClassifier(_KillsOnce, max_epochs=4, random_state=0)
+        net = LabelSmoothingClassifier(_KillsOnce, lr=0.02, max_epochs=5, random_state=0)
         net.set_params(module__parent=os.getpid(), module__flag=str(flag))
         alone = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
         assert not flag.exists()
