@@ -2,6 +2,7 @@
 
 from sksmooth.calibration import TemperatureScaling
 from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 from sksmooth.datasets import load_fashion_mnist, make_tabular
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.metrics import (
@@ -11,14 +12,18 @@ from sksmooth.metrics import (
     overconfidence,
 )
 from sksmooth.modules import SimpleNet
-from sksmooth.plotting import ReliabilityDisplay, TrainingDisplay
+from sksmooth.plotting import ReliabilityDisplay, SmoothingCurveDisplay, TrainingDisplay
+from sksmooth.search import BatchedGridSearchCV
 from sksmooth.smoothing import smooth_labels, smoothing_matrix
 
 __all__ = [
+    "BatchedGridSearchCV",
     "LabelSmoothingClassifier",
+    "LabelSmoothingClassifierCV",
     "LabelSmoothingLoss",
     "ReliabilityDisplay",
     "SimpleNet",
+    "SmoothingCurveDisplay",
     "TemperatureScaling",
     "TrainingDisplay",
     "area_under_risk_coverage",

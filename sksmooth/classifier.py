@@ -182,8 +182,8 @@ class BestEpoch:
             value.copy_(kept)
 
     def is_past(self, epoch: int) -> bool:
-        """Tell whether `epoch` is too far behind the best one to go on."""
-        return epoch - self.epoch >= self.patience
+        """Tell whether `epoch` is too far behind the best one, if there was any, to go on."""
+        return self.epoch > 0 and epoch - self.epoch >= self.patience
 
 
 def _state(modules: Sequence[torch.nn.Module]) -> list[torch.Tensor]:

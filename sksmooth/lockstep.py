@@ -44,6 +44,14 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
+# Activations whose gradient needs their output only, so that it may take the place of the input.
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
+}
+
+
 class Targets(NamedTuple):
     """What the smoothed cross-entropy of M nets with K classes needs to know of a label.
 
@@ -178,6 +186,7 @@ class StackedNets:
         self.activation = activation
         self.dropout = dropout
         self.generators = generators
+        self._memories: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
 
     @classmethod
     def around(cls, net: SimpleNet) -> StackedNets:
@@ -278,18 +287,22 @@ class StackedNets:
         is t p - q. To be called under ``torch.no_grad``.
         """
         activate, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
+        if not self.dropout:  # which needs the activations from before it, too
+            activate = _IN_PLACE.get(self.activation, activate)
+        outputs, input_gradients = self._memory(y.shape[1], like=X)
         inputs, before, masks = [X], [], []
         h = X
-        *hidden, (last_weight, last_bias) = self.layers
-        for weight, bias in hidden:
-            z = torch.baddbmm(bias, h, weight)
+        for (weight, bias), out in zip(self.layers, outputs, strict=True):
+            z = torch.baddbmm(bias, h, weight, out=out)
+            if out is outputs[-1]:
+                break
             before.append(z)
             h = activate(z)
             if self.dropout:
                 masks.append(self._draw_mask(h))
                 h = h * masks[-1]
             inputs.append(h)
-        log_p = torch.log_softmax(torch.baddbmm(last_bias, h, last_weight), dim=-1)
+        log_p = torch.log_softmax(z, dim=-1)
 
         mass = targets.mass[y]
         share = _shares(y, targets, sample_weight)
@@ -304,13 +317,26 @@ class StackedNets:
             torch.bmm(gradient.transpose(1, 2), inputs[layer], out=self.weight_gradients[layer])
             torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[layer])
             if layer:
-                gradient = torch.bmm(gradient, self.weights[layer])
+                gradient = torch.bmm(gradient, self.weights[layer], out=input_gradients[layer])
                 h = inputs[layer]
                 if self.dropout:
                     gradient *= masks[layer - 1]
                     h = activate(before[layer - 1])
                 gradient = backward(gradient, before[layer - 1], h)
         return loss
+
+    def _memory(self, n_rows: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Give memory for the layers' outputs and the gradients of their inputs.
+
+        Asking for it anew at every step takes as long as the products themselves.
+        """
+        if n_rows not in self._memories:
+            shapes = [weight.shape for weight in self.weights]
+            self._memories[n_rows] = (
+                [like.new_empty(m, n_rows, n_out) for m, n_out, _ in shapes],
+                [like.new_empty(m, n_rows, n_in) for m, _, n_in in shapes],
+            )
+        return self._memories[n_rows]
 
     def _draw_mask(self, h: Tensor) -> Tensor:
         """Draw which activations stay, scaled so that their mean stays, as F.dropout does."""

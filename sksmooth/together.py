@@ -13,12 +13,14 @@ import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from skorch.callbacks import PrintLog
 from skorch.utils import to_numpy
 
 from sksmooth.batches import TensorRows, make_batches
 from sksmooth.calibration import refine
 from sksmooth.classifier import PRIOR_STRENGTH, REFINING_TOLERANCE, LabelSmoothingClassifier
-from sksmooth.lockstep import Lockstep, Member, reason_against_stacking, threads_for
+from sksmooth.lockstep import Lockstep, Member, Part, reason_against_stacking, threads_for
+from sksmooth.modules import SimpleNet
 
 # What classifiers may differ in and still be trained in one stack.
 MAY_DIFFER = ("class_weight", "label_smoothing", "random_state", "smoothing")
@@ -257,6 +259,8 @@ class _Runner:
             estimator = self.estimator
             parts = (estimator.module_, estimator.criterion_, estimator.optimizer_)
             reason = reason_against_stacking(*parts, self.member.train)
+            if reason is None and _draws_random_numbers(estimator.module_, self.member.train):
+                reason = "the module draws random numbers by itself, as dropout does"
         self.may_go = reason is None
         return reason
 
@@ -274,15 +278,28 @@ class _Runner:
         self.best_epoch, self.best_loss = 0, np.inf
         estimator.notify("on_train_begin", X=self.member.train.rows.X, y=self.member.train.rows.y)
 
-    def record(self, batches: list[dict], scores: dict[str, float]) -> None:
-        """Record an epoch in the history."""
-        estimator = self.estimator
-        estimator.notify("on_epoch_begin", **self.datasets)
-        estimator.history[-1]["batches"].extend(batches)
-        estimator.history.record("train_batch_count", len(batches))
-        for name, score in scores.items():
-            estimator.history.record(name, score)
-        estimator.notify("on_epoch_end", **self.datasets)
+    def record(self, row: dict[str, Any]) -> None:
+        """Record an epoch in the history, and print it where that was asked for."""
+        self.estimator.history.append(row)
+        if self.estimator.verbose:
+            for _, callback in self.estimator.callbacks_:
+                if isinstance(callback, PrintLog):
+                    callback.on_epoch_end(self.estimator)
+
+
+def _draws_random_numbers(module: torch.nn.Module, train: Part) -> bool:
+    """Tell whether a module's training draws on torch's global generator.
+
+    In a stack its numbers would not be those that it draws alone. SimpleNet's dropout is drawn
+    from each member's own generator.
+    """
+    if type(module) is SimpleNet:
+        return False
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        module.train()
+        module(train.rows.X[train.chosen[:2]])
+        return not torch.equal(before, torch.get_rng_state())
 
 
 def _stacks(runners: Sequence[_Runner], max_members: int) -> Iterator[list[_Runner]]:
@@ -332,26 +349,41 @@ class _Training:
         self.best_loss = np.full(n_members, np.inf)
         self.best = [parameter.clone() for parameter in lockstep.stack.parameters]
         self.inverse_temperature: Any = None
+        self.best_scores: dict[str, np.ndarray] = {}
 
     def run_epoch(self) -> None:
         """Train the members by one epoch; record what those still in training did."""
+        begin = time.perf_counter()
         epoch = self.lockstep.run_epoch()
         self.n_epochs += 1
         scores = {"train_loss": epoch.mean_losses().numpy()}
         self._stop(~np.isfinite(scores["train_loss"]), "The training loss turned NaN or infinite")
         if self.lockstep.held_out is not None:
             scores.update(self._score_held_out())
+        seconds = (time.perf_counter() - begin) / len(self.runners)
+        columns = {name: values.tolist() for name, values in scores.items()}
+        columns.update(self._flag_best(scores))
+        losses, sizes = epoch.losses.tolist(), epoch.sizes.tolist()
         for m in np.flatnonzero(self.active):
             batches = [
                 {"train_loss": loss, "train_batch_size": size}
-                for loss, size in zip(
-                    epoch.losses[m].tolist(), epoch.sizes[m].tolist(), strict=True
-                )
+                for loss, size in zip(losses[m], sizes[m], strict=True)
             ]
-            own = {name: float(values[m]) for name, values in scores.items()}
-            self.runners[m].record(batches, own)
+            own = {name: values[m] for name, values in columns.items()}
+            row = {"batches": batches, "epoch": self.n_epochs, "train_batch_count": len(batches)}
+            self.runners[m].record({**row, **own, "dur": seconds})
         if "refined_loss" in scores:
             self._look_for_best(scores["refined_loss"])
+
+    def _flag_best(self, scores: dict[str, np.ndarray]) -> dict[str, list[bool]]:
+        """Tell which scores are their member's best so far, as BestFlag does for one net."""
+        flags = {}
+        for name, values in scores.items():
+            cost = -values if name == "valid_acc" else values
+            best = self.best_scores.get(name, np.full(len(cost), np.inf))
+            flags[f"{name}_best"] = (cost < best).tolist()
+            self.best_scores[name] = np.fmin(cost, best)
+        return flags
 
     def _score_held_out(self) -> dict[str, np.ndarray]:
         logits, y, loss = map(to_numpy, self.lockstep.score_held_out())

@@ -12,6 +12,8 @@ import sksmooth
 
 ROOT = Path(__file__).parent.parent
 ROOMS = (
+    "search",
+    "classifier_cv",
     "together",
     "classifier",
     "lockstep",
