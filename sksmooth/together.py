@@ -268,9 +268,8 @@ class _Runner:
         """Give what is the same for all that can be trained in one stack."""
         shapes = [parameter.shape for parameter in self.estimator.module_.parameters()]
         n_classes = len(self.estimator.classes_inferred_)
-        return _common_params(self.estimator) + joblib.hash(
-            (shapes, n_classes, len(self.batches), self.member.held_out is None)
-        )
+        others = (shapes, n_classes, len(self.batches), self.member.held_out is None)
+        return f"{_common_params(self.estimator)} {others}"
 
     def begin(self) -> None:
         """Do what comes before the first epoch."""
