@@ -51,7 +51,7 @@ ALPHAS = [0.0, 1e-5, 1e-4, 1e-3, 1e-2]  # MLPClassifier has no ε: as many candi
 
 # A case takes its rounds for this long, but two of them at least.
 SECONDS = {"quick": 0.0, "full": 15.0}
-WARM_UP_ROWS = 1000
+WARM_UP_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,7 @@ def choice_cases() -> Iterator[Case]:
             fit_once("LabelSmoothingClassifier, 200 rows held out", SMALL, limit=2.5, **held_out),
             fit_once("LabelSmoothingClassifier on all rows, uncalibrated", SMALL, limit=2.5),
         ],
+        calls=5,
     )
 
 
