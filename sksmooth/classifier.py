@@ -51,7 +51,7 @@ from sksmooth.batches import (
     rows_in_memory,
 )
 from sksmooth.calibration import TemperatureScaling, refine, softmax_in_place
-from sksmooth.lockstep import FusedTraining, threads_for
+from sksmooth.lockstep import FusedTraining, quickest_mode, threads_for
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
 from sksmooth.smoothing import check_label_smoothing, check_smoothing
@@ -110,6 +110,7 @@ REFINING_TOLERANCE = 1e-3
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
 PREDICTION_ROWS = 8192
+FEWEST_ROWS_AT_ONCE = 8
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -131,13 +132,14 @@ class BestFlag(PassthroughScoring):
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Record the flag."""
-        score = net.history[-1].get(self.name)
+        row = net.history[-1]
+        score = row.get(self.name)
         if score is None:
             return
         is_best = self._is_best_score(score)
         if is_best:
             self.best_score_ = score
-        net.history.record(f"{self.name}_best", bool(is_best))
+        row[f"{self.name}_best"] = bool(is_best)
 
 
 class EpochTable(PrintLog):
@@ -288,6 +290,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         Their names, where X had names that are all strings.
     module_, criterion_, optimizer_, callbacks_ : objects
         skorch's parts.
+
+    Notes
+    -----
+    Pickling keeps the whole classifier. ``save_params`` keeps, as in skorch, the parts that it is
+    told to: not the calibrator and not the labels.
 
     References
     ----------
@@ -494,6 +501,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         validate_parameter_constraints(
             self._parameter_constraints, self.get_params(deep=False), type(self).__name__
         )
+        for name in ("label_smoothing", "smoothing"):
+            if hasattr(self, f"criterion__{name}"):
+                raise InvalidParameterError(
+                    f"criterion__{name}={getattr(self, f'criterion__{name}')!r} would override "
+                    f"{name}={getattr(self, name)!r}; set {name} itself."
+                )
         _check_device(self.device)
 
     # -- data ---------------------------------------------------------------------------------
@@ -516,7 +529,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         y = _as_array(y)
         _refuse_missing(y, "y")
         X, y = validate_data(self, _as_array(X), y, reset=reset, **_FLOAT32_ROWS)
-        check_classification_targets(y)
+        if y.dtype.kind not in "biuU":  # which are classes for sure
+            check_classification_targets(y)
         if reset:
             self._set_classes(*((y, "y") if classes is None else (classes, "classes")))
         codes = self._encode(y)
@@ -562,6 +576,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             self._set_classes(*((labels, "y") if classes is None else (classes, "classes")))
         codes = None if labels is None else self._encode(labels)
         if reset:
+            for name in ("n_features_in_", "feature_names_in_"):  # of rows fitted before
+                self.__dict__.pop(name, None)
             n_classes = len(self.classes_inferred_)
             counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
             self.class_prior_ = counts / counts.sum()
@@ -715,23 +731,36 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         iterable
             Gives pairs (X, y).
         """
-        if not training or self.iterator_train is not make_batches:
-            return super().get_iterator(dataset, training=training)
-        parameters = {
-            "batch_size": self.batch_size,
-            "shuffle": True,
-            **self.get_params_for("iterator_train"),
-        }
-        batches = make_batches(dataset, **parameters)
+        name = "iterator_train" if training else "iterator_valid"
+        batches: Any
+        if training and self.iterator_train is make_batches:
+            parameters = {
+                "batch_size": self.batch_size,
+                "shuffle": True,
+                **self.get_params_for("iterator_train"),
+            }
+            batches = make_batches(dataset, **parameters)
+        else:
+            batches = super().get_iterator(dataset, training=training)
         if not isinstance(batches, TensorBatches):
             if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
                 raise ValueError(
-                    "sample_weight and class_weight need the default iterator_train, without "
-                    f"parameters of DataLoader; got {self.get_params_for('iterator_train')}."
+                    f"sample_weight and class_weight need the default {name}, without parameters "
+                    f"of DataLoader; got {name}={_name(getattr(self, name))} with "
+                    f"{self.get_params_for(name)}."
                 )
-        elif batches.n_rows <= batches.batch_size and not batches.drop_last:
+        elif training and self._merges_repeated(batches):
             batches.merge_repeated()
         return batches
+
+    def _merges_repeated(self, batches: TensorBatches) -> bool:
+        """Tell whether rows that repeat are to be weighted: in one batch, by a loss that can."""
+        return (
+            batches.n_rows <= batches.batch_size
+            and not batches.drop_last
+            and hasattr(getattr(self, "criterion_", None), "reduction")
+            and not self._overrides("get_loss")
+        )
 
     # -- parts --------------------------------------------------------------------------------
 
@@ -847,7 +876,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
                 torch.default_generator.manual_seed(seed)
                 yield
         else:
-            with torch.random.fork_rng(device_type=device.type):
+            n_devices = torch.get_device_module(device.type).device_count()
+            with torch.random.fork_rng(devices=range(n_devices), device_type=device.type):
                 torch.manual_seed(seed)
                 yield
 
@@ -889,7 +919,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         """
         self.check_training_readiness()
         warm = self.warm_start and self.initialized_ and hasattr(self, "classes_inferred_")
-        with self._unchanged_on_error(in_place=warm):
+        with self._unchanged_on_error(in_place=self.warm_start and self.initialized_):
             rows, y = self._prepare(X, y, sample_weight, warm=warm)
             self._train(rows, y, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
         return self
@@ -1157,12 +1187,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             self._batch_weight = getattr(batch, "sample_weight", None)
             passed.add(batch, step_fn(batch, **fit_params))
 
-    @torch.no_grad()
     def _run_fused(self, iterator: Iterable, fused: FusedTraining, passed: _Pass) -> None:
         try:
-            for batch in iterator:
-                X, y = batch
-                passed.add_loss(fused.step(X, y, batch.sample_weight), y, batch.sample_weight)
+            with quickest_mode(fused.adam):
+                for batch in iterator:
+                    X, y = batch
+                    passed.add_loss(fused.step(X, y, batch.sample_weight), y, batch.sample_weight)
         finally:  # also after Ctrl-C
             fused.finish()
 
@@ -1223,7 +1253,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         ):
             return None
         sizes = (self.module_.n_features, self.module_.n_classes)
-        if sizes != (self._n_inputs, len(self.classes_inferred_)):
+        n_classes = len(getattr(self, "classes_inferred_", ()))  # unknown to a bare fit_loop
+        if sizes != (getattr(self, "_n_inputs", None), n_classes):
             return None  # get_loss says what is wrong
         return FusedTraining(self.module_, self.criterion_, self.optimizer_)
 
@@ -1520,16 +1551,19 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
+            first = self._forward(X[:PREDICTION_ROWS]).numpy().astype(np.float64)
             if len(X) <= PREDICTION_ROWS:
-                return self._forward(X).numpy().astype(np.float64)
-            logits = np.empty((len(X), len(self.classes_inferred_)))
-            for start in range(0, len(X), PREDICTION_ROWS):
+                return first
+            logits = np.empty((len(X), *first.shape[1:]))
+            logits[:PREDICTION_ROWS] = first
+            for start in range(PREDICTION_ROWS, len(X), PREDICTION_ROWS):
                 here = slice(start, start + PREDICTION_ROWS)
                 logits[here] = self._forward(X[here]).numpy()
         return logits
 
     def _forward(self, X: torch.Tensor) -> torch.Tensor:
-        return self._read_logits(self.module_(_to(X, self.device))).cpu()
+        rows = _to(fill_up(X), self.device)
+        return self._read_logits(self.module_(rows))[: len(X)].cpu()
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)
@@ -1622,6 +1656,29 @@ def _named_params(estimator: Any) -> frozenset[str]:
         for name, parameter in signature(parent).parameters.items()
         if parameter.kind is not parameter.VAR_KEYWORD
     )
+
+
+def fill_up(X: torch.Tensor) -> torch.Tensor:
+    """Repeat the first of very few rows, so that a row's logits do not depend on its company.
+
+    Products with few rows are rounded in another order than those with many.
+
+    Parameters
+    ----------
+    X : tensor of shape (n, ...)
+        Rows.
+
+    Returns
+    -------
+    tensor of shape (max(n, 8), ...)
+        The same rows, perhaps with copies of the first behind them.
+    """
+    n_missing = FEWEST_ROWS_AT_ONCE - len(X)
+    if n_missing <= 0 or len(X) == 0:
+        return X
+    if len(X) == 1:
+        return X.expand(FEWEST_ROWS_AT_ONCE, *X.shape[1:])
+    return torch.cat([X, X[:1].expand(n_missing, *X.shape[1:])])
 
 
 def _nearest_name(name: str, known: Sequence[str]) -> str | None:

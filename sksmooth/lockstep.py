@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -332,10 +332,11 @@ class StackedNets:
         """
         if n_rows not in self._memories:
             shapes = [weight.shape for weight in self.weights]
-            self._memories[n_rows] = (
-                [like.new_empty(m, n_rows, n_out) for m, n_out, _ in shapes],
-                [like.new_empty(m, n_rows, n_in) for m, _, n_in in shapes],
-            )
+            with torch.inference_mode(False):  # so that it serves in every mode
+                self._memories[n_rows] = (
+                    [like.new_empty(m, n_rows, n_out) for m, n_out, _ in shapes],
+                    [like.new_empty(m, n_rows, n_in) for m, _, n_in in shapes],
+                )
         return self._memories[n_rows]
 
     def _draw_mask(self, h: Tensor) -> Tensor:
@@ -471,6 +472,23 @@ class FusedAdam:
         """Tell the optimizer how many steps were taken; to be called before it steps itself."""
         for steps in self.steps:
             steps.copy_(self.count)
+
+
+def quickest_mode(adam: FusedAdam | None) -> AbstractContextManager:
+    """Give torch's mode in which steps cost least.
+
+    Parameters
+    ----------
+    adam : FusedAdam or None
+        Its state is there already. That of another optimizer comes to be at its first step, which
+        must not be in inference mode: autograd could not go on from there.
+
+    Returns
+    -------
+    context manager
+        ``torch.inference_mode()`` or ``torch.no_grad()``.
+    """
+    return torch.no_grad() if adam is None else torch.inference_mode()
 
 
 # Optimizers that treat every parameter by itself and need no closure: their step is the same
@@ -1012,7 +1030,6 @@ class Lockstep:
         weight = self.weight[index]
         return weight if is_row is None else weight * is_row
 
-    @torch.no_grad()
     def run_epoch(self) -> Epoch:
         """Train every net by one pass over its rows.
 
@@ -1021,6 +1038,10 @@ class Lockstep:
         Epoch
             The losses.
         """
+        with quickest_mode(self.adam if isinstance(self.stack, StackedNets) else None):
+            return self._run_epoch()
+
+    def _run_epoch(self) -> Epoch:
         order, is_row = _pad([self._shuffled(m) for m in range(len(self.members))])
         losses, weights, sizes = [], [], []
         at_once = self._batches_at_once() * self.batch_size

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from skorch.callbacks import PrintLog
 from skorch.utils import to_numpy
 
-from sksmooth.batches import TensorRows, make_batches
+from sksmooth.batches import TensorRows, make_batches, rows_in_memory
 from sksmooth.calibration import refine
 from sksmooth.classifier import PRIOR_STRENGTH, REFINING_TOLERANCE, LabelSmoothingClassifier
 from sksmooth.lockstep import Lockstep, Member, Part, reason_against_stacking, threads_for
@@ -98,7 +98,7 @@ def fit_together(
                 runner = _Runner(job, checked)
                 job.alone_because = runner.reason_to_go_alone()
                 runners.append(runner)
-    for stack in _stacks([runner for runner in runners if runner.may_go], max_members):
+    for stack in _stacks([runner for runner in runners if runner.reason is None], max_members):
         with _timed([runner.job for runner in stack]):
             _run(stack, on_epoch)
     for job in jobs:
@@ -228,18 +228,25 @@ class _Runner:
         self.job = job
         self.estimator = job.estimator
         sample_weight = job.fit_params.get("sample_weight")
-        is_shared = sample_weight is None and self.estimator.class_weight is None
+        is_shared = all(
+            value is None
+            for value in (sample_weight, self.estimator.class_weight, self.estimator.classes)
+        )
         key = (id(job.X), id(job.y))
         X = checked.get(key, job.X) if is_shared else job.X
         prepared: Any = self.estimator._prepare(X, job.y, sample_weight)
         rows, codes = prepared
-        self.may_go = isinstance(rows, TensorRows)
-        if not self.may_go:
+        self.reason: str | None = None
+        if not isinstance(rows, TensorRows):
+            self.reason = "X is a torch Dataset"
             return
         if is_shared:
             checked[key] = rows
         generator = torch.Generator().manual_seed(self.estimator._draw_seed())
         train, held_out = self.estimator.get_split_datasets(rows, codes)
+        if any(rows_in_memory(part)[0] is None for part in (train, held_out) if part is not None):
+            self.reason = "train_split gives another torch Dataset"
+            return
         self.datasets = {"dataset_train": train, "dataset_valid": held_out}
         batches: Any = self.estimator.get_iterator(train, training=True)
         self.batches = batches
@@ -254,15 +261,13 @@ class _Runner:
 
     def reason_to_go_alone(self) -> str | None:
         """Tell what in the classifier's parts keeps it from being trained in a stack."""
-        reason: str | None = "X is a torch Dataset"
-        if self.may_go:
+        if self.reason is None:
             estimator = self.estimator
             parts = (estimator.module_, estimator.criterion_, estimator.optimizer_)
-            reason = reason_against_stacking(*parts, self.member.train)
-            if reason is None and _draws_random_numbers(estimator.module_, self.member.train):
-                reason = "the module draws random numbers by itself, as dropout does"
-        self.may_go = reason is None
-        return reason
+            self.reason = reason_against_stacking(*parts, self.member.train)
+            if self.reason is None and _draws_random_numbers(estimator.module_, self.member.train):
+                self.reason = "the module draws random numbers by itself, as dropout does"
+        return self.reason
 
     def kind(self) -> str:
         """Give what is the same for all that can be trained in one stack."""
@@ -317,7 +322,8 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     first = runners[0].estimator
     for runner in runners:
         runner.begin()
-    batch_size = runners[0].batches.batch_size
+    # All rows at once are of different numbers, in folds of unequal size.
+    batch_size = max(runner.batches.batch_size for runner in runners)
     n_classes = len(first.classes_inferred_)
     with threads_for(first.module_, batch_size * len(runners)):
         lockstep = Lockstep(

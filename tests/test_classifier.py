@@ -1103,3 +1103,31 @@ def test_fit_raises_no_warning(iris):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quick().fit(*iris).predict_proba(iris[0])
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "smoothing"])
+def test_the_criterion_takes_no_smoothing_of_its_own(name):
+    value = {"label_smoothing": 0.3, "smoothing": "off_target"}[name]
+    net = LabelSmoothingClassifier(max_epochs=1, **{f"criterion__{name}": value})
+    with pytest.raises(ValueError, match=f"criterion__{name}={value!r} would override {name}="):
+        net.fit(*make_tabular(60, random_state=0))
+
+
+def test_few_rows_have_the_logits_that_they_have_among_many():
+    X, y = make_tabular(300, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=2, random_state=0).fit(X, y)
+    proba = net.predict_proba(X)
+    for n_rows in (1, 2, 3, 7, 8, 9):
+        np.testing.assert_array_equal(net.predict_proba(X[:n_rows]), proba[:n_rows])
+
+
+def test_a_batch_of_equal_rows_needs_no_weights_of_a_criterion_of_ones_own():
+    class Plain(torch.nn.Module):
+        def forward(self, logits, target):
+            return torch.nn.functional.cross_entropy(logits, target)
+
+    X, y = np.repeat(np.eye(3), 5, axis=0), np.repeat([0, 1, 2], 5)
+    net = LabelSmoothingClassifier(
+        criterion=Plain, label_smoothing=0, train_split=None, max_epochs=30, random_state=0
+    )
+    assert net.fit(X, y).score(X, y) == 1

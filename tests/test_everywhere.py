@@ -290,7 +290,7 @@ def test_sample_weight_is_routed_as_metadata(iris):
         net = quick().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
         pipeline = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), net)
         routed = pipeline.fit(X, y, sample_weight=weight).predict_proba(X)
-        scores = cross_validate(net, X, y, cv=2, params={"sample_weight": weight})
+        scores = cross_validate(pipeline, X, y, cv=2, params={"sample_weight": weight})
     by_hand = quick().fit(StandardScaler().fit_transform(X), y, sample_weight=weight)
     assert_array_equal(routed, by_hand.predict_proba(StandardScaler().fit_transform(X)))
     assert not np.array_equal(routed, scaled().fit(X, y).predict_proba(X))

@@ -682,11 +682,6 @@ SLOW = {
         "lr": 1e-3,
     },
     "ignore_index": {"criterion": nn.CrossEntropyLoss, "criterion__ignore_index": 1},
-    "label_smoothing of 1": {
-        "criterion": nn.CrossEntropyLoss,
-        "criterion__label_smoothing": 1.0,
-        "calibration": None,
-    },
     "module": {"module": OtherNet},
     "subclass of SimpleNet": {"module": OwnNet},
     "parametrized layer": {"module": weight_normalized()},

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import skorch.dataset
 import torch
 from joblib import parallel_config
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -29,6 +30,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import LRScheduler
+from skorch.helper import predefined_split
 
 from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
 from sksmooth.search import BatchedGridSearchCV
@@ -517,3 +519,14 @@ def _assert_same(alone, spread):
     assert spread.alone_because_ == alone.alone_because_
     for name in ("mean_test_score", "std_test_score", "rank_test_score"):
         np.testing.assert_array_equal(spread.cv_results_[name], alone.cv_results_[name])
+
+
+def test_one_batch_of_all_rows_serves_folds_of_unequal_size():
+    _both(clone(NET).set_params(batch_size=-1), EPS, X[:101], Y[:101], cv=KFold(7))
+
+
+def test_a_predefined_split_goes_its_own_way():
+    held_out = skorch.dataset.Dataset(X[:40].astype(np.float32), Y[:40])
+    net = clone(NET).set_params(train_split=predefined_split(held_out))
+    _, ours = _both(net, EPS)
+    assert all("train_split" in reason for reason in ours.alone_because_)
