@@ -401,27 +401,28 @@ def compare_threads(budget: float) -> dict[str, float]:
 
 
 def compare_scale(budget: float) -> dict[str, float]:
-    """Give the microseconds per row of one epoch, by the number of rows."""
-    largest = 2_000_000
-    X, y = Schedule(10_000, batch_size=1024, epochs=1).rows()
-    X, y = np.tile(X, (largest // len(X), 1)), np.tile(y, largest // len(y))
+    """Give the microseconds per row and epoch of a fit of 5 epochs, by the number of rows."""
+    sizes = (10_000, 100_000, 1_000_000, 2_000_000)
+    repeats = [min(20, sizes[-1] // n_rows) for n_rows in sizes]
+    X, y = Schedule(10_000, batch_size=1024, epochs=5).rows()
+    X, y = np.tile(X, (sizes[-1] // len(X), 1)), np.tile(y, sizes[-1] // len(y))
 
-    def fit_repeatedly(n_rows: int) -> None:
-        schedule = Schedule(n_rows, batch_size=1024, epochs=1)
-        for _ in range(largest // n_rows):
+    def fit_repeatedly(n_rows: int, n_fits: int) -> None:
+        schedule = Schedule(n_rows, batch_size=1024, epochs=5)
+        for _ in range(n_fits):
             make_ours(schedule, 1).fit(X[:n_rows], y[:n_rows])
 
     contestants = [
         Contestant(
             f"{n_rows:,} rows",
-            partial(fit_repeatedly, n_rows),
+            partial(fit_repeatedly, n_rows, n_fits),
             warm_up=lambda: make_ours(SMALL_FIT, 1).fit(X[:1000], y[:1000]),
             threads=(DEFAULT_THREADS,),
         )
-        for n_rows in (10_000, 100_000, 1_000_000, largest)
+        for n_rows, n_fits in zip(sizes, repeats, strict=True)
     ]
     _, seconds = compare(contestants, budget)
-    per_row = 1e6 * np.median(seconds, axis=0) / largest
+    per_row = 1e6 * np.median(seconds, axis=0) / np.multiply(sizes, repeats) / 5
     return {c.name: us for c, us in zip(contestants, per_row.tolist(), strict=True)}
 
 

@@ -105,7 +105,7 @@ PRIOR_STRENGTH = 1.0
 
 # How far the temperature is solved for the refined loss of an epoch: to a relative error of this
 # number's square.
-REFINING_TOLERANCE = 1e-3
+REFINING_TOLERANCE = 0.01
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
@@ -1287,7 +1287,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             tolerance=REFINING_TOLERANCE,
         )
         self._refined = refined.inverse_temperature
-        self.history.record("valid_acc", float(np.average(logits.argmax(1) == y, weights=weight)))
+        is_right = logits.argmax(1) == y
+        accuracy = is_right.mean() if weight is None else np.average(is_right, weights=weight)
+        self.history.record("valid_acc", float(accuracy))
         self.history.record("refined_loss", float(refined.log_loss))
         if self._best is not None:
             self._best.update(len(self.history), float(refined.log_loss), self._trained_modules())

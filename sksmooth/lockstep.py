@@ -628,7 +628,7 @@ class FusedTraining:
 
 
 # What one more thread must have to do in a training step to pay for being woken.
-FLOPS_PER_THREAD = 300e6
+FLOPS_PER_THREAD = 100e6
 
 
 @contextmanager
