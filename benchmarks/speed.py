@@ -410,7 +410,7 @@ def compare_scale(budget: float) -> dict[str, float]:
     def fit_repeatedly(n_rows: int, n_fits: int) -> None:
         schedule = Schedule(n_rows, batch_size=1024, epochs=5)
         for _ in range(n_fits):
-            make_ours(schedule, 1).fit(X[:n_rows], y[:n_rows])
+            make_ours(schedule, schedule.epochs).fit(X[:n_rows], y[:n_rows])
 
     contestants = [
         Contestant(
