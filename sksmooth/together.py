@@ -279,7 +279,6 @@ class _Runner:
     def begin(self) -> None:
         """Do what comes before the first epoch."""
         estimator = self.estimator
-        self.best_epoch, self.best_loss = 0, np.inf
         estimator.notify("on_train_begin", X=self.member.train.rows.X, y=self.member.train.rows.y)
 
     def record(self, row: dict[str, Any]) -> None:
