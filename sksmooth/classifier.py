@@ -50,7 +50,12 @@ from sksmooth.batches import (
     read_labels,
     rows_in_memory,
 )
-from sksmooth.calibration import TemperatureScaling, refine, softmax_in_place
+from sksmooth.calibration import (
+    NormTemperatureScaling,
+    TemperatureScaling,
+    refine,
+    softmax_in_place,
+)
 from sksmooth.lockstep import FusedTraining, quickest_mode, threads_for
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
@@ -102,6 +107,8 @@ LEARNED = (
 # The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
 # all classified correctly from promising certainty.
 PRIOR_STRENGTH = 1.0
+
+CALIBRATORS = {"norm_temperature": NormTemperatureScaling, "temperature": TemperatureScaling}
 
 # How far the temperature is solved for the refined loss of an epoch: to a relative error of this
 # number's square.
@@ -213,9 +220,11 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         The mass ε taken from the true class, in [0, 1).
     smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"
         Where that mass goes, see :func:`sksmooth.smoothing.smoothing_matrix`.
-    calibration : {"temperature"}, object or None, default="temperature"
-        How held-out logits become probabilities: :class:`~sksmooth.calibration.TemperatureScaling`,
-        any object with ``fit(logits, y)`` and ``predict_proba(logits)``, or not at all.
+    calibration : {"norm_temperature", "temperature"}, object or None, default="norm_temperature"
+        How logits become probabilities, learnt from the held-out rows: by
+        :class:`~sksmooth.calibration.NormTemperatureScaling`, by
+        :class:`~sksmooth.calibration.TemperatureScaling`, by any object with ``fit(logits, y)`` and
+        ``predict_proba(logits)``, or not at all.
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn; they multiply the rows' weights.
     random_state : int, RandomState instance or None, default=None
@@ -225,7 +234,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     early_stopping : bool, default=True
         Stop when the refined loss on the held-out rows has not fallen for `patience` epochs, and
         go back to the epoch where it was lowest.
-    patience : int, default=20
+    patience : int, default=40
         See `early_stopping`.
     criterion : torch criterion (class or instance), default=LabelSmoothingLoss
         Gets the logits, the class indices and, in its attributes `label_smoothing` and `smoothing`,
@@ -233,9 +242,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         criterion for ``label_smoothing=0``.
     optimizer : torch optimizer (class), default=torch.optim.AdamW
         The update rule.
-    lr : float, default=0.003
+    lr : float, default=0.001
         The learning rate.
-    max_epochs : int, default=100
+    max_epochs : int, default=300
         The most epochs of a fit.
     batch_size : int, default=64
         Rows per mini-batch; -1 takes all rows at once.
@@ -335,7 +344,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     _parameter_constraints: dict[str, list] = {  # noqa: RUF012
         "smoothing": [str, "array-like", torch.Tensor],
-        "calibration": [None, StrOptions({"temperature"}), HasMethods(["fit", "predict_proba"])],
+        "calibration": [None, StrOptions(set(CALIBRATORS)), HasMethods(["fit", "predict_proba"])],
         "class_weight": [None, StrOptions({"balanced"}), dict],
         "random_state": ["random_state"],
         "early_stopping": ["boolean"],
@@ -357,15 +366,15 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         *,
         label_smoothing: float = 0.1,
         smoothing: str | ArrayLike | torch.Tensor = "uniform",
-        calibration: Any = "temperature",
+        calibration: Any = "norm_temperature",
         class_weight: str | dict | None = None,
         random_state: int | np.random.RandomState | None = None,
         early_stopping: bool = True,
-        patience: int = 20,
+        patience: int = 40,
         criterion: Any = LabelSmoothingLoss,
         optimizer: Any = torch.optim.AdamW,
-        lr: float = 0.003,
-        max_epochs: int = 100,
+        lr: float = 0.001,
+        max_epochs: int = 300,
         batch_size: int = 64,
         iterator_train: Callable = make_batches,
         iterator_valid: Callable = make_batches,
@@ -1334,7 +1343,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _fit_calibrator(self, logits: NDArray, y: NDArray, sample_weight: NDArray | None) -> Any:
         if isinstance(self.calibration, str):
-            return TemperatureScaling(prior_strength=PRIOR_STRENGTH).solve(logits, y, sample_weight)
+            kind = CALIBRATORS[self.calibration]
+            return kind(prior_strength=PRIOR_STRENGTH).solve(logits, y, sample_weight)
         calibrator: Any = clone(self.calibration, safe=False)
         weights = {}
         if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
@@ -1459,8 +1469,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         calibrator = getattr(self, "calibrator_", None)
         if calibrator is None:
             return softmax_in_place(logits)
-        if type(calibrator) is TemperatureScaling:
-            return softmax_in_place(logits, calibrator.temperature_)
+        if type(calibrator) in CALIBRATORS.values():
+            return calibrator.apply_in_place(logits)
         return calibrator.predict_proba(logits)
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from numbers import Integral
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_random_state, column_or_1d, get_tags, metadata_routing
@@ -59,6 +61,10 @@ from sksmooth.together import MAX_MEMBERS, Job, reason_to_go_alone
 # probabilities of a row do not depend on the rows that are predicted with it.
 FEWEST_ROWS = 16
 
+# Of the nets, where no estimator says otherwise. One net needs small steps; the mean of several
+# evens out what large ones leave, and a third of the epochs will do.
+RECIPE: dict[str, Any] = {"lr": 0.003, "patience": 20, "max_epochs": 100}
+
 
 class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
     """A neural classifier that chooses its label smoothing by cross-validation.
@@ -75,7 +81,7 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         parameters `label_smoothing`, `random_state` and `train_split` are not used. `patience` and
         `early_stopping` hold for each ε: training ends when all are past their patience, and
         without early stopping the last epoch is taken for all.
-    label_smoothings : sequence of float, default=(0.0, 0.05, 0.1, 0.2)
+    label_smoothings : sequence of float, default=(0.0, 0.1, 0.4)
         The values of ε to try, each in [0, 1), all different.
     cv : int, splitter, iterable of splits or None, default=5
         The folds. An int, or None for 5: a stratified KFold, shuffled by `random_state`. Anything
@@ -175,7 +181,7 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         self,
         estimator: LabelSmoothingClassifier | None = None,
         *,
-        label_smoothings: Sequence[float] = (0.0, 0.05, 0.1, 0.2),
+        label_smoothings: Sequence[float] = (0.0, 0.1, 0.4),
         cv: Any = 5,
         ensemble: bool = True,
         random_state: int | np.random.RandomState | None = None,
@@ -284,7 +290,7 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
     def _unfitted(self) -> LabelSmoothingClassifier:
         """Give a net of the kind that is to be trained."""
         if self.estimator is None:
-            return LabelSmoothingClassifier(train_split=None)
+            return LabelSmoothingClassifier(**RECIPE, train_split=None)
         return clone(self.estimator).set_params(train_split=None)
 
     def _split(
@@ -303,14 +309,12 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
 
     def _keep(self, training: _Training, kept: NDArray[np.intp], n_rows: int) -> None:
         """Set the attributes of the fitted estimator."""
-        best = int(np.argmin(training.best_loss))
+        best = training.choose()
         nets = training.trained_nets(best)
         if not self.ensemble:
             nets = nets[-1:]
-        logits, y, weight = training.best_logits[best], training.y, training.weight
-        calibrator = None
-        if nets[0].calibration is not None:
-            calibrator = nets[0]._fit_calibrator(logits, y, weight)
+        logits = training.best_logits[best]
+        calibrator = training.calibrate(best)
         for net in nets:
             net.calibrator_ = calibrator
         proba = softmax(logits, 1) if calibrator is None else calibrator.predict_proba(logits)
@@ -323,9 +327,7 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
             "calibrator_": calibrator,
             "temperature_": getattr(calibrator, "temperature_", None),
             "oof_proba_": oof_proba,
-            "oof_log_loss_": float(
-                log_loss(y, proba, sample_weight=weight, labels=np.arange(proba.shape[1]))
-            ),
+            "oof_log_loss_": float(training.log_loss(proba)),
             "cv_results_": results,
             "history_": _history(results, training.label_smoothings[best]),
             "estimators_": nets,
@@ -677,6 +679,29 @@ class _Training:
             for stack in self.stacks:
                 stack.keep(best)
             self.active &= self.n_epochs - self.best_epoch < self.estimator.patience
+
+    def calibrate(self, value: int) -> Any:
+        """Give the calibrator of the out-of-fold logits of the ε with that number, or None."""
+        if self.estimator.calibration is None:
+            return None
+        return self.first._fit_calibrator(self.best_logits[value], self.y, self.weight)
+
+    def choose(self) -> int:
+        """Give the number of the ε whose calibrated out-of-fold probabilities are best."""
+        if self.estimator.calibration is None or len(self.best_loss) == 1:
+            return int(np.argmin(self.best_loss))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it is told of the ε chosen
+            losses = [
+                self.log_loss(self.calibrate(value).predict_proba(logits))
+                for value, logits in enumerate(self.best_logits)
+            ]
+        return int(np.argmin(losses))
+
+    def log_loss(self, proba: NDArray) -> float:
+        """Give the log-loss of out-of-fold probabilities."""
+        labels = np.arange(self.n_classes)
+        return log_loss(self.y, proba, sample_weight=self.weight, labels=labels)
 
     def _print_epoch(self) -> None:
         losses = [

@@ -1,0 +1,396 @@
+"""Quality of the probabilities of sksmooth, side by side with those of other classifiers.
+
+Every contestant comes from its own package, with the defaults that its documentation recommends,
+behind one and the same preprocessing, and gets the same rows: 70 % of each data set for training,
+the rest for testing, in several random splits; then once more with 20 % of the training labels
+flipped to another class at random. All run in one thread.
+
+A data set is one of scikit-learn's four or any CSV file of a folder, with the class in its column
+`target`. What is measured is written to a file line by line, and a run that was cut off goes on
+from there. Ranks are taken among all contestants on a split and averaged. The paired tests are
+Wilcoxon's signed-rank test over data sets (Demšar 2006), each the mean of its splits.
+
+Run it as ``python benchmarks/quality.py [--data FOLDER] [--splits N] [--n-jobs N]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+from scipy.stats import wilcoxon
+from sklearn.base import ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import make_column_selector, make_column_transformer
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
+from skorch import NeuralNetClassifier
+from threadpoolctl import threadpool_limits
+
+from sksmooth import (
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    SimpleNet,
+    area_under_risk_coverage,
+    classwise_calibration_error,
+    expected_calibration_error,
+)
+
+TEST_SHARE, FLIPPED_SHARE, MOST_TRAINING_ROWS = 0.3, 0.2, 6000
+METRICS = ["accuracy", "log_loss", "brier", "ece", "classwise_ece", "aurc"]
+HIGHER_IS_BETTER = {"accuracy"}
+OURS = "LabelSmoothingClassifierCV"
+
+
+# -- data ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set; labels are 0 ... K-1."""
+
+    name: str
+    X: pd.DataFrame
+    y: np.ndarray
+
+
+def load_tables(folder: Path | None) -> Iterator[Table]:
+    """Give the tables of a folder, if any, and scikit-learn's."""
+    paths = [] if folder is None else sorted(folder.glob("*.csv*"))
+    for path in paths:
+        frame = pd.read_csv(path)
+        y = LabelEncoder().fit_transform(frame.pop("target"))
+        frame = frame.astype(dict.fromkeys(frame.select_dtypes("bool"), int))
+        yield Table(path.name.split(".")[0], frame, y)
+    for load in (load_digits, load_wine, load_breast_cancer, load_iris):
+        bunch = load(as_frame=True)
+        yield Table(load.__name__.removeprefix("load_"), bunch.data, bunch.target.to_numpy())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on, as they are or with flipped labels, and rows to test with."""
+
+    X_train: pd.DataFrame
+    X_test: pd.DataFrame
+    y_train: np.ndarray
+    y_test: np.ndarray
+
+    @classmethod
+    def of(cls, table: Table, number: int, flipped: bool) -> Split:
+        """Draw the split of that number."""
+        parts = train_test_split(
+            table.X, table.y, test_size=TEST_SHARE, stratify=table.y, random_state=number
+        )
+        X_train, X_test, y_train, y_test = parts
+        rng = np.random.default_rng(number)
+        if len(y_train) > MOST_TRAINING_ROWS:
+            chosen = rng.permutation(len(y_train))[:MOST_TRAINING_ROWS]
+            X_train, y_train = X_train.iloc[chosen], y_train[chosen]
+        if flipped:
+            y_train = flip(y_train, rng)
+        return cls(X_train, X_test, y_train, y_test)
+
+
+def flip(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turn a share of the labels into another class, any with equal chance."""
+    n_classes = y.max() + 1
+    chosen = rng.permutation(len(y))[: round(FLIPPED_SHARE * len(y))]
+    y = y.copy()
+    y[chosen] = (y[chosen] + rng.integers(1, n_classes, len(chosen))) % n_classes
+    return y
+
+
+def make_preprocessing() -> Any:
+    """Impute; encode categories one-hot, standardize numbers."""
+    categories = make_pipeline(
+        SimpleImputer(strategy="most_frequent"),
+        OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+    )
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    return make_column_transformer(
+        (categories, make_column_selector(dtype_exclude="number")), remainder=numbers
+    )
+
+
+# -- contestants --------------------------------------------------------------------------------
+
+
+def make_calibrated_mlp(split: Split, seed: int) -> ClassifierMixin:
+    """Make MLPClassifier with a temperature; fewer folds where a class has too few rows."""
+    folds = min(5, int(np.bincount(split.y_train).min()))
+    mlp = MLPClassifier(random_state=seed)
+    return CalibratedClassifierCV(mlp, method="temperature", cv=folds)
+
+
+class SkorchNet(NeuralNetClassifier):
+    """skorch's net, seeded, told the number of its inputs, and fed with float32."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> SkorchNet:
+        """Fit a net of the right width."""
+        torch.manual_seed(0)
+        self.set_params(module__n_features=X.shape[1])
+        return super().fit(X.astype(np.float32), y)
+
+    def infer(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the logits."""
+        return super().infer(x.float())
+
+
+def make_skorch(split: Split, seed: int) -> ClassifierMixin:
+    return SkorchNet(
+        SimpleNet,
+        module__n_classes=int(split.y_train.max()) + 1,
+        criterion=torch.nn.CrossEntropyLoss,
+        criterion__label_smoothing=0.1,
+        optimizer=torch.optim.Adam,
+        verbose=0,
+    )
+
+
+def make_real_mlp(split: Split, seed: int, **params: Any) -> ClassifierMixin:
+    from pytabkit import RealMLP_TD_Classifier
+
+    return RealMLP_TD_Classifier(device="cpu", random_state=seed, n_threads=1, **params)
+
+
+CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
+    OURS: lambda split, seed: LabelSmoothingClassifierCV(random_state=seed),
+    f"{OURS}, ε=0": lambda split, seed: LabelSmoothingClassifierCV(
+        label_smoothings=(0.0,), random_state=seed
+    ),
+    "LabelSmoothingClassifier": lambda split, seed: LabelSmoothingClassifier(random_state=seed),
+    "LabelSmoothingClassifier, ε=0": lambda split, seed: LabelSmoothingClassifier(
+        label_smoothing=0.0, random_state=seed
+    ),
+    "MLPClassifier": lambda split, seed: MLPClassifier(random_state=seed),
+    "CalibratedClassifierCV(MLPClassifier)": make_calibrated_mlp,
+    "skorch, ε=0.1": make_skorch,
+    "LogisticRegression": lambda split, seed: LogisticRegression(max_iter=1000),
+    "HistGradientBoostingClassifier": lambda split, seed: HistGradientBoostingClassifier(
+        random_state=seed
+    ),
+    "RealMLP-TD": make_real_mlp,
+    "RealMLP-TD, ε=0": lambda split, seed: make_real_mlp(split, seed, use_ls=False),
+}
+
+
+# -- measuring ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """One contestant on one split."""
+
+    data: str
+    flipped: bool
+    split: int
+    who: str
+
+
+def measure(task: Task, table: Table) -> dict[str, Any]:
+    """Fit and score; give a line of the results."""
+    split = Split.of(table, task.split, task.flipped)
+    net = CONTESTANTS[task.who](split, task.split)
+    model = make_pipeline(make_preprocessing(), net)
+    torch.set_num_threads(1)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # all that count are the figures
+        start = time.perf_counter()
+        try:
+            model.fit(split.X_train, split.y_train)
+        except ValueError as error:  # it takes no part here, and the report says so
+            return {**vars(task), "error": str(error)}
+        fitted = time.perf_counter()
+        proba = model.predict_proba(split.X_test)
+        end = time.perf_counter()
+    seconds = {"fit_seconds": fitted - start, "predict_seconds": end - fitted}
+    chosen = {"chosen": net.label_smoothing_} if task.who == OURS else {}
+    sizes = {"n_train": len(split.y_train), "n_test": len(split.y_test)}
+    return {**vars(task), **sizes, **score(split, model, proba), **seconds, **chosen}
+
+
+def score(split: Split, model: Pipeline, proba: np.ndarray) -> dict[str, float]:
+    """Score the probabilities; a class without training rows has probability zero."""
+    labels = np.arange(max(split.y_train.max(), split.y_test.max()) + 1)
+    full = np.zeros((len(proba), len(labels)))
+    full[:, model.classes_] = np.asarray(proba, dtype=np.float64)
+    full /= full.sum(axis=1, keepdims=True)
+    y = split.y_test
+    return {
+        "accuracy": accuracy_score(y, full.argmax(axis=1)),
+        "log_loss": log_loss(y, full, labels=labels),
+        "brier": brier_score_loss(y, full, labels=labels, scale_by_half=False),
+        "ece": expected_calibration_error(y, full, labels=labels),
+        "classwise_ece": classwise_calibration_error(y, full, labels=labels),
+        "aurc": area_under_risk_coverage(y, full, labels=labels),
+    }
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(tables: dict[str, Table], tasks: list[Task], path: Path, n_jobs: int) -> None:
+    """Measure what is not in the file yet, and add it there."""
+    done = {tuple(line[name] for name in Task.__annotations__) for line in read_results(path)}
+    open_tasks = [task for task in tasks if tuple(vars(task).values()) not in done]
+    parallel = Parallel(n_jobs, return_as="generator_unordered")
+    lines = parallel(delayed(measure)(task, tables[task.data]) for task in open_tasks)
+    for number, line in enumerate(lines, start=1):
+        with path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        where = f"{line['data']}{'*' * line['flipped']} {line['split']} {line['who']}"
+        what = line.get("error") or f"{line['log_loss']:.4f}, {line['fit_seconds']:.1f} s"
+        print(f"{number:>4}/{len(open_tasks)} {where}: {what}", flush=True)
+
+
+# -- report -------------------------------------------------------------------------------------
+
+
+def name_data(results: pd.DataFrame) -> pd.Series:
+    return results["data"] + np.where(results["flipped"], ", flipped", "")
+
+
+def rank(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Give the ranks, (data sets, contestants), each the mean over the splits."""
+    per_split = results.pivot_table(index=["set", "split"], columns="who", values=metric)
+    ranks = per_split.rank(axis=1, ascending=metric not in HIGHER_IS_BETTER)
+    return ranks.groupby("set").mean()
+
+
+def compare(results: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Compare ours with each contestant, data set by data set."""
+    means = results.pivot_table(index="set", columns="who", values=metric)
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    rows = {}
+    for who in means.columns.drop(OURS):
+        both = means[[OURS, who]].dropna()
+        lead = sign * (both[who] - both[OURS])
+        rows[who] = {
+            "wins": int((lead > 0).sum()),
+            "losses": int((lead < 0).sum()),
+            "p": float(wilcoxon(lead).pvalue) if lead.any() else 1.0,
+        }
+    return pd.DataFrame(rows).T
+
+
+def report(results: pd.DataFrame) -> dict[str, Any]:
+    """Print the tables; give what they say."""
+    order = [who for who in CONTESTANTS if who in set(results["who"])]
+    summary: dict[str, Any] = {}
+    if "error" in results:
+        failed = results[results["error"].notna()]
+        print(failed[["set", "split", "who", "error"]].to_string())
+        summary["failed"] = failed[["set", "split", "who", "error"]].to_dict("records")
+    for metric in [*METRICS, "fit_seconds", "predict_seconds"]:
+        means = results.pivot_table(index="set", columns="who", values=metric)[order]
+        summary[metric] = means.T.to_dict()
+        print(f"\n{metric}, mean of the splits\n{shorten(means).round(4).to_string()}")
+    every = results["set"].notna()
+    parts = {"all": every, "as they are": ~results["flipped"], "flipped": results["flipped"]}
+    for part, chosen in parts.items():
+        ranks = {metric: rank(results[chosen], metric)[order] for metric in METRICS}
+        table = pd.DataFrame({metric: r.mean() for metric, r in ranks.items()}).loc[order]
+        spread = pd.DataFrame({metric: r.std() for metric, r in ranks.items()}).loc[order]
+        both = table.round(2).astype(str) + " ± " + spread.round(1).astype(str)
+        print(f"\nmean rank ± its standard deviation over data sets: {part}\n{both.to_string()}")
+        summary[f"mean rank, {part}"] = table.to_dict()
+    for metric in ("log_loss", "brier", "accuracy") if OURS in order else ():
+        pairs = compare(results, metric).loc[[who for who in order if who != OURS]]
+        print(f"\n{OURS} against each, {metric}\n{pairs.to_string()}")
+        summary[f"pairs, {metric}"] = pairs.T.to_dict()
+    return summary
+
+
+def shorten(means: pd.DataFrame) -> pd.DataFrame:
+    """Make the names of the columns short enough to stand side by side."""
+    shorter = {
+        "LabelSmoothingClassifier": "LSC",
+        "CalibratedClassifierCV(MLPClassifier)": "MLP cal.",
+        "MLPClassifier": "MLP",
+        "LogisticRegression": "LogReg",
+        "HistGradientBoostingClassifier": "HistGB",
+    }
+    names = {}
+    for who in means.columns:
+        names[who] = who
+        for long, short in shorter.items():
+            names[who] = names[who].replace(long, short)
+    return means.rename(columns=names)
+
+
+def draw(results: pd.DataFrame, path: Path) -> None:
+    """Draw the ranks, each data set a dot and their mean a bar."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(13, 5), sharey=True, layout="constrained")
+    order = rank(results, "log_loss").mean().sort_values(ascending=False).index
+    for ax, metric in zip(axes, ("log_loss", "brier", "accuracy"), strict=True):
+        ranks = rank(results, metric)[order]
+        ours = ["LabelSmoothing" in who for who in order]
+        colors = np.where(ours, "tab:blue", "lightgray")
+        ax.barh(order, ranks.mean(), color=colors)
+        for place, who in enumerate(order):
+            ax.plot(ranks[who], np.full(len(ranks), place), ".", color="black", alpha=0.4)
+        ax.set(xlabel="mean rank (1 is best)", title=metric.replace("_", "-"))
+    figure.savefig(path, dpi=100)
+
+
+# -- the run ------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder of CSV files with a column `target`")
+    parser.add_argument("--splits", type=int, default=5, help="splits of each data set")
+    parser.add_argument("--first-split", type=int, default=0, help="number of the first of them")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; default: all")
+    parser.add_argument("--n-jobs", type=int, default=1, help="processes, each with one thread")
+    parser.add_argument("--out", type=Path, default=Path("quality"), help="folder of the results")
+    args = parser.parse_args()
+
+    tables = {table.name: table for table in load_tables(args.data)}
+    tasks = [
+        Task(name, flipped, number, who)
+        for number in range(args.first_split, args.first_split + args.splits)
+        for name in tables
+        for flipped in (False, True)
+        for who in args.only or CONTESTANTS
+    ]
+    args.out.mkdir(parents=True, exist_ok=True)
+    run(tables, tasks, args.out / "results.jsonl", args.n_jobs)
+
+    results = pd.DataFrame(read_results(args.out / "results.jsonl"))
+    results["set"] = name_data(results)
+    packages = ("sksmooth", "scikit-learn", "skorch", "torch", "numpy", "pytabkit")
+    versions = {name: version(name) for name in packages}
+    print(f"Python {platform.python_version()}, {versions}")
+    summary = {"versions": versions, **report(results)}
+    (args.out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+    draw(results, args.out / "ranks.png")
+
+
+if __name__ == "__main__":
+    main()
