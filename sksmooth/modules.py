@@ -43,7 +43,7 @@ class SimpleNet(nn.Module):
         Width of the input, after flattening.
     n_classes : int, default=3
         Width of the output.
-    hidden_layer_sizes : int or sequence of int, default=(64, 64)
+    hidden_layer_sizes : int or sequence of int, default=(128, 128)
         Width of each hidden layer. An int is one layer; an empty sequence is logistic regression.
     activation : str, default="relu"
         A name in `ACTIVATIONS`: "relu", "tanh", "sigmoid", "silu", "gelu", "selu", "elu",
@@ -79,7 +79,7 @@ class SimpleNet(nn.Module):
         self,
         n_features: int = 10,
         n_classes: int = 3,
-        hidden_layer_sizes: int | Sequence[int] = (64, 64),
+        hidden_layer_sizes: int | Sequence[int] = (128, 128),
         activation: str = "relu",
         dropout: float = 0.1,
     ) -> None:
