@@ -76,17 +76,18 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
 
     For every ε and every fold a net is trained, all of them in lockstep. After each epoch, the
     logits that each row gets from the nets that did not see it tell the refined loss of each ε.
-    The epoch where that is lowest is chosen, a calibrator is fitted to the logits of that epoch, and
-    the ε whose calibrated probabilities are then best is taken. No row is lost to a validation set.
+    At the epoch where that is lowest a calibrator is fitted to those logits, and the ε whose
+    calibrated probabilities are then best is chosen. No row is lost to a validation set.
 
     Parameters
     ----------
     estimator : LabelSmoothingClassifier or None, default=None
         Says what the nets are and how they are trained; None: one with its defaults, but smaller
         nets that learn faster: ``module__hidden_layer_sizes=(64, 64)``, ``lr=0.003``,
-        ``max_epochs=100``, ``patience=20``. Of its parameters `label_smoothing`, `random_state` and `train_split` are not used. `patience` and
-        `early_stopping` hold for each ε: training ends when all are past their patience, and
-        without early stopping the last epoch is taken for all.
+        ``max_epochs=100``, ``patience=20``. Of its parameters `label_smoothing`, `random_state`
+        and `train_split` are not used. `patience` and `early_stopping` hold for each ε: training
+        ends when all are past their patience, and without early stopping the last epoch is taken
+        for all.
     label_smoothings : sequence of float, default=(0.0, 0.1, 0.4)
         The values of ε to try, each in [0, 1), all different.
     cv : int, splitter, iterable of splits or None, default=5
