@@ -399,9 +399,11 @@ def softmax_in_place(logits: NDArray[np.float64], temperature: float = 1.0) -> N
     >>> softmax_in_place(np.array([[0.0, np.log(3.0)]]))
     array([[0.25, 0.75]])
     """
-    rows = torch.from_numpy(logits)
-    for part in (rows,) if len(logits) <= ROWS_AT_ONCE else rows.split(ROWS_AT_ONCE):
-        torch.softmax(part.div_(temperature), dim=1, out=part)
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        part = logits[start : start + ROWS_AT_ONCE]
+        part /= temperature
+        rows = torch.from_numpy(part)
+        torch.softmax(rows, dim=1, out=rows)
     return logits
 
 
