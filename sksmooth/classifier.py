@@ -1109,6 +1109,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self._quiet = self._is_quiet()
         if isinstance(iterator_valid, TensorBatches) and self._quiet:
             iterator_valid.batch_size = max(iterator_valid.batch_size, PREDICTION_ROWS)
+            if len(iterator_valid) == 1:  # few enough to have them twice
+                iterator_valid.gather()
         self._held_out = iterator_valid
         for _ in range(self.max_epochs if epochs is None else epochs):
             self.notify("on_epoch_begin", **datasets)
@@ -1653,9 +1655,9 @@ class _Pass:
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Give logits, class indices and weights of all rows passed over."""
         outputs, labels, weights = zip(*self.outputs, strict=True)
-        logits = to_numpy(torch.cat([read(output) for output in outputs]))
-        y = to_numpy(torch.cat([torch.as_tensor(label) for label in labels]))
-        return logits, y, None if weights[0] is None else to_numpy(torch.cat(weights))
+        logits = torch.cat([read(output) for output in outputs]).cpu().numpy()
+        y = torch.cat([torch.as_tensor(label) for label in labels]).cpu().numpy()
+        return logits, y, None if weights[0] is None else torch.cat(weights).cpu().numpy()
 
 
 @cache
