@@ -29,6 +29,7 @@ MOST_STEPS = 200
 STEP_TOLERANCE = 1e-10
 ROWS_AT_ONCE = 2**16  # of a softmax: few enough to stay in the processor's cache
 SMALLEST_TARGET = 1e-300  # keeps the upper bound of β finite
+SMALLEST_SCALE = np.finfo(np.float64).tiny
 
 # The normal prior of NormTemperatureScaling's power: mean 0, standard deviation 1/2.
 POWER_PRECISION = 4.0
@@ -132,18 +133,20 @@ class _LogLoss:
     their row (so at most 0) and of order one.
     """
 
-    def __init__(self, z: NDArray, y: NDArray, weight: NDArray, smoothed: NDArray) -> None:
+    def __init__(
+        self, z: NDArray, own_mean: NDArray, mean: NDArray, weight: NDArray, smoothed: NDArray
+    ) -> None:
         self.z = z
         self.weight = weight
-        own = np.take_along_axis(z, y[None], axis=0)[0]
-        self.own_mean = (weight * own).sum(axis=-1)
-        self.target = (1 - smoothed) * self.own_mean + smoothed * (weight * z.mean(axis=0)).sum(-1)
-        self.constant = ~(z.any(axis=0) & (weight > 0)).any(axis=-1)  # any β will do
+        self.own_mean = own_mean  # of the labels' logits
+        self.mean = mean  # of all logits
+        self.target = (1 - smoothed) * own_mean + smoothed * mean
+        self.constant = mean == 0  # any β will do
 
     def value(self, beta: NDArray) -> NDArray:
         """Give the log-loss of the labels themselves."""
         log_norm = np.log(np.exp(beta[..., None] * self.z).sum(axis=0))
-        return (self.weight * log_norm).sum(axis=-1) - beta * self.own_mean
+        return _inner(self.weight, log_norm) - beta * self.own_mean
 
     def slope_and_curvature(self, beta: NDArray) -> tuple[NDArray, NDArray]:
         """Give the first two derivatives, those of the smoothed labels."""
@@ -153,8 +156,8 @@ class _LogLoss:
         first = p.sum(axis=0) / norm
         p *= self.z
         second = p.sum(axis=0) / norm
-        slope = (self.weight * first).sum(axis=-1) - self.target
-        return slope, (self.weight * (second - first**2)).sum(axis=-1)
+        slope = _inner(self.weight, first) - self.target
+        return slope, _inner(self.weight, second - first**2)
 
     def bracket(self) -> tuple[NDArray, NDArray]:
         """Give bounds of β; the slope is positive at the upper one, unless the target is zero.
@@ -168,23 +171,38 @@ class _LogLoss:
     def bound(self, low: NDArray) -> NDArray:
         """Give 1 or -1 where the log-loss falls for ever as β grows or shrinks, 0 elsewhere."""
         separable = self.target == 0
-        uninformative = ~separable & (self.slope_and_curvature(low)[0] >= 0)
-        return np.where(self.constant, 0, separable.astype(int) - uninformative.astype(int))
+        bound = separable.astype(int)
+        # The slope rises from that at 0 by at most the largest z² per unit of β.
+        if (self.mean - self.target + low * self.z.min() ** 2 >= 0).any():
+            uninformative = ~separable & (self.slope_and_curvature(low)[0] >= 0)
+            bound -= uninformative
+        return np.where(self.constant, 0, bound)
 
 
 def _log_loss_in_own_unit(
     logits: NDArray, y: NDArray, sample_weight: NDArray | None, prior_strength: float
 ) -> tuple[_LogLoss, NDArray]:
     """Give the log-loss over β in units of one over the logits' own scale, and that unit."""
-    z = np.ascontiguousarray(np.moveaxis(np.asarray(logits, np.float64), -1, 0))
+    z = np.ascontiguousarray(logits.transpose(-1, *range(logits.ndim - 1)), dtype=np.float64)
     z = z - z.max(axis=0)
-    weight = np.ones(z.shape[1:]) if sample_weight is None else np.asarray(sample_weight, float)
-    n_rows = weight.sum(axis=-1)
-    weight = weight / n_rows[..., None]
-    scale = -(weight * z.mean(axis=0)).sum(axis=-1)
-    unit = 1 / np.where(scale > np.finfo(np.float64).tiny, scale, 1.0)
+    n_classes, *shape = z.shape
+    if sample_weight is None:
+        n_rows = np.full(shape[:-1], float(shape[-1]))
+        weight = np.full(shape, 1 / shape[-1])
+    else:
+        n_rows = sample_weight.sum(axis=-1, dtype=np.float64)
+        weight = sample_weight / n_rows[..., None]
+    own = z.reshape(n_classes, -1)[np.ravel(y), np.arange(weight.size)].reshape(shape)
+    mean, own_mean = _inner(weight, z.sum(axis=0)) / n_classes, _inner(weight, own)
+    unit = 1 / np.where(-mean > SMALLEST_SCALE, -mean, 1.0)
     smoothed = prior_strength / (n_rows + prior_strength)
-    return _LogLoss(z * unit[..., None], np.asarray(y), weight, smoothed), unit
+    loss = _LogLoss(z * unit[..., None], own_mean * unit, mean * unit, weight, smoothed)
+    return loss, unit
+
+
+def _inner(a: NDArray, b: NDArray) -> NDArray:
+    """Give the sums of a * b over the last axis."""
+    return np.einsum("...i,...i", a, b)
 
 
 def _newton(
@@ -402,7 +420,8 @@ class TemperatureScaling(BaseEstimator):
         for start in range(0, len(logits), ROWS_AT_ONCE):
             part = logits[start : start + ROWS_AT_ONCE]
             part /= self._temperature_of(part)
-        return softmax_in_place(logits)
+            softmax_in_place(part)
+        return logits
 
     def _temperature_of(self, logits: NDArray[np.float64]) -> float | NDArray[np.float64]:
         """Give the temperature of each row, of shape (n_samples, 1), or one for all."""

@@ -117,7 +117,11 @@ REFINING_TOLERANCE = 0.01
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
 PREDICTION_ROWS = 8192
-FEWEST_ROWS_AT_ONCE = 8
+
+# A matrix product rounds the rows of its kernel's blocks alike and those left over otherwise. This
+# is a multiple of MKL's block. (Its results also depend on a row's alignment, where a layer has at
+# most 10 outputs and the number of its inputs is no multiple of 4.)
+ROWS_OF_A_BLOCK = 8
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -1114,6 +1118,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self._quiet = self._is_quiet()
         if isinstance(iterator_valid, TensorBatches) and self._quiet:
             iterator_valid.batch_size = max(iterator_valid.batch_size, PREDICTION_ROWS)
+            if len(iterator_valid) == 1:  # few enough to have them twice
+                iterator_valid.gather()
         self._held_out = iterator_valid
         for _ in range(self.max_epochs if epochs is None else epochs):
             self.notify("on_epoch_begin", **datasets)
@@ -1548,11 +1554,12 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""
-        self.check_is_fitted()
+        if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer
+            self.check_is_fitted()
         if not (is_dataset(X) or _is_several_inputs(X) or self._speaks_codes):
             X = self._check_rows(X)
         logits = self._all_logits(X)
-        return logits if np.isfinite(logits.sum()) else _mend_overflow(logits)
+        return logits if math.isfinite(logits.sum()) else _mend_overflow(logits)
 
     def _all_logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through the net; where nothing stands in for skorch's hooks, without them."""
@@ -1563,26 +1570,30 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
-            first = self._forward(X[:PREDICTION_ROWS]).numpy().astype(np.float64)
             if len(X) <= PREDICTION_ROWS:
-                return first
+                return self._forward(X).astype(np.float64)
+            first = self._forward(X[:PREDICTION_ROWS])
             logits = np.empty((len(X), *first.shape[1:]))
             logits[:PREDICTION_ROWS] = first
             for start in range(PREDICTION_ROWS, len(X), PREDICTION_ROWS):
                 here = slice(start, start + PREDICTION_ROWS)
-                logits[here] = self._forward(X[here]).numpy()
+                logits[here] = self._forward(X[here])
         return logits
 
-    def _forward(self, X: torch.Tensor) -> torch.Tensor:
-        rows = _to(fill_up(X), self.device)
-        return self._read_logits(self.module_(rows))[: len(X)].cpu()
+    def _forward(self, X: torch.Tensor) -> NDArray[np.float32]:
+        rows = fill_up(X)
+        if self.device != "cpu":
+            rows = _to(rows, self.device)
+        return self._read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)
         if self._is_plain_table(X):  # whose check costs more than one row's way through the net
-            with np.errstate(over="ignore"):
-                rows = np.ascontiguousarray(X, dtype=np.float32)
-            if np.isfinite(rows.sum(dtype=np.float64)):
+            rows = np.ascontiguousarray(X)
+            if rows.dtype != np.float32:
+                with np.errstate(over="ignore"):
+                    rows = rows.astype(np.float32)
+            if math.isfinite(rows.sum(dtype=np.float64)):
                 return _as_tensor(rows)
         if hasattr(self, "n_features_in_"):
             X = validate_data(self, X, reset=False, **_FLOAT32_ROWS)
@@ -1654,9 +1665,9 @@ class _Pass:
     ) -> tuple[NDArray, NDArray, NDArray | None]:
         """Give logits, class indices and weights of all rows passed over."""
         outputs, labels, weights = zip(*self.outputs, strict=True)
-        logits = to_numpy(torch.cat([read(output) for output in outputs]))
-        y = to_numpy(torch.cat([torch.as_tensor(label) for label in labels]))
-        return logits, y, None if weights[0] is None else to_numpy(torch.cat(weights))
+        logits = torch.cat([read(output) for output in outputs]).cpu().numpy()
+        y = torch.cat([torch.as_tensor(label) for label in labels]).cpu().numpy()
+        return logits, y, None if weights[0] is None else torch.cat(weights).cpu().numpy()
 
 
 @cache
@@ -1671,9 +1682,10 @@ def _named_params(estimator: Any) -> frozenset[str]:
 
 
 def fill_up(X: torch.Tensor) -> torch.Tensor:
-    """Repeat the first of very few rows, so that a row's logits do not depend on its company.
+    """Add copies of the first row, so that a row's logits do not depend on its company.
 
-    Products with few rows are rounded in another order than those with many.
+    The rows of a matrix product are rounded alike only where their number fills the blocks that
+    the product is made of.
 
     Parameters
     ----------
@@ -1682,14 +1694,14 @@ def fill_up(X: torch.Tensor) -> torch.Tensor:
 
     Returns
     -------
-    tensor of shape (max(n, 8), ...)
-        The same rows, perhaps with copies of the first behind them.
+    tensor of shape (m, ...)
+        The same rows, perhaps with copies of the first behind them, m being a multiple of 8.
     """
-    n_missing = FEWEST_ROWS_AT_ONCE - len(X)
-    if n_missing <= 0 or len(X) == 0:
+    n_missing = -X.shape[0] % ROWS_OF_A_BLOCK
+    if n_missing == 0:
         return X
-    if len(X) == 1:
-        return X.expand(FEWEST_ROWS_AT_ONCE, *X.shape[1:])
+    if X.shape[0] == 1:
+        return X.expand(ROWS_OF_A_BLOCK, *X.shape[1:])
     return torch.cat([X, X[:1].expand(n_missing, *X.shape[1:])])
 
 

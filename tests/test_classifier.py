@@ -620,6 +620,22 @@ def test_one_row_is_predicted_as_among_others(iris):
     assert_allclose(one_by_one, net.predict_proba(X)[:20], rtol=1e-5)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 9, 15, 33])
+@pytest.mark.parametrize("widths", [(64, 32), (256, 100), (37, 20)])
+def test_logits_of_a_row_do_not_depend_on_its_company(widths, n_rows, n_threads):
+    X = np.random.default_rng(0).normal(size=(99, 10))
+    y = np.argmax(X[:, :3], axis=1)
+    net = quick(module__hidden_layer_sizes=widths, predict_nonlinearity=None).fit(X, y)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        parts = [net.predict_proba(X[i : i + n_rows]) for i in range(0, 99, n_rows)]
+        assert_array_equal(np.vstack(parts), net.predict_proba(X))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_score_is_the_weighted_accuracy(iris):
     X, y = iris
     net = quick().fit(X, y)
