@@ -9,9 +9,7 @@ parameters of M nets of one architecture are stacked along a first axis.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -116,11 +114,6 @@ class Targets(NamedTuple):
             constant if constant.any() else None,
             weight if is_weighted else None,
         )
-
-    def part(self, own: slice) -> Targets:
-        """Give the tables of some of the nets."""
-        mass, *others = self
-        return Targets(mass[own], *(None if table is None else table[own] for table in others))
 
     def mass_of(self, y: Tensor) -> Tensor:
         """Give the target distributions of rows.
@@ -264,16 +257,6 @@ class StackedNets:
             nets[0].activation,
             nets[0].dropout,
             generators,
-        )
-
-    def part(self, own: slice) -> StackedNets:
-        """Give some of the nets as a stack that shares their memory."""
-        return StackedNets(
-            [weight[own] for weight in self.weights],
-            [bias[own] for bias in self.biases],
-            self.activation,
-            self.dropout,
-            None if self.generators is None else self.generators[own],
         )
 
     def logits(self, X: Tensor) -> Tensor:
@@ -722,27 +705,17 @@ def threads_for(net: Any, batch_size: int) -> Iterator[None]:
     True
     """
     allowed = torch.get_num_threads()
-    flops = _step_flops(net, batch_size) if _is_dense(net) else math.inf
-    with _threads(int(min(allowed, 1 + flops // FLOPS_PER_THREAD))):
-        yield
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Let torch use so many threads."""
-    before = torch.get_num_threads()
+    needed = allowed
+    if _is_dense(net):
+        flops = 6 * batch_size * sum(parameter.numel() for parameter in net.parameters())
+        needed = min(allowed, 1 + int(flops / FLOPS_PER_THREAD))
     try:
-        if number != before:
-            torch.set_num_threads(number)
+        if needed != allowed:
+            torch.set_num_threads(needed)
         yield
     finally:
-        if number != before:
-            torch.set_num_threads(before)
-
-
-def _step_flops(net: Any, batch_size: int) -> int:
-    """Estimate what a training step of a dense net computes."""
-    return 6 * batch_size * sum(parameter.numel() for parameter in net.parameters())
+        if needed != allowed:
+            torch.set_num_threads(allowed)
 
 
 def _is_dense(net: Any) -> bool:
@@ -1067,29 +1040,47 @@ class Lockstep:
     ) -> None:
         self.members = members
         self.batch_size = batch_size
+        self.n_classes = n_classes
         train = [member.train for member in members]
         held_out = [member.held_out for member in members if member.held_out is not None]
-        self.table = _Table([part.rows for part in train + held_out])
+        table = _Table([part.rows for part in train + held_out])
+        self.X, self.y, self.weight = table.X, table.y, table.weight
+        self.train = [table.index(part) for part in train]
         self.held_out: Tensor | None = None
         self.held_out_weight: Tensor | None = None
         if held_out:
-            self.held_out, is_row = _pad([self.table.index(part) for part in held_out])
-            self.held_out_weight = self.table.weight_of(self.held_out, is_row)
+            self.held_out, is_row = _pad([table.index(part) for part in held_out])
+            self.held_out_weight = self._weight_of(self.held_out, is_row)
         self.stack: Any
-        n_slices = 1
         if all(type(member.module) is SimpleNet for member in members):
-            self.table.X = self.table.X.flatten(1)
+            self.X = self.X.flatten(1)
             nets: list[Any] = [member.module for member in members]
             self.stack = StackedNets.of(nets, [member.generator for member in members])
-            n_slices = _n_slices(nets[0], batch_size, len(members))
         else:
             self.stack = StackedModules([member.module for member in members])
         criteria = [member.criterion for member in members]
         self.targets = Targets.of(criteria, n_classes, like=self.stack.parameters[0])
-        self.slices = [
-            _Slice(self, slice(chosen[0], chosen[-1] + 1), optimizer)
-            for chosen in np.array_split(np.arange(len(members)), n_slices)
-        ]
+        self.optimizer = self._stack_optimizer(optimizer)
+        self.adam = FusedAdam(self.optimizer) if FusedAdam.serves(self.optimizer) else None
+        self.update: Callable = self.optimizer.step if self.adam is None else self.adam.step
+
+    def _stack_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """Make an optimizer of the same kind and settings over the stacked parameters."""
+        (group,) = optimizer.param_groups
+        settings = {name: value for name, value in group.items() if name in optimizer.defaults}
+        parameters = [torch.nn.Parameter(parameter) for parameter in self.stack.parameters]
+        for parameter, gradient in zip(parameters, self.stack.gradients, strict=True):
+            parameter.grad = gradient
+        kind: Any = type(optimizer)
+        settings.pop("decoupled_weight_decay", None)
+        return kind(parameters, **settings)
+
+    def _weight_of(self, index: Tensor, is_row: Tensor | None) -> Tensor | None:
+        """Give the weights of rows, 0 for padding; None where all weigh alike."""
+        if self.weight is None:
+            return None if is_row is None else is_row.to(self.X.dtype)
+        weight = _take(self.weight, index)
+        return weight if is_row is None else weight * is_row
 
     def run_epoch(self) -> Epoch:
         """Train every net by one pass over its rows.
@@ -1099,14 +1090,53 @@ class Lockstep:
         Epoch
             The losses.
         """
-        n_slices = len(self.slices)
-        if n_slices == 1:
-            return self.slices[0].run_epoch()
-        n_threads = max(1, torch.get_num_threads() // n_slices)
-        with _threads(n_threads), ThreadPoolExecutor(n_slices) as pool:
-            epochs = list(pool.map(_Slice.run_epoch, self.slices))
-        losses, weights, sizes = zip(*epochs, strict=True)
-        return Epoch(torch.cat(losses), torch.cat(weights), torch.cat(sizes))
+        with quickest_mode(self.adam if isinstance(self.stack, StackedNets) else None):
+            return self._run_epoch()
+
+    def _run_epoch(self) -> Epoch:
+        order, is_row = _pad([self._shuffled(m) for m in range(len(self.members))])
+        losses, weights, sizes = [], [], []
+        at_once = self._batches_at_once() * self.batch_size
+        for start in range(0, order.shape[1], at_once):
+            here = slice(start, start + at_once)
+            index = order[:, here]
+            own_is_row = None if is_row is None else is_row[:, here]
+            if own_is_row is not None and own_is_row.all():
+                own_is_row = None
+            weight = self._weight_of(index, own_is_row)
+            parts: Any = [
+                repeat(None) if part is None else part.split(self.batch_size, 1)
+                for part in (weight, own_is_row)
+            ]
+            batches = zip(
+                _take(self.X, index).split(self.batch_size, 1),
+                _take(self.y, index).split(self.batch_size, 1),
+                *parts,
+                strict=False,
+            )
+            for X, y, batch_weight, rows in batches:
+                size = torch.full((len(X),), y.shape[1]) if rows is None else rows.sum(1)
+                batch = (X, y, self.targets, batch_weight, size)
+                losses.append(self.stack.loss_and_gradients(*batch))
+                self.update()
+                sizes.append(size)
+                weights.append(size if batch_weight is None else batch_weight.sum(1))
+        if self.adam is not None:
+            self.adam.finish()
+        return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), torch.stack(sizes, 1))
+
+    def _shuffled(self, m: int) -> Tensor:
+        """Give the member's rows in the order of its next epoch."""
+        rows = self.train[m]
+        if len(rows) <= self.batch_size:
+            return rows
+        generator = self.members[m].generator
+        return _take(rows, torch.randperm(len(rows), generator=generator).to(rows.device))
+
+    def _batches_at_once(self) -> int:
+        """Give how many batches of all members are gathered at a time."""
+        entries = len(self.members) * self.batch_size * self.X[0].numel()
+        return max(1, GATHERED_ENTRIES // entries)
 
     @torch.no_grad()
     def score_held_out(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -1122,8 +1152,8 @@ class Lockstep:
             The mean losses.
         """
         assert self.held_out is not None
-        logits = self.stack.logits(_take(self.table.X, self.held_out))
-        y = _take(self.table.y, self.held_out)
+        logits = self.stack.logits(_take(self.X, self.held_out))
+        y = _take(self.y, self.held_out)
         loss = stacked_loss(logits, y, self.targets, self.held_out_weight)
         return logits, y, loss
 
@@ -1141,105 +1171,6 @@ class Lockstep:
         with torch.no_grad():
             for parameter, stacked in zip(own, parameters, strict=True):
                 parameter.copy_(stacked[m].view_as(parameter))
-
-
-class _Slice:
-    """Neighbouring members of a stack, which are trained in one thread.
-
-    Threads that wait for one another after every product, as torch's own do, lose more than they
-    win where products are so small, and much more where other work keeps the processor busy.
-
-    Parameters
-    ----------
-    lockstep : Lockstep
-        Has all members and their rows.
-    own : slice
-        Which members.
-    optimizer : torch optimizer
-        The settings of theirs.
-    """
-
-    def __init__(self, lockstep: Lockstep, own: slice, optimizer: torch.optim.Optimizer) -> None:
-        self.table = lockstep.table
-        self.batch_size = lockstep.batch_size
-        members = lockstep.members[own]
-        self.rows = [self.table.index(member.train) for member in members]
-        self.generators = [member.generator for member in members]
-        is_whole = len(members) == len(lockstep.members)
-        self.stack = lockstep.stack if is_whole else lockstep.stack.part(own)
-        self.targets = lockstep.targets.part(own)
-        self.optimizer = self._stack_optimizer(optimizer)
-        self.adam = FusedAdam(self.optimizer) if FusedAdam.serves(self.optimizer) else None
-        self.update: Callable = self.optimizer.step if self.adam is None else self.adam.step
-
-    def _stack_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """Make an optimizer of the same kind and settings over the stacked parameters."""
-        (group,) = optimizer.param_groups
-        settings = {name: value for name, value in group.items() if name in optimizer.defaults}
-        parameters = [torch.nn.Parameter(parameter) for parameter in self.stack.parameters]
-        for parameter, gradient in zip(parameters, self.stack.gradients, strict=True):
-            parameter.grad = gradient
-        kind: Any = type(optimizer)
-        settings.pop("decoupled_weight_decay", None)
-        return kind(parameters, **settings)
-
-    def run_epoch(self) -> Epoch:
-        """Train every net by one pass over its rows."""
-        with quickest_mode(self.adam if isinstance(self.stack, StackedNets) else None):
-            return self._run_epoch()
-
-    def _run_epoch(self) -> Epoch:
-        order, is_row = _pad(list(map(self._shuffled, self.rows, self.generators)))
-        losses, weights, sizes = [], [], []
-        at_once = self._batches_at_once() * self.batch_size
-        for start in range(0, order.shape[1], at_once):
-            here = slice(start, start + at_once)
-            index = order[:, here]
-            own_is_row = None if is_row is None else is_row[:, here]
-            if own_is_row is not None and own_is_row.all():
-                own_is_row = None
-            weight = self.table.weight_of(index, own_is_row)
-            parts: Any = [
-                repeat(None) if part is None else part.split(self.batch_size, 1)
-                for part in (weight, own_is_row)
-            ]
-            batches = zip(
-                _take(self.table.X, index).split(self.batch_size, 1),
-                _take(self.table.y, index).split(self.batch_size, 1),
-                *parts,
-                strict=False,
-            )
-            for X, y, batch_weight, rows in batches:
-                size = torch.full((len(X),), y.shape[1]) if rows is None else rows.sum(1)
-                batch = (X, y, self.targets, batch_weight, size)
-                losses.append(self.stack.loss_and_gradients(*batch))
-                self.update()
-                sizes.append(size)
-                weights.append(size if batch_weight is None else batch_weight.sum(1))
-        if self.adam is not None:
-            self.adam.finish()
-        return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), torch.stack(sizes, 1))
-
-    def _shuffled(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Give a member's rows in the order of its next epoch."""
-        if len(rows) <= self.batch_size:
-            return rows
-        return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
-
-    def _batches_at_once(self) -> int:
-        """Give how many batches of all members are gathered at a time."""
-        entries = len(self.rows) * self.batch_size * self.table.X[0].numel()
-        return max(1, GATHERED_ENTRIES // entries)
-
-
-# What the members of a slice must have to do in a training step to pay for a thread of their own.
-FLOPS_PER_SLICE = 40e6
-
-
-def _n_slices(net: SimpleNet, batch_size: int, n_members: int) -> int:
-    """Give into how many slices a stack is to be parted."""
-    flops = n_members * _step_flops(net, batch_size)
-    return min(n_members, torch.get_num_threads(), 1 + int(flops / FLOPS_PER_SLICE))
 
 
 # Numbers of X that are gathered for the coming batches of all members at a time.
@@ -1262,13 +1193,6 @@ class _Table:
     def index(self, part: Part) -> Tensor:
         """Give where the rows of a part are."""
         return part.chosen + self.starts[id(part.rows)]
-
-    def weight_of(self, index: Tensor, is_row: Tensor | None) -> Tensor | None:
-        """Give the weights of rows, 0 for padding; None where all weigh alike."""
-        if self.weight is None:
-            return None if is_row is None else is_row.to(self.X.dtype)
-        weight = _take(self.weight, index)
-        return weight if is_row is None else weight * is_row
 
 
 def _take(table: Tensor, index: Tensor) -> Tensor:

@@ -330,10 +330,11 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     # All rows at once are of different numbers, in folds of unequal size.
     batch_size = max(runner.batches.batch_size for runner in runners)
     n_classes = len(first.classes_inferred_)
-    members = [runner.member for runner in runners]
-    lockstep = Lockstep(members, first.optimizer_, batch_size, n_classes)
-    training = _Training(lockstep, runners)
     with threads_for(first.module_, batch_size * len(runners)):
+        lockstep = Lockstep(
+            [runner.member for runner in runners], first.optimizer_, batch_size, n_classes
+        )
+        training = _Training(lockstep, runners)
         with suppress(KeyboardInterrupt):
             for _ in range(first.max_epochs):
                 training.run_epoch()

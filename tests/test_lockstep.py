@@ -15,16 +15,14 @@ from torch.nn.utils import parametrizations
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
-from sksmooth.batches import TensorBatches, TensorRows
+from sksmooth.batches import TensorBatches
 from sksmooth.lockstep import (
     ELEMENTWISE_OPTIMIZERS,
     FusedAdam,
     FusedTraining,
-    Lockstep,
-    Member,
     StackedNets,
     Targets,
     threads_for,
@@ -1053,44 +1051,4 @@ def test_more_threads_than_allowed_are_never_asked_for():
         with suppress(ZeroDivisionError), threads_for(SimpleNet(), batch_size=1):
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
-        assert torch.get_num_threads() == 2
-
-
-def train_in_lockstep(monkeypatch, n_slices, n_epochs=3):
-    """Train nets with other rows, weights, smoothing and seeds each; give their losses, too."""
-    monkeypatch.setattr("sksmooth.lockstep.FLOPS_PER_SLICE", 1.0 if n_slices > 1 else np.inf)
-    generator = torch.Generator().manual_seed(0)
-    X, y = torch.randn(60, 4, generator=generator), torch.arange(60) % 3
-    rows = TensorRows(X, y, torch.rand(60, generator=generator))
-    members = []
-    for m in range(5):
-        torch.manual_seed(m)
-        net = SimpleNet(4, 3, (6, 5), dropout=0.2)
-        parts = Subset(rows, range(m, 50 - m)), Subset(rows, range(50 + m, 60))
-        seeded = torch.Generator().manual_seed(m)
-        members.append(Member.of(net, LabelSmoothingLoss(m / 10), *parts, seeded))
-    optimizer = torch.optim.Adam(members[0].module.parameters(), lr=0.01, fused=True)
-    with threads_allowed(n_slices):
-        lockstep = Lockstep(members, optimizer, batch_size=20, n_classes=3)
-        assert len(lockstep.slices) == n_slices
-        losses = [lockstep.run_epoch().mean_losses() for _ in range(n_epochs)]
-        assert torch.get_num_threads() == n_slices
-    return lockstep, torch.stack(losses)
-
-
-@pytest.mark.parametrize("n_slices", [2, 3])
-def test_nets_of_a_stack_train_the_same_in_several_threads(monkeypatch, n_slices):
-    one, expected = train_in_lockstep(monkeypatch, 1)
-    several, losses = train_in_lockstep(monkeypatch, n_slices)
-    assert_close(losses, expected)
-    assert_close(several.stack.parameters, one.stack.parameters)
-    assert_close(several.score_held_out(), one.score_held_out())
-
-
-def test_what_fails_in_one_of_several_threads_is_raised(monkeypatch):
-    lockstep, _ = train_in_lockstep(monkeypatch, 2, n_epochs=1)
-    lockstep.slices[1].generators[0] = "no generator"
-    with threads_allowed(2):
-        with pytest.raises(TypeError, match="generator"):
-            lockstep.run_epoch()
         assert torch.get_num_threads() == 2
