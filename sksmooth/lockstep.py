@@ -55,17 +55,15 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 class Targets(NamedTuple):
     """What the smoothed cross-entropy of M nets with K classes needs to know of a label.
 
-    Every table has a row for each net and class: that of class y in net m is m K + y.
-
     Parameters
     ----------
-    mass : tensor of shape (M * K, K)
-        The target distribution, times the class weights.
-    total : tensor of shape (M * K, 1) or None
-        The sums of those rows; None where all are one.
-    constant : tensor of shape (M * K,) or None
+    mass : tensor of shape (M, K, K)
+        The target distributions, times the class weights: column y is that of class y.
+    total : tensor of shape (M, K) or None
+        The sums of those columns; None where all are one.
+    constant : tensor of shape (M, K) or None
         What the loss has beyond the cross-entropy, for the KL form; None for 0.
-    weight : tensor of shape (M * K,) or None
+    weight : tensor of shape (M, K) or None
         The class weights, by which the mean divides; None for 1.
     """
 
@@ -106,16 +104,31 @@ class Targets(NamedTuple):
             weight = torch.ones(n_classes).to(like) if loss.weight is None else loss.weight.to(like)
             is_kl = getattr(loss, "form", "cross_entropy") == "kl"
             constants.append((weight * torch.xlogy(matrix, matrix)).sum(1) * is_kl)
-            matrices.append(matrix * weight)
+            matrices.append((matrix * weight).T)
             weights.append(weight)
-        mass, constant, weight = torch.cat(matrices), torch.cat(constants), torch.cat(weights)
+        mass, constant, weight = map(torch.stack, (matrices, constants, weights))
         is_weighted = bool((weight != 1).any())
         return cls(
             mass,
-            mass.sum(1, keepdim=True) if is_weighted else None,
+            mass.sum(1) if is_weighted else None,
             constant if constant.any() else None,
             weight if is_weighted else None,
         )
+
+    def mass_of(self, y: Tensor) -> Tensor:
+        """Give the target distributions of rows.
+
+        Parameters
+        ----------
+        y : tensor of shape (M, n), int64
+            Class indices.
+
+        Returns
+        -------
+        tensor of shape (M, K, n)
+            The distributions, times the class weights.
+        """
+        return self.mass.gather(2, y.unsqueeze(1).expand(-1, self.mass.shape[1], -1))
 
 
 def is_known(criterion: Any) -> bool:
@@ -142,6 +155,11 @@ def is_known(criterion: Any) -> bool:
     else:
         is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
     return is_plain and criterion.reduction == "mean"
+
+
+# A product whose rows are shorter than a vector register leaves much of it idle: the float32s of
+# the longest.
+VECTOR_LENGTH = 16
 
 
 class StackedNets:
@@ -255,13 +273,25 @@ class StackedNets:
             Each net's logits.
         """
         activate = ACTIVATIONS[self.activation]
-        *hidden, (weight, bias) = self.layers
-        for hidden_weight, hidden_bias in hidden:
-            X = activate(torch.baddbmm(hidden_bias, X, hidden_weight))
-        return torch.baddbmm(bias, X, weight)
+        for weight, bias in self.layers[:-1]:
+            X = activate(torch.baddbmm(bias, X, weight))
+        return self._output_layer(X).transpose(1, 2)
+
+    def _output_layer(self, h: Tensor, out: Tensor | None = None) -> Tensor:
+        """Give the logits in the shape (M, K, n).
+
+        A softmax over the last axis takes ten times as long where classes are few.
+        """
+        weight, bias = self.weights[-1], self.biases[-1]
+        return torch.baddbmm(bias.transpose(1, 2), weight, h.transpose(1, 2), out=out)
 
     def loss_and_gradients(
-        self, X: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+        self,
+        X: Tensor,
+        y: Tensor,
+        targets: Targets,
+        sample_weight: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> Tensor:
         """Compute each net's loss on its batch, and write its gradients.
 
@@ -270,11 +300,14 @@ class StackedNets:
         X : tensor of shape (M, n, n_features)
             Each net's rows.
         y : tensor of shape (M, n), int64
-            Rows of `targets`: m K plus the class index.
+            Class indices.
         targets : Targets
             The smoothed labels.
         sample_weight : tensor of shape (M, n), default=None
             Weights of the rows; 0 for padding.
+        sizes : tensor of shape (M,), int64, default=None
+            How many of its rows, which come first, are a net's own; the others, padding, are left
+            out of its draws. None: all of them.
 
         Returns
         -------
@@ -292,30 +325,28 @@ class StackedNets:
         outputs, input_gradients = self._memory(y.shape[1], like=X)
         inputs, before, masks = [X], [], []
         h = X
-        for (weight, bias), out in zip(self.layers, outputs, strict=True):
+        for (weight, bias), out in zip(self.layers[:-1], outputs, strict=False):
             z = torch.baddbmm(bias, h, weight, out=out)
-            if out is outputs[-1]:
-                break
             before.append(z)
             h = activate(z)
             if self.dropout:
-                masks.append(self._draw_mask(h))
+                masks.append(self._draw_mask(h, sizes))
                 h = h * masks[-1]
             inputs.append(h)
-        log_p = torch.log_softmax(z, dim=-1)
+        log_p = torch.log_softmax(self._output_layer(h, outputs[-1]), dim=1)
 
-        mass = targets.mass[y]
+        mass = targets.mass_of(y)
         share = _shares(y, targets, sample_weight)
         loss = _mean_loss(log_p, mass, y, targets, share)
 
         gradient = log_p.exp_()
         if targets.total is not None:
-            gradient *= targets.total[y]
+            gradient *= targets.total.gather(1, y).unsqueeze(1)
         gradient -= mass
-        gradient *= 1 / y.shape[1] if share is None else share.unsqueeze(-1)
+        gradient *= 1 / y.shape[1] if share is None else share.unsqueeze(1)
+        gradient = gradient.transpose(1, 2)
         for layer in reversed(range(len(self.weights))):
-            torch.bmm(gradient.transpose(1, 2), inputs[layer], out=self.weight_gradients[layer])
-            torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[layer])
+            self._write_gradients(layer, inputs[layer], gradient)
             if layer:
                 gradient = torch.bmm(gradient, self.weights[layer], out=input_gradients[layer])
                 h = inputs[layer]
@@ -325,6 +356,16 @@ class StackedNets:
                 gradient = backward(gradient, before[layer - 1], h)
         return loss
 
+    def _write_gradients(self, layer: int, h: Tensor, gradient: Tensor) -> None:
+        """Write a layer's gradients, from its input and the gradient of its output."""
+        weight_gradient = self.weight_gradients[layer]
+        _, n_out, n_in = weight_gradient.shape
+        if n_in < min(n_out, VECTOR_LENGTH):
+            weight_gradient.copy_(torch.bmm(h.transpose(1, 2), gradient).transpose(1, 2))
+        else:
+            torch.bmm(gradient.transpose(1, 2), h, out=weight_gradient)
+        torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[layer])
+
     def _memory(self, n_rows: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Give memory for the layers' outputs and the gradients of their inputs.
 
@@ -332,20 +373,25 @@ class StackedNets:
         """
         if n_rows not in self._memories:
             shapes = [weight.shape for weight in self.weights]
+            n_nets, n_classes, _ = shapes[-1]
             with torch.inference_mode(False):  # so that it serves in every mode
                 self._memories[n_rows] = (
-                    [like.new_empty(m, n_rows, n_out) for m, n_out, _ in shapes],
+                    [
+                        *(like.new_empty(m, n_rows, n_out) for m, n_out, _ in shapes[:-1]),
+                        like.new_empty(n_nets, n_classes, n_rows),
+                    ],
                     [like.new_empty(m, n_rows, n_in) for m, _, n_in in shapes],
                 )
         return self._memories[n_rows]
 
-    def _draw_mask(self, h: Tensor) -> Tensor:
+    def _draw_mask(self, h: Tensor, sizes: Tensor | None) -> Tensor:
         """Draw which activations stay, scaled so that their mean stays, as F.dropout does."""
-        mask, keep = torch.empty_like(h), 1 - self.dropout
+        mask, keep = torch.zeros_like(h), 1 - self.dropout
         if self.generators is None:
             return mask.bernoulli_(keep).div_(keep)
-        for own, generator in zip(mask, self.generators, strict=True):
-            own.bernoulli_(keep, generator=generator)
+        n_rows = [h.shape[1]] * len(h) if sizes is None else sizes.tolist()
+        for own, generator, n_own in zip(mask, self.generators, n_rows, strict=True):
+            own[:n_own].bernoulli_(keep, generator=generator)
         return mask.div_(keep)
 
 
@@ -359,7 +405,7 @@ def stacked_loss(
     logits : tensor of shape (M, n, K)
         The nets' logits.
     y : tensor of shape (M, n), int64
-        Rows of `targets`: m K plus the class index.
+        Class indices.
     targets : Targets
         The smoothed labels.
     sample_weight : tensor of shape (M, n), default=None
@@ -370,8 +416,9 @@ def stacked_loss(
     tensor of shape (M,)
         The losses.
     """
+    log_p = torch.log_softmax(logits.transpose(1, 2), dim=1)
     share = _shares(y, targets, sample_weight)
-    return _mean_loss(torch.log_softmax(logits, -1), targets.mass[y], y, targets, share)
+    return _mean_loss(log_p, targets.mass_of(y), y, targets, share)
 
 
 def _mean_loss(
@@ -379,9 +426,9 @@ def _mean_loss(
 ) -> Tensor:
     if share is None and targets.constant is None:
         return (mass * log_p).sum((1, 2)) * (-1 / y.shape[1])
-    losses = -(mass * log_p).sum(-1)
+    losses = -(mass * log_p).sum(1)
     if targets.constant is not None:
-        losses = losses + targets.constant[y]
+        losses = losses + targets.constant.gather(1, y)
     return losses.mean(-1) if share is None else (losses * share).sum(-1)
 
 
@@ -395,7 +442,7 @@ def _shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor
         return None
     divisor = sample_weight
     if targets.weight is not None:
-        weight = targets.weight[y]
+        weight = targets.weight.gather(1, y)
         divisor = weight if sample_weight is None else weight * sample_weight
     assert divisor is not None
     total = divisor.sum(-1, keepdim=True)
@@ -756,7 +803,12 @@ class StackedModules:
             return self._forward(self.parameters, X)
 
     def loss_and_gradients(
-        self, X: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+        self,
+        X: Tensor,
+        y: Tensor,
+        targets: Targets,
+        sample_weight: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> Tensor:
         """Compute each net's loss on its batch, and write its gradients.
 
@@ -765,11 +817,13 @@ class StackedModules:
         X : tensor of shape (M, n, ...)
             Each net's rows.
         y : tensor of shape (M, n), int64
-            Rows of `targets`: m K plus the class index.
+            Class indices.
         targets : Targets
             The smoothed labels.
         sample_weight : tensor of shape (M, n), default=None
             Weights of the rows; 0 for padding.
+        sizes : tensor of shape (M,), int64, default=None
+            How many rows are a net's own; not used.
 
         Returns
         -------
@@ -997,8 +1051,6 @@ class Lockstep:
         if held_out:
             self.held_out, is_row = _pad([table.index(part) for part in held_out])
             self.held_out_weight = self._weight_of(self.held_out, is_row)
-        device = self.X.device
-        self.class_offset = torch.arange(len(members), device=device)[:, None] * n_classes
         self.stack: Any
         if all(type(member.module) is SimpleNet for member in members):
             self.X = self.X.flatten(1)
@@ -1027,7 +1079,7 @@ class Lockstep:
         """Give the weights of rows, 0 for padding; None where all weigh alike."""
         if self.weight is None:
             return None if is_row is None else is_row.to(self.X.dtype)
-        weight = self.weight[index]
+        weight = _take(self.weight, index)
         return weight if is_row is None else weight * is_row
 
     def run_epoch(self) -> Epoch:
@@ -1052,22 +1104,21 @@ class Lockstep:
             if own_is_row is not None and own_is_row.all():
                 own_is_row = None
             weight = self._weight_of(index, own_is_row)
-            labels = self.y[index]
-            labels += self.class_offset
             parts: Any = [
                 repeat(None) if part is None else part.split(self.batch_size, 1)
                 for part in (weight, own_is_row)
             ]
             batches = zip(
-                self.X[index].split(self.batch_size, 1),
-                labels.split(self.batch_size, 1),
+                _take(self.X, index).split(self.batch_size, 1),
+                _take(self.y, index).split(self.batch_size, 1),
                 *parts,
                 strict=False,
             )
             for X, y, batch_weight, rows in batches:
-                losses.append(self.stack.loss_and_gradients(X, y, self.targets, batch_weight))
-                self.update()
                 size = torch.full((len(X),), y.shape[1]) if rows is None else rows.sum(1)
+                batch = (X, y, self.targets, batch_weight, size)
+                losses.append(self.stack.loss_and_gradients(*batch))
+                self.update()
                 sizes.append(size)
                 weights.append(size if batch_weight is None else batch_weight.sum(1))
         if self.adam is not None:
@@ -1080,7 +1131,7 @@ class Lockstep:
         if len(rows) <= self.batch_size:
             return rows
         generator = self.members[m].generator
-        return rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+        return _take(rows, torch.randperm(len(rows), generator=generator).to(rows.device))
 
     def _batches_at_once(self) -> int:
         """Give how many batches of all members are gathered at a time."""
@@ -1101,9 +1152,9 @@ class Lockstep:
             The mean losses.
         """
         assert self.held_out is not None
-        logits = self.stack.logits(self.X[self.held_out])
-        y = self.y[self.held_out]
-        loss = stacked_loss(logits, y + self.class_offset, self.targets, self.held_out_weight)
+        logits = self.stack.logits(_take(self.X, self.held_out))
+        y = _take(self.y, self.held_out)
+        loss = stacked_loss(logits, y, self.targets, self.held_out_weight)
         return logits, y, loss
 
     def write_back(self, m: int, parameters: Sequence[Tensor]) -> None:
@@ -1142,6 +1193,11 @@ class _Table:
     def index(self, part: Part) -> Tensor:
         """Give where the rows of a part are."""
         return part.chosen + self.starts[id(part.rows)]
+
+
+def _take(table: Tensor, index: Tensor) -> Tensor:
+    """Give ``table[index]``, several times sooner."""
+    return table.index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
 
 
 def _weights(rows: TensorRows) -> Tensor:

@@ -90,17 +90,21 @@ def fit_together(
     True
     """
     checked: dict[tuple[int, int], TensorRows] = {}
-    runners: list[_Runner] = []
+    reasons: dict[str, str | None] = {}
+    runners: dict[str, list[_Runner]] = {}
     for job in jobs:
         job.alone_because = reason_to_go_alone(job)
         if job.alone_because is None:
             with _timed([job]), _errors_kept(job):
                 runner = _Runner(job, checked)
-                job.alone_because = runner.reason_to_go_alone()
-                runners.append(runner)
-    for stack in _stacks([runner for runner in runners if runner.reason is None], max_members):
-        with _timed([runner.job for runner in stack]):
-            _run(stack, on_epoch)
+                kind = runner.kind()
+                if kind not in reasons:
+                    reasons[kind] = runner.reason_to_go_alone()
+                job.alone_because = reasons[kind]
+                runners.setdefault(kind, []).append(runner)
+    for kind, alike in runners.items():
+        if reasons[kind] is None:
+            _run_stacks(alike, max_members, on_epoch)
     for job in jobs:
         if job.alone_because is not None and job.error is None:
             with _timed([job]), _errors_kept(job):
@@ -260,7 +264,7 @@ class _Runner:
         )
 
     def reason_to_go_alone(self) -> str | None:
-        """Tell what in the classifier's parts keeps it from being trained in a stack."""
+        """Tell what in the classifier's parts keeps its kind from being trained in a stack."""
         if self.reason is None:
             estimator = self.estimator
             parts = (estimator.module_, estimator.criterion_, estimator.optimizer_)
@@ -271,6 +275,8 @@ class _Runner:
 
     def kind(self) -> str:
         """Give what is the same for all that can be trained in one stack."""
+        if self.reason is not None:
+            return self.reason
         shapes = [parameter.shape for parameter in self.estimator.module_.parameters()]
         n_classes = len(self.estimator.classes_inferred_)
         others = (shapes, n_classes, len(self.batches), self.member.held_out is None)
@@ -305,15 +311,15 @@ def _draws_random_numbers(module: torch.nn.Module, train: Part) -> bool:
         return not torch.equal(before, torch.get_rng_state())
 
 
-def _stacks(runners: Sequence[_Runner], max_members: int) -> Iterator[list[_Runner]]:
-    """Part the runners into those that can be trained in one stack."""
-    kinds: dict[str, list[_Runner]] = {}
-    for runner in runners:
-        kinds.setdefault(runner.kind(), []).append(runner)
-    for alike in kinds.values():
-        n_stacks = -(-len(alike) // max_members)
-        for stack in np.array_split(np.arange(len(alike)), n_stacks):
-            yield [alike[number] for number in stack]
+def _run_stacks(
+    runners: list[_Runner], max_members: int, on_epoch: Callable[[int], None] | None
+) -> None:
+    """Train nets of one kind, in as few stacks as hold them."""
+    n_stacks = -(-len(runners) // max_members)
+    for stack in np.array_split(np.arange(len(runners)), n_stacks):
+        members = [runners[number] for number in stack]
+        with _timed([runner.job for runner in members]):
+            _run(members, on_epoch)
 
 
 def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None:

@@ -34,7 +34,7 @@ from skorch.helper import predefined_split
 
 from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
 from sksmooth.search import BatchedGridSearchCV
-from sksmooth.together import Job, divide, params_key
+from sksmooth.together import Job, divide, fit_together, params_key
 
 X, Y = make_tabular(n_samples=180, random_state=0)
 NET = LabelSmoothingClassifier(
@@ -400,6 +400,20 @@ class TestAlone:
         _, ours = _both(NET, {"warm_start": [False, True]})
         assert ours.alone_because_ == [None, "warm_start is set"]
 
+    def test_more_members_cost_no_more_forward_passes(self):
+        net = LabelSmoothingClassifier(
+            _CountsPasses, max_epochs=2, train_split=None, calibration=None, random_state=0
+        )
+        counts = []
+        for epsilons in ([0.1], [0.0, 0.1, 0.2]):
+            _CountsPasses.n_passes = 0
+            grid = {"label_smoothing": epsilons}
+            options = {"cv": 3, "refit": False, "scoring": lambda *_: 0.0}
+            search = BatchedGridSearchCV(net, grid, **options).fit(X, Y)
+            assert set(search.alone_because_) == {None}
+            counts.append(_CountsPasses.n_passes)
+        assert counts[0] == counts[1]
+
     def test_other_estimators_are_searched_as_ever(self):
         _, ours = _both(DummyClassifier(), {"strategy": ["prior", "most_frequent"]})
         assert ours.alone_because_ == ["DummyClassifier is not LabelSmoothingClassifier itself"] * 2
@@ -445,6 +459,25 @@ class TestDivide:
         assert params_key({"a": func, "b": 1}) != params_key({"a": func, "b": 2})
 
 
+def test_interrupted_training_keeps_the_nets_trained_so_far():
+    epochs = []
+
+    def interrupt(n_nets):
+        epochs.append(n_nets)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    jobs = [Job(clone(NET).set_params(random_state=seed), X, Y) for seed in range(2)]
+    fit_together(jobs, on_epoch=interrupt)
+    for job in jobs:
+        assert job.error is None
+        assert len(job.estimator.history) == 2
+        expected = clone(job.estimator).set_params(max_epochs=2).fit(X, Y)
+        np.testing.assert_allclose(
+            job.estimator.predict_proba(X), expected.predict_proba(X), atol=1e-5
+        )
+
+
 class _OwnNet(torch.nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()
@@ -456,13 +489,32 @@ class _OwnNet(torch.nn.Module):
         return self.layers(X)
 
 
-class _KillsOnce(SimpleNet):
-    """Ends the first worker that builds it."""
+class _CountsPasses(_OwnNet):
+    n_passes = 0
 
-    def __init__(self, n_features, n_classes, parent=None, flag=None):
+    def forward(self, X):
+        type(self).n_passes += 1
+        return super().forward(X)
+
+
+class _KillsOnce(SimpleNet):
+    """Ends the first worker that builds it, or that trains it for so many steps."""
+
+    def __init__(self, n_features, n_classes, parent=None, flag=None, after_steps=0):
         super().__init__(n_features, n_classes, hidden_layer_sizes=(8,))
-        if os.getpid() != parent and not Path(flag).exists():
-            Path(flag).touch()
+        self.parent, self.flag, self.after_steps = parent, Path(flag), after_steps
+        self.n_steps = 0
+        self._kill()
+
+    def forward(self, X):
+        self.n_steps += self.training
+        self._kill()
+        return super().forward(X)
+
+    def _kill(self):
+        is_time = os.getpid() != self.parent and self.n_steps == self.after_steps
+        if is_time and not self.flag.exists():
+            self.flag.write_text(str(self.n_steps))
             os._exit(1)
 
 
@@ -479,9 +531,9 @@ def cluster():
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=":0"
         ) as local,
-        distributed.Client(local),
+        distributed.Client(local) as client,
     ):
-        yield local
+        yield client
 
 
 class TestParallel:
@@ -503,15 +555,22 @@ class TestParallel:
         _assert_same(alone, spread)
         assert "45/45" in capsys.readouterr().err
 
-    def test_a_worker_that_dies_changes_nothing(self, cluster, tmp_path):
+    @pytest.mark.parametrize("after_steps", [0, 7], ids=["building", "training"])
+    def test_a_worker_that_dies_changes_nothing(self, cluster, tmp_path, after_steps):
         flag = tmp_path / "died"
-        net = LabelSmoothingClassifier(_KillsOnce, lr=0.02, max_epochs=5, random_state=0)
-        net.set_params(module__parent=os.getpid(), module__flag=str(flag))
+        net = LabelSmoothingClassifier(
+            _KillsOnce, lr=0.02, max_epochs=5, batch_size=32, random_state=0
+        )
+        net.set_params(
+            module__parent=os.getpid(), module__flag=str(flag), module__after_steps=after_steps
+        )
         alone = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
+        assert alone.alone_because_ == [None, None]
         assert not flag.exists()
+        cluster.wait_for_workers(2)  # one may be on its way back from the test before
         with parallel_config("dask"):
             spread = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
-        assert flag.exists()
+        assert flag.read_text() == str(after_steps)  # in the middle of its training, then
         _assert_same(alone, spread)
 
 
@@ -530,3 +589,8 @@ def test_a_predefined_split_goes_its_own_way():
     net = clone(NET).set_params(train_split=predefined_split(held_out))
     _, ours = _both(net, EPS)
     assert all("train_split" in reason for reason in ours.alone_because_)
+
+
+def test_dropout_is_drawn_as_in_single_fits_in_folds_of_unequal_size():
+    net = clone(NET).set_params(module__dropout=0.3, train_split=None, calibration=None)
+    _both(net, EPS, X[:101], Y[:101], cv=KFold(3), scoring=["neg_log_loss"], refit=False)
