@@ -720,7 +720,7 @@ class SmoothingCurveDisplay:
         >>> model = LabelSmoothingClassifierCV(net, random_state=0).fit(X, y)
         >>> display = SmoothingCurveDisplay.from_estimator(model)
         >>> [line.get_label() for line in display.lines_]
-        ['ε = 0', 'ε = 0.05', 'ε = 0.1', 'ε = 0.2']
+        ['ε = 0', 'ε = 0.1', 'ε = 0.4']
         """
         _import_pyplot(cls.__name__)
         model = _last_step(estimator)

@@ -117,7 +117,7 @@ def test_gradients_are_autograds_for_every_activation(activation, dropout):
 def test_gradients_are_autograds_for_every_loss(
     epsilon, smoothing, form, weighted, has_sample_weight
 ):
-    net = SimpleNet(3, 4, 6, "tanh").double()
+    net = SimpleNet(3, 4, 6, "tanh", 0.0).double()
     X, y, weight = make_rows(net, 8)
     criterion = make_criterion(4, smoothing, epsilon=epsilon, weighted=weighted, form=form)
     assert_step_is_autograds(net, criterion, X, y, weight if has_sample_weight else None)
@@ -126,7 +126,7 @@ def test_gradients_are_autograds_for_every_loss(
 @pytest.mark.parametrize("has_sample_weight", [False, True])
 @pytest.mark.parametrize("weight", [None, [0.5, 1.0, 3.0], [2.0, 2.0, 2.0], [1.0, 0.0, 1.0]])
 def test_gradients_of_torchs_cross_entropy_are_autograds(weight, has_sample_weight):
-    net = SimpleNet(3, 3, 6).double()
+    net = SimpleNet(3, 3, 6, dropout=0.0).double()
     X, y, sample_weight = make_rows(net, 8)
     weight = None if weight is None else torch.tensor(weight).double()
     criterion = nn.CrossEntropyLoss(weight, label_smoothing=0.2)
@@ -157,7 +157,7 @@ def test_gradients_are_autograds_for_every_shape(
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3)])
 def test_inputs_of_more_than_two_dimensions_are_flattened(shape):
-    net = SimpleNet(6, 3, 4).double()
+    net = SimpleNet(6, 3, 4, dropout=0.0).double()
     X, y, weight = make_rows(net, 5, shape)
     assert_step_is_autograds(net, make_criterion(3), X, y, weight)
     fused, optimizer = copy.deepcopy(net), torch.optim.SGD
@@ -191,7 +191,7 @@ def gradients_of(stack, member):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("form", ["cross_entropy", "kl"])
 def test_stack_of_nets_is_as_many_single_nets(form, weighted):
-    nets = [SimpleNet(4, 3, (6, 5), "silu").double() for _ in range(4)]
+    nets = [SimpleNet(4, 3, (6, 5), "silu", 0.0).double() for _ in range(4)]
     criteria = [
         make_criterion(3, smoothing, epsilon=epsilon, weighted=weighted, form=form)
         for smoothing, epsilon in zip(SMOOTHINGS, (0.0, 0.1, 0.2, 0.4), strict=True)
@@ -221,7 +221,7 @@ def test_logits_of_a_stack_are_those_of_the_nets():
 
 
 def test_padding_rows_of_weight_zero_do_not_count():
-    nets = [SimpleNet(4, 3, 6).double() for _ in range(2)]
+    nets = [SimpleNet(4, 3, 6, dropout=0.0).double() for _ in range(2)]
     criteria = [make_criterion(3, epsilon=epsilon, form="kl") for epsilon in (0.1, 0.3)]
     X, y, weight = torch.full((2, 6, 4), 9.0).double(), torch.zeros(2, 6).long(), torch.zeros(2, 6)
     weight = weight.double()
@@ -288,7 +288,7 @@ ADAM_PARAMETERS = [
 @pytest.mark.parametrize("parameters", ADAM_PARAMETERS, ids=str)
 @pytest.mark.parametrize("optimizer_class", [torch.optim.Adam, torch.optim.AdamW])
 def test_fused_adam_steps_as_the_optimizer_does(optimizer_class, parameters):
-    ours, theirs = SimpleNet(4, 3, 5), SimpleNet(4, 3, 5)
+    ours, theirs = SimpleNet(4, 3, 5, dropout=0.0), SimpleNet(4, 3, 5, dropout=0.0)
     theirs.load_state_dict(ours.state_dict())
     own = optimizer_class(ours.parameters(), lr=0.01, fused=True, **parameters)
     reference = optimizer_class(theirs.parameters(), lr=0.01, foreach=False, **parameters)
@@ -319,7 +319,7 @@ def test_fused_adam_steps_as_the_optimizer_does(optimizer_class, parameters):
 
 @pytest.mark.parametrize("parameters", [{}, {"amsgrad": True}], ids=str)
 def test_fused_adam_goes_on_from_a_saved_state(parameters):
-    straight = SimpleNet(4, 3, 5)
+    straight = SimpleNet(4, 3, 5, dropout=0.0)
     optimizer = torch.optim.AdamW(straight.parameters(), lr=0.01, fused=True, **parameters)
     draw_gradients([straight], 0)
     fused = FusedAdam(optimizer)
@@ -361,7 +361,7 @@ def test_hooks_of_the_optimizer_are_called():
         lambda net, optimizer: register_optimizer_step_post_hook(lambda *_: calls.append("global")),
     ]
     for register in registrations:
-        net = SimpleNet(4, 3, 5)
+        net = SimpleNet(4, 3, 5, dropout=0.0)
         optimizer = torch.optim.Adam(net.parameters(), fused=True)
         handle = register(net, optimizer)
         try:
@@ -404,10 +404,14 @@ class Listener(Callback):
         pass
 
 
+PLAIN = {"module__hidden_layer_sizes": (64, 32), "module__dropout": 0.0}
+
+
 def make_net(**parameters):
     small = {"max_epochs": 5, "batch_size": 32, "random_state": 0, "early_stopping": False}
-    split = {"train_split": 0.15}  # the 30 rows held out are one batch
-    return LabelSmoothingClassifier(**{**small, **split, **parameters})
+    split = {"train_split": 0.15, "lr": 0.003}  # the 30 rows held out are one batch
+    module = {} if "module" in parameters else PLAIN
+    return LabelSmoothingClassifier(**{**small, **split, **module, **parameters})
 
 
 def listening(parameters):
@@ -424,7 +428,7 @@ def make_instance():
     """Make a net with the same initial values whenever this file is imported."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SimpleNet(6, 3, 8)
+        return SimpleNet(6, 3, 8, dropout=0.0)
 
 
 WEIGHTS = np.random.default_rng(0).uniform(0, 2, size=200)
@@ -586,7 +590,7 @@ class OtherNet(nn.Module):
 
     def __init__(self, n_features, n_classes):
         super().__init__()
-        self.net = SimpleNet(n_features, n_classes)
+        self.net = SimpleNet(n_features, n_classes, (64, 32), dropout=0.0)
 
     def forward(self, x):
         return self.net(x)

@@ -32,7 +32,7 @@ def x():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_net_is_linear_layers_with_the_activation_between(activation, x):
-    net = SimpleNet(activation=activation)
+    net = SimpleNet(activation=activation, dropout=0.0)
     first, second, last = net.layers
     reference = nn.Sequential(
         first, torch_layers[activation], second, torch_layers[activation], last
@@ -48,7 +48,7 @@ def test_net_is_linear_layers_with_the_activation_between(activation, x):
 )
 @reproducible
 def test_widths_of_every_layer(n_features, n_classes, sizes, n):
-    net = SimpleNet(n_features, n_classes, sizes)
+    net = SimpleNet(n_features, n_classes, sizes, dropout=0.0)
     widths = [*sizes, n_classes]
     activations = net(torch.zeros(n, n_features), return_activations=True)
     assert isinstance(activations, tuple)
@@ -57,7 +57,7 @@ def test_widths_of_every_layer(n_features, n_classes, sizes, n):
 
 
 def test_last_activation_is_the_logits(x):
-    net = SimpleNet()
+    net = SimpleNet(dropout=0.0)
     activations = net(x, return_activations=True)
     torch.testing.assert_close(activations[-1], net(x))
     assert (activations[0] >= 0).all()
@@ -77,14 +77,14 @@ def test_one_hidden_layer_in_any_notation(sizes):
 
 
 def test_more_dimensions_are_flattened(x):
-    net = SimpleNet()
+    net = SimpleNet(dropout=0.0)
     torch.testing.assert_close(net(x.view(6, 2, 5)), net(x))
     torch.testing.assert_close(net(x.view(6, 1, 5, 2)), net(x))
 
 
 def test_initialisation_is_that_of_torch(x):
     torch.manual_seed(0)
-    net = SimpleNet(hidden_layer_sizes=(4,))
+    net = SimpleNet(hidden_layer_sizes=(4,), dropout=0.0)
     torch.manual_seed(0)
     reference = nn.Sequential(nn.Linear(10, 4), nn.ReLU(), nn.Linear(4, 3))
     torch.testing.assert_close(net(x), reference(x), rtol=0, atol=0)
@@ -96,7 +96,7 @@ def test_dropout_acts_in_training_only(x):
     assert not torch.equal(net(x), net(x))
     net.eval()
     torch.testing.assert_close(net(x), net(x), rtol=0, atol=0)
-    plain = SimpleNet()
+    plain = SimpleNet(dropout=0.0)
     plain.load_state_dict(net.state_dict())
     torch.testing.assert_close(net(x), plain(x), rtol=0, atol=0)
 
@@ -115,13 +115,13 @@ def test_dropout_leaves_the_expected_share_of_the_next_input():
 
 
 def test_copies_give_the_same_logits(x):
-    net = SimpleNet(activation="identity")
+    net = SimpleNet(activation="identity", dropout=0.0)
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         torch.testing.assert_close(other(x), net(x), rtol=0, atol=0)
 
 
 def test_nets_stack_under_vmap(x):
-    nets = [SimpleNet() for _ in range(3)]
+    nets = [SimpleNet(dropout=0.0) for _ in range(3)]
     params, buffers = stack_module_state(nets)
     stacked = vmap(lambda p, b, rows: functional_call(nets[0], (p, b), (rows,)), (0, 0, None))
     expected = torch.stack([net(x) for net in nets])
@@ -130,7 +130,7 @@ def test_nets_stack_under_vmap(x):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_runs_on_cuda(x):
-    net = SimpleNet()
+    net = SimpleNet(dropout=0.0)
     torch.testing.assert_close(copy.deepcopy(net).cuda()(x.cuda()).cpu(), net(x))
 
 

@@ -360,7 +360,7 @@ def test_lbfgs_trains(data):
 
 
 def test_dataloader_trains_like_batches_in_memory(data):
-    common = {"iterator_train__shuffle": False, "batch_size": 32}
+    common = {"iterator_train__shuffle": False, "batch_size": 32, "module__dropout": 0.0}
     in_memory = make_net(**common).fit(*data)
     loaded = make_net(
         iterator_train=DataLoader,
