@@ -204,7 +204,10 @@ class PlainNet(nn.Module):
 
 def make_ours(schedule: Schedule, epochs: int, **params: Any) -> LabelSmoothingClassifier:
     """Make our classifier, without held-out rows unless `params` say otherwise."""
-    net: dict[str, Any] = {"module__hidden_layer_sizes": schedule.widths}
+    net: dict[str, Any] = {
+        "module__hidden_layer_sizes": schedule.widths,
+        "module__dropout": 0.0,  # the others' nets have none
+    }
     return LabelSmoothingClassifier(
         **{
             "label_smoothing": EPSILON,

@@ -60,7 +60,7 @@ def make_search(kind, options):
     # training folds only; BatchedGridSearchCV fits it once per fold.
     pipe = make_pipeline(
         StandardScaler(),
-        LabelSmoothingClassifier(max_epochs=options.epochs, random_state=options.seed),
+        LabelSmoothingClassifier(lr=0.003, max_epochs=options.epochs, random_state=options.seed),
     )
     grid = {
         f"{NET}label_smoothing": options.label_smoothing,

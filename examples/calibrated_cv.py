@@ -73,7 +73,11 @@ def make_pipelines(options):
         HIDDEN_LAYER_SIZES, batch_size=64, max_iter=options.epochs, random_state=options.seed
     )
     net = LabelSmoothingClassifier(
-        module__hidden_layer_sizes=HIDDEN_LAYER_SIZES, batch_size=64, max_epochs=options.epochs
+        module__hidden_layer_sizes=HIDDEN_LAYER_SIZES,
+        batch_size=64,
+        lr=0.003,
+        max_epochs=options.epochs,
+        patience=20,
     )
     classifiers = {
         "MLPClassifier": mlp,

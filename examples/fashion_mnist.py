@@ -114,6 +114,7 @@ def make_classifier(label_smoothing, options):
         label_smoothing=label_smoothing,
         smoothing="uniform",
         module__hidden_layer_sizes=(512, 256, 128),
+        module__dropout=0.0,
         optimizer=torch.optim.Adam,
         lr=1e-3,
         batch_size=64,

@@ -61,6 +61,8 @@ def make_search(options):
         StandardScaler(),
         LabelSmoothingClassifier(
             module__hidden_layer_sizes=(64, 32),
+            module__dropout=0.0,
+            lr=0.003,
             max_epochs=options.epochs,
             random_state=options.seed,
         ),

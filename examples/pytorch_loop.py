@@ -67,7 +67,7 @@ def main(argv=None):
 def train(criterion, X, y, options):
     """Train a net by mini-batches, and return it with the mean loss of each epoch."""
     torch.manual_seed(options.seed)  # both forms start from the same weights and draw equal batches
-    net = SimpleNet(N_FEATURES, N_CLASSES, hidden_layer_sizes=(64, 32))
+    net = SimpleNet(N_FEATURES, N_CLASSES, hidden_layer_sizes=(64, 32), dropout=0.0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(options.epochs):

@@ -68,6 +68,7 @@ def main(argv=None):
         LabelSmoothingClassifier(
             **SMOOTHING,
             module__hidden_layer_sizes=(64, 32),
+            module__dropout=0.0,
             optimizer=torch.optim.Adam,
             lr=0.0015,
             batch_size=32,

@@ -129,6 +129,7 @@ def make_classifier(calibration, options):
         LabelSmoothingClassifier(
             label_smoothing=LABEL_SMOOTHING,
             calibration=calibration,
+            lr=0.003,
             max_epochs=options.epochs,
             random_state=options.seed,
         ),

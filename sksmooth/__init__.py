@@ -1,6 +1,6 @@
 """Label smoothing for scikit-learn, with probabilities you can trust."""
 
-from sksmooth.calibration import TemperatureScaling
+from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 from sksmooth.datasets import load_fashion_mnist, make_tabular
@@ -21,6 +21,7 @@ __all__ = [
     "LabelSmoothingClassifier",
     "LabelSmoothingClassifierCV",
     "LabelSmoothingLoss",
+    "NormTemperatureScaling",
     "ReliabilityDisplay",
     "SimpleNet",
     "SmoothingCurveDisplay",

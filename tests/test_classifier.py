@@ -24,6 +24,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from sksmooth import (
     LabelSmoothingClassifier,
     LabelSmoothingLoss,
+    NormTemperatureScaling,
     SimpleNet,
     TemperatureScaling,
     make_tabular,
@@ -48,7 +49,9 @@ def iris():
 
 def quick(**params):
     """Make a classifier that is trained in a moment, reproducibly."""
-    return LabelSmoothingClassifier(**{"max_epochs": 3, "random_state": 0, **params})
+    module = {} if "module" in params else {"module__dropout": 0.0}
+    small = {"max_epochs": 3, "lr": 0.003, "random_state": 0, **module}
+    return LabelSmoothingClassifier(**{**small, **params})
 
 
 def hold_out_the_last_50(dataset, y=None):
@@ -60,7 +63,7 @@ class TupleNet(nn.Module):
 
     def __init__(self, n_features, n_classes):
         super().__init__()
-        self.net = SimpleNet(n_features, n_classes)
+        self.net = SimpleNet(n_features, n_classes, dropout=0.0)
 
     def forward(self, x):
         return self.net(x, return_activations=True)
@@ -143,11 +146,11 @@ BAD_PARAMETERS = [
 GOOD_PARAMETERS = {
     "label_smoothing": 0.1,
     "smoothing": "uniform",
-    "calibration": "temperature",
+    "calibration": "norm_temperature",
     "class_weight": None,
     "batch_size": 64,
     "max_epochs": 3,
-    "patience": 20,
+    "patience": 40,
     "train_split": 0.2,
     "random_state": 0,
     "lr": 0.003,
@@ -661,11 +664,15 @@ def last_logits(net, X):
     return net.forward(X).numpy().astype(float)
 
 
-def test_temperature_is_fitted_on_the_held_out_rows(iris):
+@pytest.mark.parametrize(
+    ("calibration", "kind"),
+    [("temperature", TemperatureScaling), ("norm_temperature", NormTemperatureScaling)],
+)
+def test_calibrator_is_fitted_on_the_held_out_rows(iris, calibration, kind):
     X, y = iris
-    net = quick(train_split=hold_out_the_last_50).fit(X, y)
+    net = quick(train_split=hold_out_the_last_50, calibration=calibration).fit(X, y)
     codes = np.searchsorted(SPECIES, y)
-    by_hand = TemperatureScaling(prior_strength=1.0)
+    by_hand = kind(prior_strength=1.0)
     by_hand.fit(last_logits(net, X[HELD_OUT]), codes[HELD_OUT])
     assert net.calibrator_.temperature_ == pytest.approx(by_hand.temperature_, rel=1e-6)
     assert_allclose(net.predict_proba(X), by_hand.predict_proba(last_logits(net, X)), rtol=1e-5)
@@ -833,7 +840,8 @@ def test_scale_of_the_weights_does_not_matter_to_training(iris, integer_weights)
 def test_weights_reach_the_held_out_scores_and_the_temperature(iris):
     X, y = iris
     weight = np.random.default_rng(2).uniform(0.1, 5, size=150)
-    net = quick(train_split=hold_out_the_last_50, early_stopping=False, batch_size=32)
+    params = {"early_stopping": False, "batch_size": 32, "calibration": "temperature"}
+    net = quick(train_split=hold_out_the_last_50, **params)
     net.fit(X, y, sample_weight=weight)
     logits, codes = last_logits(net, X[HELD_OUT]), np.searchsorted(SPECIES, y)[HELD_OUT]
     weight = weight[HELD_OUT]

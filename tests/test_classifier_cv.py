@@ -39,7 +39,8 @@ X, Y = make_tabular(300, random_state=0)
 
 def short(**params):
     """Give a net that is trained for a few epochs only."""
-    return LabelSmoothingClassifier(**{"max_epochs": 8, "module__hidden_layer_sizes": 16, **params})
+    small = {"max_epochs": 8, "lr": 0.003, "module__hidden_layer_sizes": 16}
+    return LabelSmoothingClassifier(**{**small, **params})
 
 
 def make(estimator=None, **params):
@@ -95,11 +96,27 @@ def test_passes_the_checks_of_scikit_learn(estimator, check):
 
 
 class TestChoice:
-    def test_is_where_the_refined_loss_is_lowest(self, fitted):
+    def test_of_the_epoch_is_where_the_refined_loss_is_lowest(self, fitted):
         results = pd.DataFrame(fitted.cv_results_)
+        own = results[results["label_smoothing"] == fitted.label_smoothing_]
+        assert fitted.best_epoch_ == own.loc[own["refined_loss"].idxmin(), "epoch"]
+
+    @pytest.mark.parametrize("early_stopping", [True, False])
+    def test_of_the_smoothing_is_where_the_calibrated_loss_is_lowest(self, early_stopping):
+        net = short(max_epochs=20, early_stopping=early_stopping)
+        values = [0.0, 0.2, 0.9]
+        alone = [make(net, label_smoothings=[value]).fit(X, Y).oof_log_loss_ for value in values]
+        assert max(alone) - min(alone) > 1e-3
+        model = make(net, label_smoothings=values).fit(X, Y)
+        assert model.label_smoothing_ == values[np.argmin(alone)]
+        assert model.oof_log_loss_ == pytest.approx(min(alone), abs=1e-4)
+
+    def test_without_calibration_is_where_the_refined_loss_is_lowest(self):
+        model = make(short(calibration=None)).fit(X, Y)
+        results = pd.DataFrame(model.cv_results_)
         best = results.loc[results["refined_loss"].idxmin()]
-        assert fitted.label_smoothing_ == best["label_smoothing"]
-        assert fitted.best_epoch_ == best["epoch"]
+        assert model.label_smoothing_ == best["label_smoothing"]
+        assert model.best_epoch_ == best["epoch"]
 
     def test_ends_each_smoothing_when_its_patience_does(self, fitted):
         results = pd.DataFrame(fitted.cv_results_)
@@ -116,9 +133,6 @@ class TestChoice:
         results = pd.DataFrame(model.cv_results_)
         assert model.best_epoch_ == 8
         assert len(results) == 16
-        last = results[results["epoch"] == 8]
-        best = last.loc[last["refined_loss"].idxmin(), "label_smoothing"]
-        assert model.label_smoothing_ == best
 
     def test_scores_every_row_by_the_net_that_did_not_see_it(self):
         splits = list(KFold(3, shuffle=True, random_state=1).split(X))
@@ -128,7 +142,9 @@ class TestChoice:
                 model.oof_proba_[held_out], net.predict_proba(X[held_out]), atol=1e-6
             )
 
-    def test_loss_and_accuracy_are_those_of_the_out_of_fold_probabilities(self, fitted):
+    def test_loss_and_accuracy_are_those_of_the_out_of_fold_probabilities(self):
+        net = short(max_epochs=40, patience=5, calibration="temperature")
+        fitted = make(net).fit(X, Y)
         assert fitted.oof_log_loss_ == pytest.approx(log_loss(Y, fitted.oof_proba_))
         best = pd.DataFrame(fitted.history).set_index("epoch").loc[fitted.best_epoch_]
         assert best["refined_loss"] == pytest.approx(fitted.oof_log_loss_, abs=1e-3)
@@ -379,7 +395,7 @@ class TestWeights:
 class TestAlone:
     @pytest.mark.parametrize("ensemble", [True, False])
     def test_batch_normalization(self, ensemble):
-        net = LabelSmoothingClassifier(WithBatchNorm, max_epochs=20)
+        net = LabelSmoothingClassifier(WithBatchNorm, lr=0.003, max_epochs=20)
         model = make(net, ensemble=ensemble).fit(X, Y)
         assert model.alone_because_ == "the module has buffers, such as statistics of batches"
         assert model.score(X, Y) > 0.8
@@ -493,7 +509,7 @@ class TestCompany:
         grid = {"labelsmoothingclassifiercv__estimator__lr": [1e-5, 1e-2]}
         search = GridSearchCV(pipe, grid, cv=2, scoring="neg_log_loss").fit(X, Y)
         assert search.best_params_["labelsmoothingclassifiercv__estimator__lr"] == 1e-2
-        stacking = StackingClassifier([("net", make())], cv=2).fit(X, Y)
+        stacking = StackingClassifier([("net", make(short(lr=0.02)))], cv=2).fit(X, Y)
         assert stacking.score(X, Y) > 0.7
 
     def test_routed_weights_and_groups(self):

@@ -159,7 +159,7 @@ def test_randomized_search(iris):
 
 def test_halving_grid_search(iris):
     X, y = iris
-    values = {"labelsmoothingclassifier__lr": [0.02, 1e-6, 1e-7]}
+    values = {"labelsmoothingclassifier__lr": [0.02, 2e-3, 1e-3]}
     search = HalvingGridSearchCV(
         scaled(), values, resource="labelsmoothingclassifier__max_epochs", max_resources=6, cv=2
     ).fit(X, y)

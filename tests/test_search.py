@@ -148,7 +148,8 @@ class TestTable:
         class Local(SimpleNet):
             pass
 
-        own = LabelSmoothingClassifier(Local, lr=0.02, max_epochs=5, random_state=0)
+        params = {"module__dropout": 0.0, "lr": 0.02, "max_epochs": 5, "random_state": 0}
+        own = LabelSmoothingClassifier(Local, **params)
         _, ours = _both(own, EPS)
         assert ours.alone_because_ == [None, None]
 
@@ -501,7 +502,7 @@ class _KillsOnce(SimpleNet):
     """Ends the first worker that builds it, or that trains it for so many steps."""
 
     def __init__(self, n_features, n_classes, parent=None, flag=None, after_steps=0):
-        super().__init__(n_features, n_classes, hidden_layer_sizes=(8,))
+        super().__init__(n_features, n_classes, hidden_layer_sizes=(8,), dropout=0.0)
         self.parent, self.flag, self.after_steps = parent, Path(flag), after_steps
         self.n_steps = 0
         self._kill()

@@ -35,8 +35,8 @@ ESTIMATORS = [
     LabelSmoothingClassifier(),
     LabelSmoothingClassifier(label_smoothing=0.0, max_epochs=15),
     LabelSmoothingClassifier(calibration=None, max_epochs=15),
-    LabelSmoothingClassifier(module=NetWithDefaults, max_epochs=15),
-    LabelSmoothingClassifier(module=NetWithoutDefaults, max_epochs=15),
+    LabelSmoothingClassifier(module=NetWithDefaults, lr=0.003, max_epochs=15),
+    LabelSmoothingClassifier(module=NetWithoutDefaults, lr=0.003, max_epochs=15),
 ]
 
 
