@@ -1536,8 +1536,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         probability. Smoothed labels spoil the order of the largest probabilities; the logits less
         their mean, divided by their norm, mend it [1]_. This is what they give the predicted class.
         With two classes, where a norm of one leaves nothing to order by, it is the probability of
-        the predicted class. Without smoothing the norm tells something of its own, so that the
-        largest of ``predict_proba`` may order better.
+        the predicted class. Where the smoothing is slight the norm tells something of its own, and
+        the largest of ``predict_proba`` may order better: RiskCoverageDisplay compares them.
 
         Parameters
         ----------
