@@ -10,9 +10,15 @@ from sksmooth.metrics import (
     classwise_calibration_error,
     expected_calibration_error,
     overconfidence,
+    risk_coverage_curve,
 )
 from sksmooth.modules import SimpleNet
-from sksmooth.plotting import ReliabilityDisplay, SmoothingCurveDisplay, TrainingDisplay
+from sksmooth.plotting import (
+    ReliabilityDisplay,
+    RiskCoverageDisplay,
+    SmoothingCurveDisplay,
+    TrainingDisplay,
+)
 from sksmooth.search import BatchedGridSearchCV
 from sksmooth.smoothing import smooth_labels, smoothing_matrix
 
@@ -23,6 +29,7 @@ __all__ = [
     "LabelSmoothingLoss",
     "NormTemperatureScaling",
     "ReliabilityDisplay",
+    "RiskCoverageDisplay",
     "SimpleNet",
     "SmoothingCurveDisplay",
     "TemperatureScaling",
@@ -33,6 +40,7 @@ __all__ = [
     "load_fashion_mnist",
     "make_tabular",
     "overconfidence",
+    "risk_coverage_curve",
     "smooth_labels",
     "smoothing_matrix",
 ]

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth.batches import TensorRows, merge_repeated
-from sksmooth.calibration import refine
+from sksmooth.calibration import normalized_confidence, refine
 from sksmooth.classifier import (
     PREDICTION_ROWS,
     PRIOR_STRENGTH,
@@ -374,7 +374,10 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         NotFittedError
             Before ``fit``.
         """
-        logits = self._logits(X)
+        return self._probabilities(self._logits(X))
+
+    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Average the nets' probabilities."""
         if self.calibrator_ is None:
             return softmax(logits, axis=-1).mean(axis=0)
         return _of_each(self.calibrator_.predict_proba, logits).mean(axis=0)
@@ -429,6 +432,57 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         """
         scores = self.predict_log_proba(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def confidence(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Give scores that order rows by how likely their predicted label is right.
+
+        For rejecting the rows of lowest confidence, or handing them to someone: it is no
+        probability. Smoothed labels spoil the order of the largest probabilities; the logits less
+        their mean, divided by their norm, mend it [1]_. This is what they give the predicted class,
+        averaged over the nets. With two classes, where a norm of one leaves nothing to order by, it
+        is the probability of the predicted class. Where the smoothing is slight the norm tells
+        something of its own, and the largest of ``predict_proba`` may order better:
+        RiskCoverageDisplay compares them.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            The higher, the surer. At most sqrt(1 - 1 / n_classes) with three classes and more,
+            and 0 where the logits are all equal.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+
+        See Also
+        --------
+        sksmooth.plotting.RiskCoverageDisplay : Draws the error rate among the rows kept.
+
+        References
+        ----------
+        .. [1] Xia et al. (2025), Towards Understanding Why Label Smoothing Degrades Selective
+           Classification and How to Fix It.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sksmooth import LabelSmoothingClassifierCV, make_tabular
+        >>> X, y = make_tabular(600, random_state=0)
+        >>> clf = LabelSmoothingClassifierCV(random_state=0).fit(X[:300], y[:300])
+        >>> confidence = clf.confidence(X[300:])
+        >>> correct = clf.predict(X[300:]) == y[300:]
+        >>> sure = confidence >= np.median(confidence)
+        >>> bool(correct[sure].mean() > correct[~sure].mean())
+        True
+        """
+        logits = self._logits(X)
+        return normalized_confidence(logits, self._probabilities(logits))
 
     def predict(self, X: ArrayLike) -> NDArray:
         """Give the most probable label of each row.

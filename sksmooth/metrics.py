@@ -19,6 +19,7 @@ from sklearn.utils import check_array, check_scalar
 
 __all__ = [
     "CalibrationBins",
+    "RiskCoverageCurve",
     "area_under_risk_coverage",
     "calibration_bins",
     "classwise_calibration_error",
@@ -28,6 +29,7 @@ __all__ = [
     "neg_classwise_calibration_error_scorer",
     "neg_expected_calibration_error_scorer",
     "overconfidence",
+    "risk_coverage_curve",
 ]
 
 Strategy = Literal["uniform", "quantile"]
@@ -123,9 +125,7 @@ def calibration_bins(
     check_scalar(n_bins, "n_bins", Integral, min_val=1)
     _check_choice("strategy", strategy, _EDGES)
     confidence = _check_unit_interval("confidence", _check_vector("confidence", confidence))
-    correct = _check_vector("correct", correct, len(confidence)).astype(np.float64)
-    if not np.isin(correct, (0, 1)).all():
-        raise ValueError("correct must hold booleans (or 0 and 1), got other values.")
+    correct = _check_correct(correct, len(confidence))
     sample_weight = _check_weight(sample_weight, len(confidence))
 
     edges = _EDGES[strategy](confidence, sample_weight, n_bins)
@@ -335,6 +335,97 @@ def overconfidence(
     return float(np.average(confidence.astype(np.float64) - correct, weights=sample_weight))
 
 
+class RiskCoverageCurve(NamedTuple):
+    """The steps of a risk-coverage curve, as :func:`risk_coverage_curve` computes them.
+
+    Attributes
+    ----------
+    coverage : ndarray of shape (n_steps,)
+        Share of the rows that are kept, increasing to 1.
+    risk : ndarray of shape (n_steps,)
+        Error rate among those rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sksmooth.metrics import RiskCoverageCurve
+    >>> RiskCoverageCurve(coverage=np.array([0.5, 1.0]), risk=np.array([0.0, 0.25])).area
+    0.125
+    """
+
+    coverage: NDArray[np.float64]
+    risk: NDArray[np.float64]
+
+    @property
+    def area(self) -> float:
+        """Area under the steps, each as wide as the share of rows that it adds."""
+        return float(np.diff(self.coverage, prepend=0.0) @ self.risk)
+
+
+def risk_coverage_curve(
+    confidence: ArrayLike,
+    correct: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> RiskCoverageCurve:
+    """Tell the error rate among the most confident rows, for each number of them.
+
+    Rows of equal confidence are one step, as no threshold can part them.
+
+    Parameters
+    ----------
+    confidence : array-like of float, shape (n_samples,)
+        Any finite score that ranks the rows, higher for surer.
+    correct : array-like of bool, shape (n_samples,)
+        Whether the prediction was right.
+    sample_weight : array-like of float, shape (n_samples,), default=None
+        Non-negative weights, in coverage and risk alike; None weighs all rows alike.
+
+    Returns
+    -------
+    RiskCoverageCurve
+        Coverage and risk of each step, the surest rows first, and the area under them.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range or of another length.
+
+    See Also
+    --------
+    area_under_risk_coverage : The area, from labels and probabilities.
+    sksmooth.plotting.RiskCoverageDisplay : Draws the curve.
+
+    References
+    ----------
+    .. [1] Geifman and El-Yaniv (2017), Selective Classification for Deep Neural Networks.
+
+    Examples
+    --------
+    >>> from sksmooth.metrics import risk_coverage_curve
+    >>> curve = risk_coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0])
+    >>> curve.coverage
+    array([0.25, 0.5 , 0.75, 1.  ])
+    >>> curve.risk
+    array([0.  , 0.  , 0.  , 0.25])
+    >>> curve.area
+    0.0625
+    """
+    confidence = _check_vector("confidence", confidence)
+    correct = _check_correct(correct, len(confidence))
+    sample_weight = _check_weight(sample_weight, len(confidence))
+
+    # The surest first; rows of equal confidence are one step.
+    _, step = np.unique(-confidence, return_inverse=True)
+    weight = np.bincount(step, weights=sample_weight)
+    errors = np.bincount(step, weights=sample_weight * (1 - correct))
+    taken = weight > 0
+    covered = np.cumsum(weight[taken])
+    return RiskCoverageCurve(
+        coverage=covered / covered[-1], risk=np.cumsum(errors[taken]) / covered
+    )
+
+
 def area_under_risk_coverage(
     y_true: ArrayLike,
     y_proba: ArrayLike,
@@ -398,15 +489,7 @@ def area_under_risk_coverage(
     if confidence is None:
         confidence = top_probability
     confidence = _check_vector("confidence", confidence, len(codes))
-    sample_weight = _check_weight(sample_weight, len(codes))
-
-    # The surest first; rows of equal confidence are one step.
-    _, step = np.unique(-confidence, return_inverse=True)
-    weight = np.bincount(step, weights=sample_weight)
-    errors = np.bincount(step, weights=sample_weight * ~correct)
-    taken = weight > 0
-    risk = np.cumsum(errors[taken]) / np.cumsum(weight[taken])
-    return float(np.average(risk, weights=weight[taken]))
+    return risk_coverage_curve(confidence, correct, sample_weight=sample_weight).area
 
 
 class _ProbabilityScorer(_Scorer):
@@ -521,6 +604,13 @@ def _check_vector(name: str, values: ArrayLike, n_samples: int | None = None) ->
         expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
         raise ValueError(f"{name} must have shape {expected}, got {vector.shape}.")
     return vector
+
+
+def _check_correct(correct: ArrayLike, n_samples: int) -> Vector:
+    correct = _check_vector("correct", correct, n_samples).astype(np.float64)
+    if not np.isin(correct, (0, 1)).all():
+        raise ValueError("correct must hold booleans (or 0 and 1), got other values.")
+    return correct
 
 
 def _check_unit_interval(name: str, values: Vector) -> Vector:

@@ -1,6 +1,6 @@
 """Pictures of how far the probabilities can be trusted and of how a net was trained.
 
-Both displays follow scikit-learn's: make them by ``from_estimator`` or ``from_predictions``, and
+The displays follow scikit-learn's: make them by ``from_estimator`` or ``from_predictions``, and
 find the axes, the lines and the numbers in their attributes. matplotlib is imported when
 something is drawn, not before.
 """
@@ -8,21 +8,25 @@ something is drawn, not before.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth.metrics import (
     CalibrationBins,
+    RiskCoverageCurve,
     Strategy,
     _check_choice,
     _check_probabilities,
     _top_label,
     calibration_bins,
+    risk_coverage_curve,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
-__all__ = ["ReliabilityDisplay", "SmoothingCurveDisplay", "TrainingDisplay"]
+__all__ = ["ReliabilityDisplay", "RiskCoverageDisplay", "SmoothingCurveDisplay", "TrainingDisplay"]
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; the markers serve print in grey.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -400,6 +404,254 @@ class ReliabilityDisplay:
         return display.plot(ax=ax, **kwargs)
 
 
+class RiskCoverageDisplay:
+    """Risk-coverage curve: the error rate among the rows kept, against the share of rows kept.
+
+    Rows are kept in the order of their confidence, so a curve that starts low and rises late is
+    one of a classifier that knows where it errs. Make it by :meth:`from_estimator` or
+    :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    curve : RiskCoverageCurve
+        The steps, from :func:`sksmooth.metrics.risk_coverage_curve`.
+    name : str, default=None
+        Name in the legend.
+
+    Attributes
+    ----------
+    coverage, risk : ndarrays of shape (n_steps,)
+        Share of the rows kept, and error rate among them.
+    area : float
+        The area under the curve (AURC).
+    line_ : matplotlib Line2D
+        The curve.
+    ax_ : matplotlib Axes
+        Its axes. Hand it to another display as `ax` to draw both in one picture.
+    figure_ : matplotlib Figure
+        The figure that holds it.
+
+    See Also
+    --------
+    sksmooth.metrics.area_under_risk_coverage : The number in the legend.
+
+    References
+    ----------
+    .. [1] Geifman and El-Yaniv (2017), Selective Classification for Deep Neural Networks.
+
+    Examples
+    --------
+    >>> from sksmooth.metrics import risk_coverage_curve
+    >>> from sksmooth.plotting import RiskCoverageDisplay
+    >>> curve = risk_coverage_curve([0.9, 0.8, 0.7, 0.6], [1, 1, 1, 0])
+    >>> RiskCoverageDisplay(curve, name="mine").plot().line_.get_label()
+    'mine (AURC 0.0625)'
+    """
+
+    line_: Line2D
+    ax_: Axes
+    figure_: Figure | SubFigure
+
+    def __init__(self, curve: RiskCoverageCurve, *, name: str | None = None) -> None:
+        self.curve = curve
+        self.name = name
+
+    @property
+    def coverage(self) -> NDArray[np.float64]:
+        """Share of the rows kept."""
+        return self.curve.coverage
+
+    @property
+    def risk(self) -> NDArray[np.float64]:
+        """Error rate among the rows kept."""
+        return self.curve.risk
+
+    @property
+    def area(self) -> float:
+        """The area under the curve (AURC)."""
+        return self.curve.area
+
+    def plot(self, *, ax: Axes | None = None, name: str | None = None, **kwargs: Any) -> Self:
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw into. None makes a new figure.
+        name : str, default=None
+            Name in the legend instead of `self.name`.
+        **kwargs : dict
+            Handed to :meth:`matplotlib.axes.Axes.plot` for the curve, for instance ``color``.
+
+        Returns
+        -------
+        RiskCoverageDisplay
+            This display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        plt = _import_pyplot(type(self).__name__)
+        from matplotlib.cbook import normalize_kwargs
+        from matplotlib.lines import Line2D
+
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        area = f"AURC {self.area:.3g}"
+        name = self.name if name is None else name
+        style: dict[str, Any] = {
+            "color": _COLORS[len(ax.lines) % len(_COLORS)],
+            "drawstyle": "steps-pre",  # so that the area drawn is the area told
+            "label": area if name is None else f"{name} ({area})",
+        }
+        (self.line_,) = ax.plot(
+            np.append(0.0, self.coverage),
+            np.append(self.risk[0], self.risk),
+            **(style | normalize_kwargs(kwargs, Line2D)),
+        )
+        ax.set(xlabel="Coverage", ylabel="Risk", xlim=(0, 1))
+        ax.set_ylim(bottom=0, auto=None)  # the top still makes room for the next curve
+        ax.grid(color="0.9", linewidth=0.8)
+        ax.set_axisbelow(True)
+        ax.legend(loc="best", fontsize="small")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: ArrayLike,
+        *,
+        confidence: Literal["auto", "proba"] = "auto",
+        sample_weight: ArrayLike | None = None,
+        name: str | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> RiskCoverageDisplay:
+        """Draw the risk-coverage curve of a fitted classifier on data it was not fitted on.
+
+        Parameters
+        ----------
+        estimator : classifier
+            Fitted, or a Pipeline that ends in one.
+        X : array-like of shape (n_samples, n_features)
+            Input rows.
+        y : array-like of shape (n_samples,)
+            Their true labels.
+        confidence : {"auto", "proba"}, default="auto"
+            What orders the rows: the estimator's method ``confidence``, in a Pipeline that of the
+            last step, where it has one, else the largest probability; or that in any case.
+        sample_weight : array-like of float, shape (n_samples,), default=None
+            Non-negative weights; None weighs all rows alike.
+        name : str, default=None
+            Name in the legend; None takes the class name of the estimator, in a Pipeline that of
+            the last step.
+        ax : matplotlib Axes, default=None
+            Axes to draw into; see :meth:`plot`.
+        **kwargs : dict
+            Handed to :meth:`matplotlib.axes.Axes.plot` for the curve.
+
+        Returns
+        -------
+        RiskCoverageDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an argument is out of its range, misspelt, or does not fit the others.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.naive_bayes import GaussianNB
+        >>> from sksmooth.plotting import RiskCoverageDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> bayes = GaussianNB().fit(X[::2], y[::2])
+        >>> display = RiskCoverageDisplay.from_estimator(bayes, X[1::2], y[1::2])
+        >>> round(float(display.risk[-1]), 2)
+        0.04
+        """
+        _import_pyplot(cls.__name__)
+        _check_choice("confidence", confidence, ("auto", "proba"))
+        own = _own_confidence(estimator, X) if confidence == "auto" else None
+        return cls.from_predictions(
+            y,
+            estimator.predict(X),
+            estimator.predict_proba(X).max(axis=1) if own is None else own,
+            sample_weight=sample_weight,
+            name=type(_last_step(estimator)).__name__ if name is None else name,
+            ax=ax,
+            **kwargs,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        confidence: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        name: str | None = None,
+        ax: Axes | None = None,
+        **kwargs: Any,
+    ) -> RiskCoverageDisplay:
+        """Draw the risk-coverage curve of predicted labels.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True labels of any kind: str, int, bool.
+        y_pred : array-like of shape (n_samples,)
+            Predicted labels.
+        confidence : array-like of float, shape (n_samples,)
+            Any finite score that ranks the rows, higher for surer.
+        sample_weight : array-like of float, shape (n_samples,), default=None
+            Non-negative weights; None weighs all rows alike.
+        name : str, default=None
+            Name in the legend.
+        ax : matplotlib Axes, default=None
+            Axes to draw into; see :meth:`plot`.
+        **kwargs : dict
+            Handed to :meth:`matplotlib.axes.Axes.plot` for the curve.
+
+        Returns
+        -------
+        RiskCoverageDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If an argument is out of its range or does not fit the others.
+
+        Examples
+        --------
+        >>> from sksmooth.plotting import RiskCoverageDisplay
+        >>> y_true, y_pred = ["cat", "cat", "dog", "owl"], ["cat", "dog", "dog", "owl"]
+        >>> display = RiskCoverageDisplay.from_predictions(y_true, y_pred, [0.8, 0.3, 0.9, 0.6])
+        >>> display.line_.get_label()
+        'AURC 0.0625'
+        """
+        _import_pyplot(cls.__name__)
+        check_consistent_length(y_true, y_pred)
+        unique_labels(y_true, y_pred)  # refuses labels of two kinds, which are never equal
+        correct = column_or_1d(y_true) == column_or_1d(y_pred)
+        curve = risk_coverage_curve(confidence, correct, sample_weight=sample_weight)
+        return cls(curve, name=name).plot(ax=ax, **kwargs)
+
+
 class TrainingDisplay:
     """Loss and accuracy of each epoch, and the epoch whose weights were kept.
 
@@ -750,6 +1002,16 @@ def _recorded(
 
 def _last_step(estimator: Any) -> Any:
     return estimator[-1] if isinstance(estimator, Pipeline) else estimator
+
+
+def _own_confidence(estimator: Any, X: Any) -> Any:
+    """Call the method ``confidence`` of a classifier behind a pipeline's steps; None without."""
+    last = _last_step(estimator)
+    if not hasattr(last, "confidence"):
+        return None
+    if last is not estimator and len(estimator) > 1:
+        X = estimator[:-1].transform(X)
+    return last.confidence(X)
 
 
 def _import_pyplot(caller: str) -> Any:

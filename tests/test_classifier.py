@@ -5,6 +5,7 @@ import time
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
@@ -371,7 +372,8 @@ def test_nan_is_refused_at_prediction(iris):
 
 def test_every_prediction_needs_fit(iris):
     X, y = iris
-    for method in ("predict", "predict_proba", "predict_log_proba", "decision_function"):
+    methods = ("predict", "predict_proba", "predict_log_proba", "decision_function", "confidence")
+    for method in methods:
         with pytest.raises(NotFittedError):
             getattr(quick(), method)(X)
     with pytest.raises(NotFittedError):
@@ -1155,3 +1157,72 @@ def test_a_batch_of_equal_rows_needs_no_weights_of_a_criterion_of_ones_own():
         criterion=Plain, label_smoothing=0, train_split=None, max_epochs=30, random_state=0
     )
     assert net.fit(X, y).score(X, y) == 1
+
+
+# -- confidence -------------------------------------------------------------------------------
+
+
+def without_norm(log_proba):
+    """Give logits less their mean, divided by their norm."""
+    z = log_proba - log_proba.mean(axis=1, keepdims=True)
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("calibration", ["temperature", "norm_temperature", None])
+def test_confidence_is_the_largest_logit_without_the_norm(calibration, iris):
+    X, y = iris
+    net = quick(max_epochs=10, calibration=calibration).fit(X, y)
+    confidence = net.confidence(X)
+    assert confidence.shape == (150,)
+    assert confidence.dtype == np.float64
+    # No temperature changes the direction of the logits.
+    expected = without_norm(net.predict_log_proba(X)).max(axis=1)
+    assert_allclose(confidence, expected, rtol=1e-6)
+
+
+class SecondClassAlways:
+    def fit(self, logits, y):
+        self.classes_ = np.arange(3)
+        return self
+
+    def predict_proba(self, logits):
+        return np.tile([0.1, 0.8, 0.1], (len(logits), 1))
+
+
+def test_confidence_is_that_of_the_class_predicted_whatever_the_calibrator_makes_of_it(iris):
+    X, y = iris
+    plain = quick(max_epochs=10).fit(X, y)
+    turned = quick(max_epochs=10, calibration=SecondClassAlways()).fit(X, y)
+    assert set(turned.predict(X)) == {"versicolor"}
+    expected = without_norm(plain.predict_log_proba(X))[:, 1]
+    assert_allclose(turned.confidence(X), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_confidence_does_not_depend_on_the_scale_of_the_last_layer(iris):
+    X, y = iris
+    net = quick(max_epochs=10).fit(X, y)
+    confidence = net.confidence(X)
+    with torch.no_grad():
+        for parameter in list(net.module_.parameters())[-2:]:
+            parameter *= 100
+    assert_allclose(net.confidence(X), confidence, rtol=1e-5)
+
+
+def test_confidence_of_two_classes_is_the_probability_of_the_predicted_one(iris):
+    X, y = iris
+    two = y != "setosa"
+    net = quick(max_epochs=10).fit(X[two], y[two])
+    assert_array_equal(net.confidence(X), net.predict_proba(X).max(axis=1))
+
+
+def test_confidence_takes_what_predict_takes(iris):
+    X, y = iris
+    frame = pd.DataFrame(X, columns=["a", "b", "c", "d"])
+    net = quick().fit(frame, y)
+    confidence = net.confidence(frame)
+    codes = torch.zeros(len(X), dtype=torch.int64)
+    assert_allclose(net.confidence(TensorDataset(torch.from_numpy(X), codes)), confidence)
+    with pytest.raises(ValueError, match="feature names"):
+        net.confidence(frame[["b", "a", "c", "d"]])
+    with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4 features"):
+        quick().fit(X, y).confidence(X[:, :3])

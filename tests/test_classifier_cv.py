@@ -564,3 +564,41 @@ class TestSmoothingCurveDisplay:
             SmoothingCurveDisplay.from_estimator(LogisticRegression())
         with pytest.raises(NotFittedError):
             SmoothingCurveDisplay.from_estimator(make())
+
+
+class TestConfidence:
+    @pytest.mark.parametrize("module", [None, WithDropout])
+    def test_is_the_mean_of_the_nets_at_the_class_that_all_predict(self, module, fitted):
+        if module is not None:
+            estimator = LabelSmoothingClassifier(module=module, max_epochs=4)
+            fitted = make(estimator).fit(X, Y)
+        z = np.stack([net.predict_log_proba(X) for net in fitted.estimators_])
+        z -= z.mean(axis=2, keepdims=True)
+        z /= np.linalg.norm(z, axis=2, keepdims=True)
+        confidence = fitted.confidence(X)
+        assert confidence.dtype == np.float64
+        expected = z.mean(axis=0)[np.arange(len(X)), fitted.predict(X)]
+        np.testing.assert_allclose(confidence, expected, rtol=1e-4, atol=1e-5)
+
+    def test_of_two_classes_is_the_probability_of_the_predicted_one(self):
+        model = make().fit(X, Y == 1)
+        np.testing.assert_array_equal(model.confidence(X), model.predict_proba(X).max(axis=1))
+
+    def test_of_one_net_is_its_own(self):
+        model = make(ensemble=False).fit(X, Y)
+        (net,) = model.estimators_
+        np.testing.assert_allclose(model.confidence(X), net.confidence(X), rtol=1e-4, atol=1e-5)
+
+    def test_needs_fit_and_the_columns_of_fit(self, fitted):
+        with pytest.raises(NotFittedError):
+            make().confidence(X)
+        with pytest.raises(ValueError, match="features, but"):
+            fitted.confidence(X[:, :2])
+
+    def test_orders_rows_by_how_often_they_are_right(self):
+        rows, labels = make_tabular(1000, random_state=1)
+        model = make(short(max_epochs=40)).fit(rows[:300], labels[:300])
+        confidence = model.confidence(rows[300:])
+        correct = model.predict(rows[300:]) == labels[300:]
+        sure = confidence >= np.median(confidence)
+        assert correct[sure].mean() > correct.mean() + 0.02

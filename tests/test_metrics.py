@@ -33,6 +33,7 @@ from sksmooth.metrics import (
     neg_classwise_calibration_error_scorer,
     neg_expected_calibration_error_scorer,
     overconfidence,
+    risk_coverage_curve,
 )
 
 METRICS = [
@@ -328,6 +329,61 @@ class TestAreaUnderRiskCoverage:
     def test_a_bad_confidence_is_named(self, confidence, message):
         with pytest.raises(ValueError, match=message):
             area_under_risk_coverage([0, 1], [0.2, 0.7], confidence=confidence)
+
+
+class TestRiskCoverageCurve:
+    def test_small_case_by_hand(self):
+        # The surest is wrong; two rows of equal confidence join together; the last is right.
+        curve = risk_coverage_curve([0.5, 0.9, 0.5, 0.1], [True, False, False, True])
+        np.testing.assert_allclose(curve.coverage, [1 / 4, 3 / 4, 1])
+        np.testing.assert_allclose(curve.risk, [1, 2 / 3, 1 / 2])
+        assert curve.area == pytest.approx(1 / 4 + 2 / 3 / 2 + 1 / 2 / 4)
+
+    @given(data=predictions(), seed=st.integers(0, 2**32 - 1))
+    def test_its_area_is_the_metric(self, data, seed):
+        y_true, y_proba, labels = data
+        weight = np.random.default_rng(seed).random(len(y_true))
+        curve = risk_coverage_curve(
+            y_proba.max(axis=1), y_proba.argmax(axis=1) == y_true, sample_weight=weight
+        )
+        area = area_under_risk_coverage(y_true, y_proba, labels=labels, sample_weight=weight)
+        assert curve.area == area
+
+    @given(data=predictions(), seed=st.integers(0, 2**32 - 1))
+    def test_integer_weights_equal_repeated_rows(self, data, seed):
+        y_true, y_proba, _ = data
+        weight = np.random.default_rng(seed).integers(0, 4, len(y_true))
+        weight[0] = 1
+        confidence, correct = y_proba.max(axis=1), y_proba.argmax(axis=1) == y_true
+        weighted = risk_coverage_curve(confidence, correct, sample_weight=weight)
+        repeated = risk_coverage_curve(confidence.repeat(weight), correct.repeat(weight))
+        np.testing.assert_allclose(weighted.coverage, repeated.coverage, rtol=1e-12)
+        np.testing.assert_allclose(weighted.risk, repeated.risk, rtol=1e-12)
+
+    @given(data=predictions())
+    def test_coverage_grows_to_one_where_the_risk_is_the_error_rate(self, data):
+        y_true, y_proba, _ = data
+        correct = y_proba.argmax(axis=1) == y_true
+        curve = risk_coverage_curve(y_proba.max(axis=1), correct)
+        assert (np.diff(curve.coverage, prepend=0) > 0).all()
+        assert curve.coverage[-1] == 1
+        assert curve.risk[-1] == pytest.approx(1 - correct.mean())
+        assert (curve.risk >= 0).all()
+        assert (curve.risk <= 1).all()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (([0.1, np.nan], [0, 1]), "confidence contains NaN"),
+            (([0.1, 0.2], [0, 1, 1]), r"correct must have shape \(2,\), got \(3,\)"),
+            (([0.1, 0.2], [0, 2]), "correct must hold booleans"),
+            (([0.1, 0.2], [0, 1], [1, -1]), "sample_weight must not be negative"),
+        ],
+    )
+    def test_bad_arguments_are_named(self, arguments, message):
+        confidence, correct, *weight = arguments
+        with pytest.raises(ValueError, match=message):
+            risk_coverage_curve(confidence, correct, sample_weight=weight[0] if weight else None)
 
 
 @every_metric

@@ -1,4 +1,4 @@
-"""ReliabilityDisplay and TrainingDisplay: what is drawn, not how it looks."""
+"""The displays: what is drawn, not how it looks."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ from torch.nn import CrossEntropyLoss
 
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.datasets import make_tabular
-from sksmooth.metrics import calibration_bins, expected_calibration_error
+from sksmooth.metrics import (
+    area_under_risk_coverage,
+    calibration_bins,
+    expected_calibration_error,
+    risk_coverage_curve,
+)
 from sksmooth.modules import SimpleNet
-from sksmooth.plotting import ReliabilityDisplay, TrainingDisplay
+from sksmooth.plotting import ReliabilityDisplay, RiskCoverageDisplay, TrainingDisplay
 
 DIAGONAL = "Perfectly calibrated"
 ANIMALS = np.array(["cat", "dog", "owl"])
@@ -420,6 +425,18 @@ def test_training_of_an_estimator_without_history_is_refused(classifiers):
             lambda: ReliabilityDisplay(calibration_bins([0.2], [True])).plot(),
             "ReliabilityDisplay",
         ),
+        (
+            lambda: RiskCoverageDisplay.from_estimator(GaussianNB(), [[0.0]], [0]),
+            "RiskCoverageDisplay",
+        ),
+        (
+            lambda: RiskCoverageDisplay.from_predictions([0, 1], [0, 1], [0.8, 0.7]),
+            "RiskCoverageDisplay",
+        ),
+        (
+            lambda: RiskCoverageDisplay(risk_coverage_curve([0.2], [True])).plot(),
+            "RiskCoverageDisplay",
+        ),
         (lambda: TrainingDisplay.from_estimator(GaussianNB()), "TrainingDisplay"),
         (lambda: TrainingDisplay([1], {"training": [1.0]}).plot(), "TrainingDisplay"),
     ],
@@ -434,3 +451,102 @@ def test_missing_matplotlib_is_said_with_the_command_that_installs_it(monkeypatc
 def test_import_of_the_module_loads_no_matplotlib():
     code = "import sys, sksmooth.plotting; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _area_drawn(line):
+    """Give the area under a line that is drawn as steps, each as high as its right end."""
+    assert line.get_drawstyle() == "steps-pre"
+    return np.diff(line.get_xdata()) @ line.get_ydata()[1:]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_area_drawn_under_the_risk_is_the_metric(data, classifiers, nth, weighted):
+    _, _, X, y = data
+    weight = np.random.default_rng(0).uniform(0, 2, len(y)) if weighted else None
+    display = RiskCoverageDisplay.from_estimator(classifiers[nth], X, y, sample_weight=weight)
+    proba = classifiers[nth].predict_proba(X)
+    area = area_under_risk_coverage(y, proba, sample_weight=weight)
+    assert display.area == pytest.approx(area, rel=1e-12)
+    assert _area_drawn(display.line_) == pytest.approx(area, rel=1e-12)
+    name = type(classifiers[nth]).__name__
+    assert _legend_texts(display.ax_) == [f"{name} (AURC {area:.3g})"]
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("Coverage", "Risk")
+
+
+def test_risk_of_a_small_case_by_hand():
+    y_true, y_pred = ["cat", "dog", "owl", "owl"], ["cat", "owl", "dog", "owl"]
+    display = RiskCoverageDisplay.from_predictions(y_true, y_pred, [4, 1, 3, 2])
+    np.testing.assert_allclose(display.coverage, [1 / 4, 1 / 2, 3 / 4, 1])
+    np.testing.assert_allclose(display.risk, [0, 1 / 2, 1 / 3, 1 / 2])
+    np.testing.assert_allclose(display.line_.get_xdata(), [0, 1 / 4, 1 / 2, 3 / 4, 1])
+    np.testing.assert_allclose(display.line_.get_ydata(), [0, 0, 1 / 2, 1 / 3, 1 / 2])
+    assert _legend_texts(display.ax_) == ["AURC 0.333"]
+
+
+def test_weights_of_the_risk_equal_repeated_rows(data, classifiers):
+    _, _, X, y = data
+    weight = np.random.default_rng(0).integers(0, 4, len(y))
+    predicted = classifiers[0].predict(X)
+    confidence = classifiers[0].predict_proba(X).max(axis=1)
+    weighted = RiskCoverageDisplay.from_predictions(y, predicted, confidence, sample_weight=weight)
+    repeated = RiskCoverageDisplay.from_predictions(
+        y.repeat(weight), predicted.repeat(weight), confidence.repeat(weight)
+    )
+    np.testing.assert_allclose(weighted.coverage, repeated.coverage)
+    np.testing.assert_allclose(weighted.risk, repeated.risk)
+
+
+@pytest.mark.parametrize("steps", [[], [StandardScaler()], ["passthrough", StandardScaler()]])
+def test_own_confidence_orders_the_rows_also_behind_the_steps_of_a_pipeline(data, steps):
+    X, y, X_test, y_test = data
+    pipe = make_pipeline(*steps, LabelSmoothingClassifier(max_epochs=5, random_state=0))
+    pipe.fit(X, y)
+    scaled = StandardScaler().fit(X).transform(X_test) if steps else X_test
+    predicted, proba = pipe.predict(X_test), pipe.predict_proba(X_test)
+    confidences = {"auto": pipe[-1].confidence(scaled), "proba": proba.max(axis=1)}
+    for kind, confidence in confidences.items():
+        drawn = RiskCoverageDisplay.from_estimator(pipe, X_test, y_test, confidence=kind)
+        expected = risk_coverage_curve(confidence, predicted == y_test)
+        np.testing.assert_array_equal(drawn.coverage, expected.coverage)
+        np.testing.assert_array_equal(drawn.risk, expected.risk)
+        assert drawn.line_.get_label().startswith("LabelSmoothingClassifier (")
+    assert not np.array_equal(*confidences.values())
+
+
+def test_curves_of_several_classifiers_share_one_picture(data, classifiers):
+    _, _, X, y = data
+    low = RiskCoverageDisplay.from_predictions(y, y, np.arange(len(y)), name="perfect")
+    high = RiskCoverageDisplay.from_predictions(y, np.roll(y, 1), np.arange(len(y)), ax=low.ax_)
+    assert high.figure_ is low.figure_
+    assert low.line_.get_color() != high.line_.get_color()
+    high.figure_.savefig(io.BytesIO())
+    bottom, top = high.ax_.get_ylim()
+    assert bottom == 0
+    assert top >= high.risk.max()
+    styled = RiskCoverageDisplay.from_estimator(classifiers[0], X, y, c="red", lw=3, name="mine")
+    assert styled.line_.get_color() == "red"
+    assert styled.line_.get_linewidth() == 3
+    assert styled.line_.get_label().startswith("mine (AURC")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence": "probe"}, "confidence must be one of .*'probe'. Did you mean 'proba'"),
+        ({"sample_weight": [1.0]}, "sample_weight must have shape"),
+        ({"y": [0]}, "inconsistent numbers of samples"),
+        ({"y": range(300)}, "Mix of label input types"),
+    ],
+)
+def test_bad_arguments_of_the_risk_are_named_and_leave_no_figure(
+    data, classifiers, options, message
+):
+    _, _, X, y = data
+    with pytest.raises(ValueError, match=message):
+        RiskCoverageDisplay.from_estimator(classifiers[0], X, **({"y": y} | options))
+    with pytest.raises(NotFittedError):
+        RiskCoverageDisplay.from_estimator(GaussianNB(), X, y)
+    with pytest.raises(AttributeError, match="predict_proba"):
+        RiskCoverageDisplay.from_estimator(RidgeClassifier().fit(X, y), X, y)
+    assert plt.get_fignums() == []
