@@ -183,8 +183,9 @@ def _log_loss_in_own_unit(
     logits: NDArray, y: NDArray, sample_weight: NDArray | None, prior_strength: float
 ) -> tuple[_LogLoss, NDArray]:
     """Give the log-loss over β in units of one over the logits' own scale, and that unit."""
-    z = np.ascontiguousarray(logits.transpose(-1, *range(logits.ndim - 1)), dtype=np.float64)
-    z = z - z.max(axis=0)
+    classes_first = logits.transpose(-1, *range(logits.ndim - 1))
+    z = np.array(classes_first, dtype=np.float64, order="C")
+    z -= z.max(axis=0)
     n_classes, *shape = z.shape
     if sample_weight is None:
         n_rows = np.full(shape[:-1], float(shape[-1]))
@@ -196,8 +197,8 @@ def _log_loss_in_own_unit(
     mean, own_mean = _inner(weight, z.sum(axis=0)) / n_classes, _inner(weight, own)
     unit = 1 / np.where(-mean > SMALLEST_SCALE, -mean, 1.0)
     smoothed = prior_strength / (n_rows + prior_strength)
-    loss = _LogLoss(z * unit[..., None], own_mean * unit, mean * unit, weight, smoothed)
-    return loss, unit
+    z *= unit[..., None]
+    return _LogLoss(z, own_mean * unit, mean * unit, weight, smoothed), unit
 
 
 def _inner(a: NDArray, b: NDArray) -> NDArray:

@@ -39,7 +39,7 @@ from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScori
 from skorch.dataset import get_len, unpack_data
 from skorch.history import History
 from skorch.utils import is_dataset, to_numpy, to_tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from sksmooth.batches import (
     EncodedDataset,
@@ -598,7 +598,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             self._n_inputs = int(np.prod(np.shape(inputs)))
             if np.ndim(inputs) == 1:
                 self.n_features_in_ = len(inputs)
-        if np.array_equal(self.classes_inferred_, np.arange(len(self.classes_inferred_))):
+        if _are_codes(self.classes_inferred_):
             return dataset, codes
         return EncodedDataset(dataset, self.classes_inferred_.tolist()), codes
 
@@ -713,7 +713,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             y = to_numpy(dataset.y)
         if callable(self.train_split):
             labels = () if y is None else (y,)
-            return self.train_split(dataset, *labels, **fit_params)
+            dataset_train, dataset_valid = self.train_split(dataset, *labels, **fit_params)
+            return dataset_train, self._encode_given(dataset_valid)
         if self.train_split is None:
             return dataset, None
         train, held_out = hold_out(get_len(dataset), y, self.train_split, self._draw_seed())
@@ -722,6 +723,17 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         indices: list[Any] = [train, held_out]
         dataset_train, dataset_valid = (Subset(dataset, index) for index in indices)
         return dataset_train, dataset_valid
+
+    def _encode_given(self, held_out: Dataset | None) -> Dataset | None:
+        """Encode the labels of held-out rows that skorch's ``predefined_split`` was made with.
+
+        Rows that a split makes of those it gets have class indices.
+        """
+        given = getattr(self.train_split, "keywords", {}).values()
+        classes = getattr(self, "classes_inferred_", np.arange(0))  # unknown to a bare fit_loop
+        if held_out is None or _are_codes(classes) or not any(held_out is rows for rows in given):
+            return held_out
+        return EncodedDataset(held_out, classes.tolist())
 
     def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
         """Choose those of `method`'s parameters that `train_split` is to get."""
@@ -1619,20 +1631,15 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         """Run rows through the net; where nothing stands in for skorch's hooks, without them."""
         hooks = ("forward_iter", "evaluation_step", "infer")
         if not isinstance(X, torch.Tensor) or self._overrides(*hooks) or len(self._modules) > 1:
-            outputs = [self._read_logits(output) for output in self.forward_iter(X)]
-            return to_numpy(torch.cat(outputs)).astype(np.float64)
+            chunks = (to_numpy(self._read_logits(output)) for output in self.forward_iter(X))
+            n_rows = None if isinstance(X, IterableDataset) else get_len(X)
+            return _in_one_array(chunks, n_rows)
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
             if len(X) <= PREDICTION_ROWS:
                 return self._forward(X).astype(np.float64)
-            first = self._forward(X[:PREDICTION_ROWS])
-            logits = np.empty((len(X), *first.shape[1:]))
-            logits[:PREDICTION_ROWS] = first
-            for start in range(PREDICTION_ROWS, len(X), PREDICTION_ROWS):
-                here = slice(start, start + PREDICTION_ROWS)
-                logits[here] = self._forward(X[here])
-        return logits
+            return _in_one_array(map(self._forward, X.split(PREDICTION_ROWS)), len(X))
 
     def _forward(self, X: torch.Tensor) -> NDArray[np.float32]:
         rows = fill_up(X)
@@ -1788,6 +1795,11 @@ def _check_device(device: Any) -> None:
         ) from error
 
 
+def _are_codes(classes: NDArray) -> bool:
+    """Tell whether classes are 0, 1, ..., so that each is its own class index."""
+    return np.array_equal(classes, np.arange(len(classes)))
+
+
 def _refuse_missing(labels: Any, name: str) -> None:
     import pandas as pd
 
@@ -1803,6 +1815,22 @@ def _is_several_inputs(X: Any) -> bool:
 def _as_array(data: Any) -> Any:
     """Give a tensor as an array, and anything else as it is."""
     return to_numpy(data) if isinstance(data, torch.Tensor) else data
+
+
+def _in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:
+    """Join chunks of rows; in an array made beforehand, lest they break up the memory, if it can.
+
+    Freed memory between small arrays that stay is too small for the next chunk's activations.
+    """
+    if n_rows is None:
+        return np.concatenate(list(chunks), dtype=np.float64)
+    joined, end = np.empty((n_rows, 0)), 0
+    for chunk in chunks:
+        if end == 0:
+            joined = np.empty((n_rows, *chunk.shape[1:]))
+        start, end = end, end + len(chunk)
+        joined[start:end] = chunk
+    return joined[:end]
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

@@ -1,8 +1,10 @@
 import copy
+import operator
 import pickle
 import random
 import time
 import warnings
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from skorch.callbacks import Callback, LRScheduler, ProgressBar
 from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from sksmooth import (
     LabelSmoothingClassifier,
@@ -786,13 +788,21 @@ def test_train_split_of_skorch_works(iris):
     assert net.calibrator_ is not None
 
 
-def test_held_out_rows_may_be_given_beforehand(iris):
-    X, y = iris
-    codes = np.searchsorted(SPECIES, y)
-    held_out = TensorDataset(torch.from_numpy(X[HELD_OUT]), torch.from_numpy(codes[HELD_OUT]))
+@pytest.mark.parametrize("labels", [np.arange(3), np.array([1, 2, 3]), SPECIES])
+def test_held_out_rows_may_be_given_beforehand(labels, iris):
+    X, species = iris
+    y = labels[np.searchsorted(SPECIES, species)]
+    held_out = Named(X[HELD_OUT], y[HELD_OUT])
     given = quick(train_split=predefined_split(held_out), batch_size=100).fit(X[:100], y[:100])
     split = quick(train_split=hold_out_the_last_50, batch_size=100).fit(X, y)
     assert_allclose(given.predict_proba(X), split.predict_proba(X), rtol=1e-5)
+
+
+def test_held_out_row_given_beforehand_with_a_label_that_is_none_of_the_classes_is_an_error(iris):
+    X, y = iris
+    held_out = TensorDataset(torch.from_numpy(X[HELD_OUT]), torch.zeros(50, dtype=torch.int64))
+    with pytest.raises(ValueError, match="label 0, which is none of the classes"):
+        quick(train_split=predefined_split(held_out)).fit(X[:100], y[:100])
 
 
 def test_interrupt_keeps_the_net_trained_so_far_and_calibrates_it(iris):
@@ -979,16 +989,26 @@ def test_more_epochs_on_a_fitted_net(iris):
 
 
 class Named(Dataset):
-    """Pairs of a tensor and a string."""
+    """Pairs of a tensor and a label."""
 
     def __init__(self, X, y):
-        self.rows = list(zip(torch.from_numpy(X), y, strict=True))
+        self.rows = list(zip(torch.from_numpy(X), y.tolist(), strict=True))
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, index):
         return self.rows[index]
+
+
+class Streamed(IterableDataset):
+    """Rows one after the other, nobody knows how many."""
+
+    def __init__(self, X):
+        self.X = X
+
+    def __iter__(self):
+        return ((row, 0) for row in torch.from_numpy(self.X))
 
 
 def test_dataset_of_class_indices(iris):
@@ -1010,6 +1030,54 @@ def test_dataset_of_strings(classes, iris):
     assert_array_equal(net.classes_, SPECIES)
     assert net.score(X, y) > 0.9
     assert net.calibrator_ is not None
+
+
+class MappedRows(Dataset):
+    """Rows of a file, read one at a time; knows how many of those it gave are still in memory."""
+
+    def __init__(self, path, n_rows, n_features):
+        self.X = np.memmap(path, np.float32, "r", shape=(n_rows, n_features))
+        self.alive = weakref.WeakSet()
+        self.most_alive = 0
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, index):
+        row = torch.tensor(self.X[operator.index(index)])
+        self.alive.add(row)
+        self.most_alive = max(self.most_alive, len(self.alive))
+        return row, int(row[0] > 0)
+
+
+def test_rows_of_a_memory_map_are_read_batch_by_batch(tmp_path):
+    X = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+    X.tofile(tmp_path / "rows.bin")
+    rows = MappedRows(tmp_path / "rows.bin", *X.shape)
+    net = quick(iterator_train__shuffle=False, train_split=None, batch_size=32)
+    in_memory = clone(net).fit(X, X[:, 0] > 0)
+    net.fit(rows)
+    assert_array_equal(net.classes_, [0, 1])
+    assert_allclose(net.predict_proba(rows), in_memory.predict_proba(X), rtol=1e-4)
+    assert_allclose(net.predict_proba(X), in_memory.predict_proba(X), rtol=1e-4)
+    assert 32 <= rows.most_alive <= 2 * 32
+
+
+def test_held_out_rows_of_a_memory_map_calibrate(tmp_path):
+    X = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+    X.tofile(tmp_path / "rows.bin")
+    rows = MappedRows(tmp_path / "rows.bin", *X.shape)
+    net = quick(batch_size=32, classes=[0, 1], max_epochs=8).fit(rows)
+    assert net.calibrator_ is not None
+    assert net.score(rows, X[:, 0] > 0) > 0.85
+    assert rows.most_alive <= 2 * 32
+
+
+def test_dataset_is_predicted_batch_by_batch_whether_its_length_is_known_or_not(iris):
+    X, y = iris
+    net = quick(batch_size=32).fit(X, y)
+    for rows in (Named(X, y), Streamed(X)):
+        assert_allclose(net.predict_proba(rows), net.predict_proba(X), rtol=1e-5)
 
 
 def test_dataset_with_a_label_that_is_none_of_the_classes_is_an_error(iris):
