@@ -30,8 +30,9 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from scipy.special import softmax
 from scipy.stats import wilcoxon
-from sklearn.base import ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -53,10 +54,13 @@ from sksmooth import (
     area_under_risk_coverage,
     classwise_calibration_error,
     expected_calibration_error,
+    risk_coverage_curve,
 )
+from sksmooth.classifier_cv import RECIPE
 
 TEST_SHARE, FLIPPED_SHARE, MOST_TRAINING_ROWS = 0.3, 0.2, 6000
 METRICS = ["accuracy", "log_loss", "brier", "ece", "classwise_ece", "aurc"]
+OWN_METRICS = ["aurc_of_confidence"]  # of those contestants only that have a method `confidence`
 HIGHER_IS_BETTER = {"accuracy"}
 OURS = "LabelSmoothingClassifierCV"
 
@@ -173,6 +177,27 @@ def make_real_mlp(split: Split, seed: int, **params: Any) -> ClassifierMixin:
     return RealMLP_TD_Classifier(device="cpu", random_state=seed, n_threads=1, **params)
 
 
+class StructuredVectorScaling(BaseEstimator):
+    """probmetrics' calibrator of that name, for logits."""
+
+    def fit(self, logits: np.ndarray, y: np.ndarray) -> StructuredVectorScaling:
+        """Fit it to the probabilities."""
+        from probmetrics.calibrators import get_calibrator
+
+        self.calibrator_ = get_calibrator("svs", svs_print_init_info=False)
+        self.calibrator_.fit(softmax(logits, axis=1), y)
+        return self
+
+    def predict_proba(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrate the probabilities."""
+        return self.calibrator_.predict_proba(softmax(logits, axis=1))
+
+
+def make_calibrated_otherwise(calibration: Any, seed: int) -> LabelSmoothingClassifierCV:
+    net = LabelSmoothingClassifier(calibration=calibration, **RECIPE)
+    return LabelSmoothingClassifierCV(net, random_state=seed)
+
+
 CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     OURS: lambda split, seed: LabelSmoothingClassifierCV(random_state=seed),
     f"{OURS}, ε=0": lambda split, seed: LabelSmoothingClassifierCV(
@@ -193,6 +218,12 @@ CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     "RealMLP-TD, ε=0": lambda split, seed: make_real_mlp(split, seed, use_ls=False),
 }
 
+# Other calibrators than the default one, to be named by --only.
+VARIANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
+    f"{OURS}, temperature": lambda split, seed: make_calibrated_otherwise("temperature", seed),
+    f"{OURS}, SVS": lambda split, seed: make_calibrated_otherwise(StructuredVectorScaling(), seed),
+}
+
 
 # -- measuring ----------------------------------------------------------------------------------
 
@@ -210,7 +241,7 @@ class Task:
 def measure(task: Task, table: Table) -> dict[str, Any]:
     """Fit and score; give a line of the results."""
     split = Split.of(table, task.split, task.flipped)
-    net = CONTESTANTS[task.who](split, task.split)
+    net = {**CONTESTANTS, **VARIANTS}[task.who](split, task.split)
     model = make_pipeline(make_preprocessing(), net)
     torch.set_num_threads(1)
     with threadpool_limits(1), warnings.catch_warnings():
@@ -224,9 +255,15 @@ def measure(task: Task, table: Table) -> dict[str, Any]:
         proba = model.predict_proba(split.X_test)
         end = time.perf_counter()
     seconds = {"fit_seconds": fitted - start, "predict_seconds": end - fitted}
-    chosen = {"chosen": net.label_smoothing_} if task.who == OURS else {}
-    sizes = {"n_train": len(split.y_train), "n_test": len(split.y_test)}
-    return {**vars(task), **sizes, **score(split, model, proba), **seconds, **chosen}
+    line = {**vars(task), "n_train": len(split.y_train), "n_test": len(split.y_test)}
+    line |= {**score(split, model, proba), **seconds}
+    if hasattr(net, "label_smoothing_"):
+        line["chosen"] = net.label_smoothing_
+    if hasattr(net, "confidence"):
+        rows = model[:-1].transform(split.X_test)
+        is_right = net.predict(rows) == split.y_test
+        line["aurc_of_confidence"] = risk_coverage_curve(net.confidence(rows), is_right).area
+    return line
 
 
 def score(split: Split, model: Pipeline, proba: np.ndarray) -> dict[str, float]:
@@ -298,14 +335,17 @@ def compare(results: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def report(results: pd.DataFrame) -> dict[str, Any]:
     """Print the tables; give what they say."""
-    order = [who for who in CONTESTANTS if who in set(results["who"])]
+    order = [who for who in [*CONTESTANTS, *VARIANTS] if who in set(results["who"])]
     summary: dict[str, Any] = {}
     if "error" in results:
         failed = results[results["error"].notna()]
         print(failed[["set", "split", "who", "error"]].to_string())
         summary["failed"] = failed[["set", "split", "who", "error"]].to_dict("records")
-    for metric in [*METRICS, "fit_seconds", "predict_seconds"]:
-        means = results.pivot_table(index="set", columns="who", values=metric)[order]
+    for metric in [*METRICS, *OWN_METRICS, "fit_seconds", "predict_seconds"]:
+        if metric not in results:
+            continue
+        means = results.pivot_table(index="set", columns="who", values=metric)
+        means = means.reindex(columns=order).dropna(axis="columns", how="all")
         summary[metric] = means.T.to_dict()
         print(f"\n{metric}, mean of the splits\n{shorten(means).round(4).to_string()}")
     every = results["set"].notna()
@@ -382,7 +422,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     run(tables, tasks, args.out / "results.jsonl", args.n_jobs)
 
+    wanted = {tuple(vars(task).values()) for task in tasks}
     results = pd.DataFrame(read_results(args.out / "results.jsonl"))
+    results = results[
+        [key in wanted for key in results[list(Task.__annotations__)].apply(tuple, axis=1)]
+    ]
     results["set"] = name_data(results)
     packages = ("sksmooth", "scikit-learn", "skorch", "torch", "numpy", "pytabkit")
     versions = {name: version(name) for name in packages}
