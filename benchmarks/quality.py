@@ -422,11 +422,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     run(tables, tasks, args.out / "results.jsonl", args.n_jobs)
 
-    wanted = {tuple(vars(task).values()) for task in tasks}
-    results = pd.DataFrame(read_results(args.out / "results.jsonl"))
-    results = results[
-        [key in wanted for key in results[list(Task.__annotations__)].apply(tuple, axis=1)]
-    ]
+    measured = pd.DataFrame(read_results(args.out / "results.jsonl"))
+    results = measured.merge(pd.DataFrame(tasks))  # those asked for
     results["set"] = name_data(results)
     packages = ("sksmooth", "scikit-learn", "skorch", "torch", "numpy", "pytabkit")
     versions = {name: version(name) for name in packages}

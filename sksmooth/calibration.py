@@ -336,6 +336,13 @@ class TemperatureScaling(BaseEstimator):
         TemperatureScaling
             Itself.
         """
+        self._solve_temperature(logits, y, sample_weight)
+        return self
+
+    def _solve_temperature(
+        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None
+    ) -> bool:
+        """Find the temperature; tell whether it is a minimum, not a bound."""
         refined = refine(logits, y, sample_weight, prior_strength=self.prior_strength)
         self.temperature_ = float(1 / refined.inverse_temperature)
         self.classes_ = np.arange(logits.shape[1])
@@ -351,9 +358,9 @@ class TemperatureScaling(BaseEstimator):
                 f"No temperature minimizes the log-loss, since {reason}. Stopped at the bound, "
                 f"temperature_={self.temperature_:.3g}. {remedy}",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-        return self
+        return not refined.bound
 
     def predict_proba(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Give calibrated probabilities.
@@ -495,11 +502,11 @@ class NormTemperatureScaling(TemperatureScaling):
         NormTemperatureScaling
             Itself.
         """
-        super().solve(logits, y, sample_weight)
+        has_minimum = self._solve_temperature(logits, y, sample_weight)
         z, norm = _centre(logits)
         self.norm_ = float(np.average(norm, weights=sample_weight))
         self.power_ = 0.0
-        if norm.any():
+        if has_minimum and self.norm_:
             loss = _NormLogLoss(z, self._log_ratio(norm), y, sample_weight, self.prior_strength)
             solved = _damped_newton(loss, np.array([-np.log(self.temperature_), 0.0]))
             self.temperature_, self.power_ = float(np.exp(-solved[0])), float(solved[1])
@@ -590,7 +597,9 @@ def _centre(logits: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give the logits less each row's mean, and their norms."""
     z = np.asarray(logits, np.float64)
     z = z - z.mean(axis=1, keepdims=True)
-    return z, np.linalg.norm(z, axis=1)
+    largest = np.abs(z).max(axis=1, keepdims=True)  # lest squares overflow or underflow
+    unit = z / np.where(largest > 0, largest, 1.0)
+    return z, largest[:, 0] * np.linalg.norm(unit, axis=1)
 
 
 def normalized_confidence(

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.optimize import brentq, minimize_scalar
+from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -18,7 +18,13 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 
-from sksmooth.calibration import TemperatureScaling, normalized_confidence, refine
+from sksmooth.calibration import (
+    POWER_PRECISION,
+    NormTemperatureScaling,
+    TemperatureScaling,
+    normalized_confidence,
+    refine,
+)
 
 seeds = st.integers(0, 10_000)
 class_counts = st.integers(2, 20)
@@ -528,6 +534,153 @@ def test_each_set_of_a_stack_has_its_own_start():
     again = refine(logits, y, weight, start=expected.inverse_temperature * [1, 0.9, 1, 3, 1])
     for one, other in zip(again, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+# -- temperature by norm -------------------------------------------------------------------------
+
+
+def draw_by_norm(seed, power, n=400, n_classes=3):
+    """Give logits, and labels drawn from what they say once their norms have that power."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, n_classes)) * rng.lognormal(1, 0.7, size=(n, 1))
+    proba = softmax(by_norm(logits, 1.0, power), axis=1)
+    return logits, (proba.cumsum(axis=1) < rng.uniform(size=(n, 1))).sum(axis=1)
+
+
+def by_norm(logits, inverse_temperature, power, typical=None):
+    z = logits - logits.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(z, axis=1, keepdims=True)
+    ratio = np.clip(norm / (typical or norm.mean()), 1 / 20, 20)
+    return inverse_temperature * z * ratio**power
+
+
+def penalized_loss(x, logits, y, prior_strength, weight=None):
+    """Give what is minimized, written out: the total log-loss and the prior of the power."""
+    n_classes = logits.shape[1]
+    weight = np.ones(len(y)) if weight is None else weight
+    typical = np.average(np.linalg.norm(logits - logits.mean(1)[:, None], axis=1), weights=weight)
+    share = prior_strength / (weight.sum() + prior_strength)
+    target = (1 - share) * np.eye(n_classes)[y] + share / n_classes
+    log_proba = log_softmax(by_norm(logits, np.exp(x[0]), x[1], typical), axis=1)
+    return -(weight @ (target * log_proba).sum(axis=1)) + POWER_PRECISION * x[1] ** 2 / 2
+
+
+@given(seeds, st.sampled_from([-0.8, 0.0, 0.6]), st.sampled_from([0.0, 1.0]), st.booleans())
+def test_temperature_and_power_are_the_optimum(seed, power, prior_strength, weighted):
+    logits, y = draw_by_norm(seed, power, n=60)
+    weight = np.random.default_rng(seed).uniform(0.1, 3, size=60) if weighted else None
+    scaling = NormTemperatureScaling(prior_strength).fit(logits, y, weight)
+    found = np.array([-np.log(scaling.temperature_), scaling.power_])
+    args = (logits, y, prior_strength, weight)
+    best = minimize(penalized_loss, found + 0.1, args, method="BFGS", options={"gtol": 1e-7})
+    assert penalized_loss(found, *args) <= best.fun + 1e-9
+    np.testing.assert_allclose(found, best.x, atol=1e-4)
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.5, 0.0, 0.5])
+def test_power_of_the_logits_is_found(power):
+    logits, y = draw_by_norm(0, power, n=20_000)
+    scaling = NormTemperatureScaling().fit(logits, y)
+    assert scaling.power_ == pytest.approx(power, abs=0.1)
+    assert scaling.temperature_ == pytest.approx(1.0, abs=0.05)
+
+
+def test_power_improves_on_the_temperature_for_new_rows():
+    logits, y = draw_by_norm(0, -0.8)
+    new_logits, new_y = draw_by_norm(1, -0.8)
+    losses = [
+        log_loss(new_y, kind().fit(logits, y).predict_proba(new_logits))
+        for kind in (NormTemperatureScaling, TemperatureScaling)
+    ]
+    assert losses[0] < losses[1] - 0.01
+
+
+def test_norms_that_are_all_equal_leave_the_temperature_alone():
+    logits, y = draw_by_norm(0, 0.0)
+    logits /= np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1, keepdims=True)
+    one, other = NormTemperatureScaling().fit(logits, y), TemperatureScaling().fit(logits, y)
+    assert one.power_ == pytest.approx(0, abs=1e-6)
+    assert one.temperature_ == pytest.approx(other.temperature_)
+
+
+@given(seeds, st.integers(-20, 20), st.floats(-100, 100))
+def test_scale_of_all_logits_and_shifts_of_a_row_change_no_probability(seed, exponent, shift):
+    logits, y = draw_by_norm(seed, -0.5, n=60)
+    proba = NormTemperatureScaling(1.0).fit(logits, y).predict_proba(logits)
+    scaled = 2.0**exponent * logits
+    again = NormTemperatureScaling(1.0).fit(scaled, y).predict_proba(scaled)
+    np.testing.assert_allclose(again, proba, rtol=1e-7)
+    shifted = logits + shift * np.random.default_rng(seed).normal(size=(60, 1))
+    np.testing.assert_allclose(
+        NormTemperatureScaling(1.0).fit(shifted, y).predict_proba(shifted), proba, rtol=1e-7
+    )
+
+
+@given(seeds, class_counts)
+def test_power_never_changes_the_predicted_class(seed, n_classes):
+    logits, y = draw_by_norm(seed, -0.5, n=60, n_classes=n_classes)
+    assume(len(np.unique(y)) > 1)
+    proba = NormTemperatureScaling(1.0).fit(logits, y).predict_proba(logits)
+    assert (proba.argmax(axis=1) == logits.argmax(axis=1)).all()
+
+
+@given(seeds)
+def test_integer_weights_equal_repeated_rows_for_the_power_too(seed):
+    logits, y = draw_by_norm(seed, -0.5, n=40)
+    weight = np.random.default_rng(seed).integers(0, 4, size=40)
+    weighted = NormTemperatureScaling(1.0).fit(logits, y, weight)
+    repeated = NormTemperatureScaling(1.0).fit(logits.repeat(weight, axis=0), y.repeat(weight))
+    assert weighted.power_ == pytest.approx(repeated.power_, abs=1e-7)
+    assert weighted.temperature_ == pytest.approx(repeated.temperature_, rel=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-250, 1e-30, 1e30, 1e250])
+@pytest.mark.parametrize("prior_strength", [0.0, 1.0])
+def test_power_is_found_at_any_scale(scale, prior_strength):
+    logits, y = draw_by_norm(0, -0.5)
+    scaling = NormTemperatureScaling(prior_strength).fit(scale * logits, y)
+    reference = NormTemperatureScaling(prior_strength).fit(logits, y)
+    assert scaling.power_ == pytest.approx(reference.power_, abs=1e-6)
+    assert scaling.temperature_ == pytest.approx(scale * reference.temperature_, rel=1e-6)
+
+
+def test_a_row_of_a_norm_never_seen_is_scaled_as_the_furthest_that_counts():
+    logits, y = draw_by_norm(0, -0.9)
+    scaling = NormTemperatureScaling().fit(logits, y)
+    direction = np.array([[1.0, 0.0, -1.0]]) * scaling.norm_
+    near, far = (
+        scaling.predict_log_proba(factor * direction)[0, [0, 2]] @ [1, -1] for factor in (100, 200)
+    )
+    assert far == pytest.approx(2 * near)
+
+
+@pytest.mark.parametrize("prior_strength", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["separable", "constant", "misleading"])
+@pytest.mark.filterwarnings("ignore:No temperature minimizes:UserWarning")
+def test_without_an_optimum_there_is_no_power_but_a_probability(kind, prior_strength):
+    y = np.arange(30) % 3
+    size = np.random.default_rng(0).uniform(1, 9, size=(30, 1))
+    logits = {
+        "separable": size * np.eye(3)[y],
+        "constant": np.full((30, 3), 2.0),
+        "misleading": -size * np.eye(3)[y],
+    }[kind]
+    scaling = NormTemperatureScaling(prior_strength).fit(logits, y)
+    proba = scaling.predict_proba(logits)
+    assert np.isfinite(proba).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1)
+    if prior_strength == 0 or kind != "separable":
+        assert scaling.power_ == 0
+
+
+def test_probabilities_in_place_are_those_of_the_checked_way():
+    logits, y = draw_by_norm(0, -0.5)
+    for kind in (TemperatureScaling, NormTemperatureScaling):
+        scaling = kind().fit(logits, y)
+        expected = scaling.predict_proba(logits)
+        own = logits.copy()
+        assert scaling.apply_in_place(own) is own
+        np.testing.assert_allclose(own, expected, rtol=1e-12)
 
 
 def _confidence(*nets):
