@@ -408,7 +408,9 @@ def main() -> None:
     parser.add_argument("--first-split", type=int, default=0, help="number of the first of them")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; default: all")
     parser.add_argument("--n-jobs", type=int, default=1, help="processes, each with one thread")
-    parser.add_argument("--out", type=Path, default=Path("quality"), help="folder of the results")
+    parser.add_argument(
+        "--out", type=Path, default=Path("output/quality"), help="folder of the results"
+    )
     args = parser.parse_args()
 
     tables = {table.name: table for table in load_tables(args.data)}

@@ -437,12 +437,11 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         """Give scores that order rows by how likely their predicted label is right.
 
         For rejecting the rows of lowest confidence, or handing them to someone: it is no
-        probability. Smoothed labels spoil the order of the largest probabilities; the logits less
-        their mean, divided by their norm, mend it [1]_. This is what they give the predicted class,
-        averaged over the nets. With two classes, where a norm of one leaves nothing to order by, it
-        is the probability of the predicted class. Where the smoothing is slight the norm tells
-        something of its own, and the largest of ``predict_proba`` may order better:
-        RiskCoverageDisplay compares them.
+        probability, but the predicted class's share of the logits less their mean, divided by their
+        norm, averaged over the nets [1]_. Strong smoothing can spoil the order of the largest
+        probabilities, and this mends it; on most tables of the quality benchmark those order rows
+        better. RiskCoverageDisplay compares the two. With two classes, where a norm of one leaves
+        nothing to order by, it is the probability of the predicted class.
 
         Parameters
         ----------

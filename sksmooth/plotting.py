@@ -526,7 +526,7 @@ class RiskCoverageDisplay:
         X: Any,
         y: ArrayLike,
         *,
-        confidence: Literal["auto", "proba"] = "auto",
+        order_by: Literal["proba", "confidence"] = "proba",
         sample_weight: ArrayLike | None = None,
         name: str | None = None,
         ax: Axes | None = None,
@@ -542,9 +542,9 @@ class RiskCoverageDisplay:
             Input rows.
         y : array-like of shape (n_samples,)
             Their true labels.
-        confidence : {"auto", "proba"}, default="auto"
-            What orders the rows: the estimator's method ``confidence``, in a Pipeline that of the
-            last step, where it has one, else the largest probability; or that in any case.
+        order_by : {"proba", "confidence"}, default="proba"
+            What orders the rows: the largest probability, or the estimator's method ``confidence``,
+            in a Pipeline that of the last step.
         sample_weight : array-like of float, shape (n_samples,), default=None
             Non-negative weights; None weighs all rows alike.
         name : str, default=None
@@ -581,12 +581,12 @@ class RiskCoverageDisplay:
         0.04
         """
         _import_pyplot(cls.__name__)
-        _check_choice("confidence", confidence, ("auto", "proba"))
-        own = _own_confidence(estimator, X) if confidence == "auto" else None
+        _check_choice("order_by", order_by, ("proba", "confidence"))
+        by_proba = order_by == "proba"
         return cls.from_predictions(
             y,
             estimator.predict(X),
-            estimator.predict_proba(X).max(axis=1) if own is None else own,
+            estimator.predict_proba(X).max(axis=1) if by_proba else _own_confidence(estimator, X),
             sample_weight=sample_weight,
             name=type(_last_step(estimator)).__name__ if name is None else name,
             ax=ax,
@@ -1005,10 +1005,13 @@ def _last_step(estimator: Any) -> Any:
 
 
 def _own_confidence(estimator: Any, X: Any) -> Any:
-    """Call the method ``confidence`` of a classifier behind a pipeline's steps; None without."""
+    """Call the method ``confidence`` of a classifier behind a pipeline's steps."""
     last = _last_step(estimator)
     if not hasattr(last, "confidence"):
-        return None
+        raise ValueError(
+            f"order_by='confidence' needs an estimator with a method confidence, but "
+            f"{type(last).__name__} has none; use order_by='proba'."
+        )
     if last is not estimator and len(estimator) > 1:
         X = estimator[:-1].transform(X)
     return last.confidence(X)

@@ -504,9 +504,9 @@ def test_own_confidence_orders_the_rows_also_behind_the_steps_of_a_pipeline(data
     pipe.fit(X, y)
     scaled = StandardScaler().fit(X).transform(X_test) if steps else X_test
     predicted, proba = pipe.predict(X_test), pipe.predict_proba(X_test)
-    confidences = {"auto": pipe[-1].confidence(scaled), "proba": proba.max(axis=1)}
+    confidences = {"confidence": pipe[-1].confidence(scaled), "proba": proba.max(axis=1)}
     for kind, confidence in confidences.items():
-        drawn = RiskCoverageDisplay.from_estimator(pipe, X_test, y_test, confidence=kind)
+        drawn = RiskCoverageDisplay.from_estimator(pipe, X_test, y_test, order_by=kind)
         expected = risk_coverage_curve(confidence, predicted == y_test)
         np.testing.assert_array_equal(drawn.coverage, expected.coverage)
         np.testing.assert_array_equal(drawn.risk, expected.risk)
@@ -533,7 +533,7 @@ def test_curves_of_several_classifiers_share_one_picture(data, classifiers):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"confidence": "probe"}, "confidence must be one of .*'probe'. Did you mean 'proba'"),
+        ({"order_by": "probe"}, "order_by must be one of .*'probe'. Did you mean 'proba'"),
         ({"sample_weight": [1.0]}, "sample_weight must have shape"),
         ({"y": [0]}, "inconsistent numbers of samples"),
         ({"y": range(300)}, "Mix of label input types"),
@@ -547,6 +547,8 @@ def test_bad_arguments_of_the_risk_are_named_and_leave_no_figure(
         RiskCoverageDisplay.from_estimator(classifiers[0], X, **({"y": y} | options))
     with pytest.raises(NotFittedError):
         RiskCoverageDisplay.from_estimator(GaussianNB(), X, y)
+    with pytest.raises(ValueError, match=r"method confidence, but GaussianNB has none"):
+        RiskCoverageDisplay.from_estimator(GaussianNB().fit(X, y), X, y, order_by="confidence")
     with pytest.raises(AttributeError, match="predict_proba"):
         RiskCoverageDisplay.from_estimator(RidgeClassifier().fit(X, y), X, y)
     assert plt.get_fignums() == []

@@ -1,0 +1,86 @@
+"""The quality benchmark: its figures are right, and a run goes on where it was cut off."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import log_loss
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+WHO = ["LogisticRegression", "HistGradientBoostingClassifier"]
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("quality")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Give a folder with a table of numbers, words and truth values, with gaps."""
+    rng = np.random.default_rng(0)
+    word = rng.choice(["ash", "birch", "cedar"], 90)
+    frame = pd.DataFrame(
+        {"number": rng.normal(size=90), "word": word, "flag": rng.random(90) > 0.5}
+    )
+    frame["target"] = np.where(word == "ash", "soft", "hard")
+    frame.loc[::9, "number"] = np.nan
+    frame.loc[::10, "word"] = None
+    frame.to_csv(tmp_path / "Trees.csv.gz", index=False)
+    return tmp_path
+
+
+@pytest.fixture
+def table(quality, folder):
+    return next(table for table in quality.load_tables(folder) if table.name == "Trees")
+
+
+def tasks_of(quality, names):
+    return [quality.Task("Trees", flipped, 0, who) for flipped in (False, True) for who in names]
+
+
+def test_a_run_goes_on_where_it_was_cut_off(quality, table, tmp_path):
+    path = tmp_path / "results.jsonl"
+    quality.run({"Trees": table}, tasks_of(quality, WHO[:1]), path, n_jobs=1)
+    before = path.read_text()
+    quality.run({"Trees": table}, tasks_of(quality, WHO), path, n_jobs=1)
+    assert path.read_text().startswith(before)
+    lines = quality.read_results(path)
+    assert [line["who"] for line in lines] == [WHO[0], WHO[0], WHO[1], WHO[1]]
+    json.dumps(quality.report(pd.DataFrame(lines).assign(set=lambda r: quality.name_data(r))))
+
+
+def test_scores_are_those_of_a_plain_fit(quality, table):
+    (task, _) = tasks_of(quality, WHO[:1])
+    line = quality.measure(task, table)
+    split = quality.Split.of(table, 0, flipped=False)
+    model = quality.make_pipeline(
+        quality.make_preprocessing(), quality.LogisticRegression(max_iter=1000)
+    ).fit(split.X_train, split.y_train)
+    assert line["accuracy"] == model.score(split.X_test, split.y_test) > 0.8
+    assert line["log_loss"] == log_loss(split.y_test, model.predict_proba(split.X_test))
+
+
+def test_a_fifth_of_the_training_labels_is_flipped_and_no_other(quality, table):
+    plain, flipped = (quality.Split.of(table, 3, flag) for flag in (False, True))
+    assert np.mean(plain.y_train != flipped.y_train) == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(plain.y_test, flipped.y_test)
+    pd.testing.assert_frame_equal(plain.X_train, flipped.X_train)
+
+
+def test_ranks_are_among_contestants_of_a_split(quality):
+    results = pd.DataFrame(
+        [
+            {"set": "a", "split": split, "who": who, "log_loss": loss, "accuracy": 1 - loss}
+            for split, losses in enumerate([(0.1, 0.2, 0.3), (0.3, 0.2, 0.4)])
+            for who, loss in zip("xyz", losses, strict=True)
+        ]
+    )
+    for metric in ("log_loss", "accuracy"):
+        assert quality.rank(results, metric).loc["a"].to_dict() == {"x": 1.5, "y": 1.5, "z": 3}
