@@ -176,7 +176,8 @@ class StackedNets:
     dropout : float, default=0.0
         The share of hidden activations set to zero in training.
     generators : sequence of M torch.Generator, default=None
-        From which each net's dropout is drawn. None: torch's global one, for a single net.
+        From which each net's dropout is drawn; nets that share one get the same. None: torch's
+        global one, for a single net.
 
     Attributes
     ----------
@@ -390,8 +391,12 @@ class StackedNets:
         if self.generators is None:
             return mask.bernoulli_(keep).div_(keep)
         n_rows = [h.shape[1]] * len(h) if sizes is None else sizes.tolist()
+        drawn: dict[torch.Generator, Tensor] = {}
         for own, generator, n_own in zip(mask, self.generators, n_rows, strict=True):
-            own[:n_own].bernoulli_(keep, generator=generator)
+            if generator in drawn:
+                own[:n_own] = drawn[generator]
+            else:
+                drawn[generator] = own[:n_own].bernoulli_(keep, generator=generator)
         return mask.div_(keep)
 
 
@@ -1051,11 +1056,12 @@ class Lockstep:
         if held_out:
             self.held_out, is_row = _pad([table.index(part) for part in held_out])
             self.held_out_weight = self._weight_of(self.held_out, is_row)
+        self.generators = _one_of_each(members)
         self.stack: Any
         if all(type(member.module) is SimpleNet for member in members):
             self.X = self.X.flatten(1)
             nets: list[Any] = [member.module for member in members]
-            self.stack = StackedNets.of(nets, [member.generator for member in members])
+            self.stack = StackedNets.of(nets, self.generators)
         else:
             self.stack = StackedModules([member.module for member in members])
         criteria = [member.criterion for member in members]
@@ -1094,7 +1100,7 @@ class Lockstep:
             return self._run_epoch()
 
     def _run_epoch(self) -> Epoch:
-        order, is_row = _pad([self._shuffled(m) for m in range(len(self.members))])
+        order, is_row = _pad(self._shuffled())
         losses, weights, sizes = [], [], []
         at_once = self._batches_at_once() * self.batch_size
         for start in range(0, order.shape[1], at_once):
@@ -1125,13 +1131,18 @@ class Lockstep:
             self.adam.finish()
         return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), torch.stack(sizes, 1))
 
-    def _shuffled(self, m: int) -> Tensor:
-        """Give the member's rows in the order of its next epoch."""
-        rows = self.train[m]
-        if len(rows) <= self.batch_size:
-            return rows
-        generator = self.members[m].generator
-        return _take(rows, torch.randperm(len(rows), generator=generator).to(rows.device))
+    def _shuffled(self) -> list[Tensor]:
+        """Give each member's rows in the order of its next epoch."""
+        permutations: dict[torch.Generator, Tensor] = {}
+        shuffled = []
+        for rows, generator in zip(self.train, self.generators, strict=True):
+            if len(rows) > self.batch_size:
+                if generator not in permutations:
+                    permutation = torch.randperm(len(rows), generator=generator)
+                    permutations[generator] = permutation.to(rows.device)
+                rows = _take(rows, permutations[generator])
+            shuffled.append(rows)
+        return shuffled
 
     def _batches_at_once(self) -> int:
         """Give how many batches of all members are gathered at a time."""
@@ -1175,6 +1186,20 @@ class Lockstep:
 
 # Numbers of X that are gathered for the coming batches of all members at a time.
 GATHERED_ENTRIES = 2**22
+
+
+def _one_of_each(members: Sequence[Member]) -> list[torch.Generator]:
+    """Give the members' generators; those that would draw the same are replaced by one of them.
+
+    Nets that differ in ε only draw the same shuffles and the same dropout, and to draw costs more
+    than to copy.
+    """
+    known: dict[tuple[bytes, int], torch.Generator] = {}
+    keys = [
+        (member.generator.get_state().numpy().tobytes(), len(member.train.chosen))
+        for member in members
+    ]
+    return [known.setdefault(key, own.generator) for key, own in zip(keys, members, strict=True)]
 
 
 class _Table:
