@@ -123,6 +123,7 @@ PREDICTION_ROWS = 8192
 # is a multiple of MKL's block. (Its results also depend on a row's alignment, where a layer has at
 # most 10 outputs and the number of its inputs is no multiple of 4.)
 ROWS_OF_A_BLOCK = 8
+NARROW = 256  # hidden units
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -1637,7 +1638,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
-            if len(X) <= PREDICTION_ROWS:
+            if X.shape[0] <= ROWS_OF_A_BLOCK and _is_narrow(self.module_):
+                return self._forward_by_one_thread(X).astype(np.float64)
+            if X.shape[0] <= PREDICTION_ROWS:
                 return self._forward(X).astype(np.float64)
             return _in_one_array(map(self._forward, X.split(PREDICTION_ROWS)), len(X))
 
@@ -1646,6 +1649,14 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.device != "cpu":
             rows = _to(rows, self.device)
         return self._read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]
+
+    def _forward_by_one_thread(self, X: torch.Tensor) -> NDArray[np.float32]:
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return self._forward(X)
+        finally:
+            torch.set_num_threads(n_threads)
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)
@@ -1815,6 +1826,14 @@ def _is_several_inputs(X: Any) -> bool:
 def _as_array(data: Any) -> Any:
     """Give a tensor as an array, and anything else as it is."""
     return to_numpy(data) if isinstance(data, torch.Tensor) else data
+
+
+def _is_narrow(module: Any) -> bool:
+    """Tell whether one thread takes few rows through a net before another would have woken up.
+
+    On a busy machine, waiting for that other thread takes milliseconds.
+    """
+    return type(module) is SimpleNet and max(module.hidden_layer_sizes, default=1) <= NARROW
 
 
 def _in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:

@@ -643,6 +643,20 @@ def test_logits_of_a_row_do_not_depend_on_its_company(widths, n_rows, n_threads)
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("n_rows", "width", "n_threads"), [(1, 64, 1), (9, 64, 2), (1, 512, 2)])
+def test_few_rows_through_a_narrow_net_are_predicted_by_one_thread(n_rows, width, n_threads, iris):
+    net = quick(module__hidden_layer_sizes=(width,), max_epochs=1).fit(*iris)
+    seen = []
+    net.module_.register_forward_hook(lambda *args: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        net.predict_proba(iris[0][:n_rows])
+        assert (seen, torch.get_num_threads()) == ([n_threads], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_score_is_the_weighted_accuracy(iris):
     X, y = iris
     net = quick().fit(X, y)
