@@ -114,7 +114,8 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
     best_epoch_ : int
         The epoch chosen, from 1.
     temperature_ : float or None
-        The temperature; None where `calibration` is something else.
+        The temperature, with the default calibration that of a row whose logits have the mean norm;
+        None where `calibration` is something else.
     calibrator_ : object or None
         The calibrator, fitted to the out-of-fold logits; None without calibration.
     oof_proba_ : ndarray of shape (n_samples, n_classes), float64
