@@ -1,4 +1,4 @@
-"""LabelSmoothingClassifierCV: ε, epoch and temperature chosen on out-of-fold logits."""
+"""LabelSmoothingClassifierCV: ε, epoch and calibration chosen on out-of-fold logits."""
 
 from __future__ import annotations
 

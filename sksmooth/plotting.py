@@ -832,7 +832,8 @@ class TrainingDisplay:
 class SmoothingCurveDisplay:
     """Refined out-of-fold loss of each label smoothing, epoch by epoch, and the choice.
 
-    Make it by :meth:`from_estimator`.
+    Make it by :meth:`from_estimator`. The epoch chosen is the lowest of its curve, but the ε chosen
+    need not have the lowest curve: it is the one whose calibrated probabilities are best.
 
     Parameters
     ----------
