@@ -38,7 +38,9 @@ POWER_PRECISION = 4.0
 LARGEST_NORM_RATIO = 20.0
 SMALLEST_CURVATURE = 1e-12  # of the loss where all rows are certain
 LONGEST_STEP = 2.0
-SMALLEST_GAIN = 1e-18  # Newton's next error is about the square of this step, so far below rounding
+# Of the loss, relative to it, by one step. Rounding hides a smaller one; after that step the error
+# is about the square of the one before, far below what is asked for.
+SMALLEST_GAIN = 1e-13
 
 
 class Refinement(NamedTuple):
@@ -503,11 +505,12 @@ class NormTemperatureScaling(TemperatureScaling):
             Itself.
         """
         has_minimum = self._solve_temperature(logits, y, sample_weight)
-        z, norm = _centre(logits)
+        norm = _norm_of(logits)
         self.norm_ = float(np.average(norm, weights=sample_weight))
         self.power_ = 0.0
         if has_minimum and self.norm_:
-            loss = _NormLogLoss(z, self._log_ratio(norm), y, sample_weight, self.prior_strength)
+            log_ratio = self._log_ratio(norm)
+            loss = _NormLogLoss(logits, log_ratio, y, sample_weight, self.prior_strength)
             solved = _damped_newton(loss, np.array([-np.log(self.temperature_), 0.0]))
             self.temperature_, self.power_ = float(np.exp(-solved[0])), float(solved[1])
         return self
@@ -518,7 +521,7 @@ class NormTemperatureScaling(TemperatureScaling):
         return np.log(np.clip(ratio, 1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO))
 
     def _temperature_of(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        log_ratio = self._log_ratio(_centre(logits)[1])
+        log_ratio = self._log_ratio(_norm_of(logits))
         return self.temperature_ * np.exp(-self.power_ * log_ratio)[:, None]
 
 
@@ -532,15 +535,16 @@ class _NormLogLoss:
 
     def __init__(
         self,
-        z: NDArray,
+        logits: NDArray,
         log_ratio: NDArray,
         y: NDArray,
         sample_weight: NDArray | None,
         prior_strength: float,
     ) -> None:
-        self.z = np.ascontiguousarray((z - z.max(axis=1, keepdims=True)).T)
+        self.z = np.array(logits.T, np.float64, order="C")
+        self.z -= self.z.max(axis=0)
         self.log_ratio = log_ratio
-        weight = np.ones(len(z)) if sample_weight is None else np.asarray(sample_weight, float)
+        weight = np.ones(len(logits)) if sample_weight is None else np.asarray(sample_weight, float)
         n_rows = weight.sum()
         self.weight = weight / n_rows
         self.precision = POWER_PRECISION / n_rows
@@ -553,26 +557,31 @@ class _NormLogLoss:
 
         The bound leaves out how the logits themselves bend, as the Gauss-Newton method does.
         """
-        scale = np.exp(x[0] + x[1] * self.log_ratio)
-        logits, target = self.z * scale, self.target * scale
-        p = np.exp(logits)
-        norm = p.sum(axis=0)
-        p *= logits
-        first = p.sum(axis=0) / norm
-        p *= logits
-        second = p.sum(axis=0) / norm
-        value = self.weight @ (np.log(norm) - target) + self.precision * x[1] ** 2 / 2
-        slope, curvature = self.weight * (first - target), self.weight * (second - first**2)
-        gradient = np.array([slope.sum(), slope @ self.log_ratio + self.precision * x[1]])
+        value, slope, curvature = self.precision * x[1] ** 2 / 2, np.zeros(3), np.zeros(3)
+        for start in range(0, len(self.weight), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            u, weight = self.log_ratio[rows], self.weight[rows]
+            scale = np.exp(x[0] + x[1] * u)
+            logits, target = self.z[:, rows] * scale, self.target[rows] * scale
+            p = np.exp(logits)
+            norm = p.sum(axis=0)
+            p *= logits
+            first = p.sum(axis=0) / norm
+            p *= logits
+            second = p.sum(axis=0) / norm
+            value += weight @ (np.log(norm) - target)
+            powers = np.stack([np.ones_like(u), u, u**2])
+            slope += powers @ (weight * (first - target))
+            curvature += powers @ (weight * (second - first**2))
+        gradient = slope[:2] + np.array([0.0, self.precision * x[1]])
         hessian = self._hessian(curvature + slope)
         if hessian[0, 0] <= 0 or np.linalg.det(hessian) <= 0:
             hessian = self._hessian(curvature)
         return float(value), gradient, hessian
 
-    def _hessian(self, both: NDArray) -> NDArray:
-        mixed = both @ self.log_ratio
-        square = both @ self.log_ratio**2 + self.precision
-        return np.array([[both.sum() + SMALLEST_CURVATURE, mixed], [mixed, square]])
+    def _hessian(self, sums: NDArray) -> NDArray:
+        constant, mixed, square = sums
+        return np.array([[constant + SMALLEST_CURVATURE, mixed], [mixed, square + self.precision]])
 
 
 def _damped_newton(loss: _NormLogLoss, x: NDArray) -> NDArray:
@@ -582,7 +591,7 @@ def _damped_newton(loss: _NormLogLoss, x: NDArray) -> NDArray:
         step = -np.linalg.solve(hessian, gradient)
         step *= min(1.0, LONGEST_STEP / np.abs(step).max()) if step.any() else 1.0
         expected = gradient @ step
-        if -expected <= SMALLEST_GAIN:
+        if -expected <= SMALLEST_GAIN * value:
             return x + step
         length, (new_value, new_gradient, new_hessian) = 1.0, loss(x + step)
         while new_value > value + 1e-4 * length * expected and length > STEP_TOLERANCE:
@@ -593,13 +602,16 @@ def _damped_newton(loss: _NormLogLoss, x: NDArray) -> NDArray:
     return x
 
 
-def _centre(logits: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the logits less each row's mean, and their norms."""
-    z = np.asarray(logits, np.float64)
-    z = z - z.mean(axis=1, keepdims=True)
-    largest = np.abs(z).max(axis=1, keepdims=True)  # lest squares overflow or underflow
-    unit = z / np.where(largest > 0, largest, 1.0)
-    return z, largest[:, 0] * np.linalg.norm(unit, axis=1)
+def _norm_of(logits: NDArray) -> NDArray[np.float64]:
+    """Give the norm of each row's logits less their mean."""
+    norms = []
+    for start in range(0, len(logits), ROWS_AT_ONCE):
+        z = np.array(logits[start : start + ROWS_AT_ONCE], np.float64)
+        z -= z.mean(axis=1, keepdims=True)
+        largest = np.abs(z).max(axis=1, keepdims=True)  # lest squares overflow or underflow
+        z /= np.where(largest > 0, largest, 1.0)
+        norms.append(largest[:, 0] * np.linalg.norm(z, axis=1))
+    return np.concatenate(norms)
 
 
 def normalized_confidence(
@@ -642,7 +654,9 @@ def normalized_confidence(
     confidence = np.zeros(len(predicted))
     for own in logits:
         # Equal logits are centred to zeros without rounding where the largest goes first.
-        z, norm = _centre(own - own.max(axis=1, keepdims=True))
+        z = own - own.max(axis=1, keepdims=True)
+        norm = _norm_of(z)
+        z -= z.mean(axis=1, keepdims=True)
         confidence += z[rows, predicted] / np.where(norm > 0, norm, 1.0)
     return confidence / len(logits)
 
