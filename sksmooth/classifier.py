@@ -1482,19 +1482,20 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         NotFittedError
             Before ``fit``.
         """
-        return self._probabilities(self._logits(X))
+        to_probabilities = self._to_probabilities()  # refuses a wrong predict_nonlinearity
+        return to_probabilities(self._logits(X))
 
-    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn logits, which may be overwritten, into probabilities."""
+    def _to_probabilities(self) -> Callable[[NDArray], NDArray]:
+        """Give what turns logits, which it may overwrite, into probabilities."""
         if self.predict_nonlinearity != "auto":
             nonlinearity = self._get_predict_nonlinearity()
-            return to_numpy(nonlinearity(torch.from_numpy(logits)))
+            return lambda logits: to_numpy(nonlinearity(torch.from_numpy(logits)))
         calibrator = getattr(self, "calibrator_", None)
         if calibrator is None:
-            return softmax_in_place(logits)
+            return softmax_in_place
         if type(calibrator) in CALIBRATORS.values():
-            return calibrator.apply_in_place(logits)
-        return calibrator.predict_proba(logits)
+            return calibrator.apply_in_place
+        return calibrator.predict_proba
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
@@ -1596,7 +1597,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         True
         """
         logits = self._logits(X)
-        return normalized_confidence(logits[None], self._probabilities(logits.copy()))
+        return normalized_confidence(logits[None], self._to_probabilities()(logits.copy()))
 
     def predict(self, X: Any) -> NDArray:
         """Give the most probable label of each row.

@@ -356,6 +356,13 @@ def test_lbfgs_trains(data):
     assert net.score(*data) > 0.9
 
 
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_a_wrong_nonlinearity_is_told_before_the_rows_are_looked_at(data, method):
+    net = make_net().fit(*data).set_params(predict_nonlinearity=123)
+    with pytest.raises(TypeError, match="predict_nonlinearity has to be a callable"):
+        getattr(net, method)(np.zeros((3, N_FEATURES + 1)))
+
+
 # -- datasets and splits ------------------------------------------------------------------------
 
 
