@@ -511,11 +511,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         return table
 
     def _check_parameters(self) -> None:
-        self._refuse_unknown(self.get_params(deep=False))
+        params = self.get_params(deep=False)
+        self._refuse_unknown(params)
         check_label_smoothing(self.label_smoothing)
-        validate_parameter_constraints(
-            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
-        )
+        validate_parameter_constraints(self._parameter_constraints, params, type(self).__name__)
         for name in ("label_smoothing", "smoothing"):
             if hasattr(self, f"criterion__{name}"):
                 raise InvalidParameterError(

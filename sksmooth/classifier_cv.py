@@ -906,7 +906,7 @@ class _Stack:
     @contextmanager
     def in_training(self) -> Iterator[None]:
         """Do what holds during training."""
-        with threads_for(self.nets[0].module_, self.lockstep.batch_size * len(self.nets)):
+        with threads_for(self.nets[0].module_, self.lockstep.batch_size, len(self.nets)):
             yield
 
     def run_epoch(self) -> NDArray[np.float64]:

@@ -28,19 +28,22 @@ from sksmooth.smoothing import smoothing_matrix
 _aten = torch.ops.aten
 
 # The gradient of each of SimpleNet's activations: from the gradient of its output, its input z and
-# its output h to the gradient of its input.
+# its output h to the gradient of its input. It is written where the first was, since memory asked
+# for anew is slower than the arithmetic.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "relu": lambda grad, z, h: _aten.threshold_backward.default(grad, z, 0),
-    "tanh": lambda grad, z, h: _aten.tanh_backward.default(grad, h),
-    "sigmoid": lambda grad, z, h: _aten.sigmoid_backward.default(grad, h),
-    "silu": lambda grad, z, h: _aten.silu_backward.default(grad, z),
-    "gelu": lambda grad, z, h: _aten.gelu_backward.default(grad, z),
-    "selu": lambda grad, z, h: _aten.elu_backward.default(
-        grad, 1.6732632423543772, 1.0507009873554805, 1, False, z
+    "relu": lambda g, z, h: _aten.threshold_backward.grad_input(g, z, 0, grad_input=g),
+    "tanh": lambda g, z, h: _aten.tanh_backward.grad_input(g, h, grad_input=g),
+    "sigmoid": lambda g, z, h: _aten.sigmoid_backward.grad_input(g, h, grad_input=g),
+    "silu": lambda g, z, h: _aten.silu_backward.grad_input(g, z, grad_input=g),
+    "gelu": lambda g, z, h: _aten.gelu_backward.grad_input(g, z, grad_input=g),
+    "selu": lambda g, z, h: _aten.elu_backward.grad_input(
+        g, 1.6732632423543772, 1.0507009873554805, 1, False, z, grad_input=g
     ),
-    "elu": lambda grad, z, h: _aten.elu_backward.default(grad, 1, 1, 1, False, z),
-    "leaky_relu": lambda grad, z, h: _aten.leaky_relu_backward.default(grad, z, 0.01, False),
-    "identity": lambda grad, z, h: grad,
+    "elu": lambda g, z, h: _aten.elu_backward.grad_input(g, 1, 1, 1, False, z, grad_input=g),
+    "leaky_relu": lambda g, z, h: _aten.leaky_relu_backward.grad_input(
+        g, z, 0.01, False, grad_input=g
+    ),
+    "identity": lambda g, z, h: g,
 }
 
 
@@ -679,12 +682,14 @@ class FusedTraining:
             self.adam.finish()
 
 
-# What one more thread must have to do in a training step to pay for being woken.
+# What one more thread must have to do in a training step to pay for being woken: the products of
+# one net have to be cut in pieces, those of a stack are dealt out net by net.
 FLOPS_PER_THREAD = 100e6
+FLOPS_PER_THREAD_IN_A_STACK = 25e6
 
 
 @contextmanager
-def threads_for(net: Any, batch_size: int) -> Iterator[None]:
+def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> Iterator[None]:
     """Let torch use as many threads as a dense net's training step can keep busy.
 
     A step of a small net is too short to be shared out: on a machine with many cores, waking the
@@ -697,6 +702,8 @@ def threads_for(net: Any, batch_size: int) -> Iterator[None]:
         The net that is to be trained.
     batch_size : int
         Rows of a batch.
+    n_nets : int, default=1
+        How many such nets are trained in one stack.
 
     Examples
     --------
@@ -712,8 +719,9 @@ def threads_for(net: Any, batch_size: int) -> Iterator[None]:
     allowed = torch.get_num_threads()
     needed = allowed
     if _is_dense(net):
-        flops = 6 * batch_size * sum(parameter.numel() for parameter in net.parameters())
-        needed = min(allowed, 1 + int(flops / FLOPS_PER_THREAD))
+        flops = 6 * n_nets * batch_size * sum(part.numel() for part in net.parameters())
+        per_thread = FLOPS_PER_THREAD if n_nets == 1 else FLOPS_PER_THREAD_IN_A_STACK
+        needed = min(allowed, 1 + int(flops / per_thread))
     try:
         if needed != allowed:
             torch.set_num_threads(needed)
@@ -1050,7 +1058,8 @@ class Lockstep:
         held_out = [member.held_out for member in members if member.held_out is not None]
         table = _Table([part.rows for part in train + held_out])
         self.X, self.y, self.weight = table.X, table.y, table.weight
-        self.train = [table.index(part) for part in train]
+        self.train, self.is_row = _pad([table.index(part) for part in train])
+        self.sizes = self._sizes_of_batches([len(part.chosen) for part in train])
         self.held_out: Tensor | None = None
         self.held_out_weight: Tensor | None = None
         if held_out:
@@ -1081,6 +1090,11 @@ class Lockstep:
         settings.pop("decoupled_weight_decay", None)
         return kind(parameters, **settings)
 
+    def _sizes_of_batches(self, n_rows: Sequence[int]) -> Tensor:
+        """Give how many of each member's rows are in each batch, (M, n_batches)."""
+        starts = torch.arange(0, max(n_rows), self.batch_size)
+        return (torch.tensor(n_rows)[:, None] - starts).clamp(0, self.batch_size)
+
     def _weight_of(self, index: Tensor, is_row: Tensor | None) -> Tensor | None:
         """Give the weights of rows, 0 for padding; None where all weigh alike."""
         if self.weight is None:
@@ -1100,49 +1114,41 @@ class Lockstep:
             return self._run_epoch()
 
     def _run_epoch(self) -> Epoch:
-        order, is_row = _pad(self._shuffled())
-        losses, weights, sizes = [], [], []
+        order = self._shuffled()
+        losses, weights = [], []
         at_once = self._batches_at_once() * self.batch_size
+        sizes = iter(self.sizes.unbind(1))
         for start in range(0, order.shape[1], at_once):
-            here = slice(start, start + at_once)
-            index = order[:, here]
-            own_is_row = None if is_row is None else is_row[:, here]
-            if own_is_row is not None and own_is_row.all():
-                own_is_row = None
-            weight = self._weight_of(index, own_is_row)
-            parts: Any = [
-                repeat(None) if part is None else part.split(self.batch_size, 1)
-                for part in (weight, own_is_row)
-            ]
+            index = order[:, start : start + at_once]
+            is_row = None if self.is_row is None else self.is_row[:, start : start + at_once]
+            weight = self._weight_of(index, None if is_row is None or is_row.all() else is_row)
             batches = zip(
                 _take(self.X, index).split(self.batch_size, 1),
                 _take(self.y, index).split(self.batch_size, 1),
-                *parts,
+                repeat(None) if weight is None else weight.split(self.batch_size, 1),
+                sizes,
                 strict=False,
             )
-            for X, y, batch_weight, rows in batches:
-                size = torch.full((len(X),), y.shape[1]) if rows is None else rows.sum(1)
-                batch = (X, y, self.targets, batch_weight, size)
-                losses.append(self.stack.loss_and_gradients(*batch))
+            for X, y, batch_weight, size in batches:
+                losses.append(self.stack.loss_and_gradients(X, y, self.targets, batch_weight, size))
                 self.update()
-                sizes.append(size)
                 weights.append(size if batch_weight is None else batch_weight.sum(1))
         if self.adam is not None:
             self.adam.finish()
-        return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), torch.stack(sizes, 1))
+        return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), self.sizes)
 
-    def _shuffled(self) -> list[Tensor]:
-        """Give each member's rows in the order of its next epoch."""
-        permutations: dict[torch.Generator, Tensor] = {}
-        shuffled = []
-        for rows, generator in zip(self.train, self.generators, strict=True):
-            if len(rows) > self.batch_size:
-                if generator not in permutations:
-                    permutation = torch.randperm(len(rows), generator=generator)
-                    permutations[generator] = permutation.to(rows.device)
-                rows = _take(rows, permutations[generator])
-            shuffled.append(rows)
-        return shuffled
+    def _shuffled(self) -> Tensor:
+        """Give each member's rows in the order of its next epoch; padding stays at the end."""
+        longest = self.train.shape[1]
+        if longest <= self.batch_size:
+            return self.train
+        rows_of = dict(zip(self.generators, self.sizes.sum(1).tolist(), strict=True))
+        orders = {
+            generator: torch.cat([torch.randperm(n, generator=generator), torch.arange(n, longest)])
+            for generator, n in rows_of.items()
+        }
+        order = torch.stack([orders[generator] for generator in self.generators])
+        return self.train.gather(1, order.to(self.train.device))
 
     def _batches_at_once(self) -> int:
         """Give how many batches of all members are gathered at a time."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 import joblib
@@ -90,8 +91,8 @@ def fit_together(
     True
     """
     checked: dict[tuple[int, int], TensorRows] = {}
-    reasons: dict[str, str | None] = {}
-    runners: dict[str, list[_Runner]] = {}
+    reasons: dict[Hashable, str | None] = {}
+    runners: dict[Hashable, list[_Runner]] = {}
     for job in jobs:
         job.alone_because = reason_to_go_alone(job)
         if job.alone_because is None:
@@ -177,7 +178,7 @@ def divide(jobs: Sequence[Job], n_tasks: int) -> list[NDArray[np.int64]]:
     """
     if n_tasks == 1:
         return [np.arange(len(jobs))]
-    kinds: dict[str | int, list[int]] = {}
+    kinds: dict[Hashable, list[int]] = {}
     for number, job in enumerate(jobs):
         alone = reason_to_go_alone(job) is not None
         kinds.setdefault(number if alone else _common_params(job.estimator), []).append(number)
@@ -188,7 +189,7 @@ def divide(jobs: Sequence[Job], n_tasks: int) -> list[NDArray[np.int64]]:
     return groups
 
 
-def params_key(params: Mapping[str, Any]) -> str:
+def params_key(params: Mapping[str, Any]) -> Hashable:
     """Give a key that parameters have in common where they are equal.
 
     Parameters
@@ -198,28 +199,30 @@ def params_key(params: Mapping[str, Any]) -> str:
 
     Returns
     -------
-    str
-        The key. What cannot be pickled, such as a lambda, equals itself only.
+    hashable
+        The key. What cannot be pickled equals itself only.
 
     Examples
     --------
     >>> params_key({"lr": 0.1}) == params_key({"lr": 0.1}) != params_key({"lr": 0.2})
     True
     """
-    try:
-        return joblib.hash(params)
-    except (pickle.PicklingError, TypeError):
-        return " ".join(f"{name}={_hash_or_id(value)}" for name, value in sorted(params.items()))
+    return tuple((name, _value_key(params[name])) for name in sorted(params))
 
 
-def _hash_or_id(value: Any) -> str:
+def _value_key(value: Any) -> Hashable:
+    if isinstance(value, _ATOMS):  # most are, and a hash of its pickle takes much longer
+        return type(value), value
     try:
         return joblib.hash(value)
     except (pickle.PicklingError, TypeError):
-        return f"id {id(value)}"
+        return id(value)
 
 
-def _common_params(estimator: LabelSmoothingClassifier) -> str:
+_ATOMS = (type(None), bool, int, float, str, type, FunctionType)
+
+
+def _common_params(estimator: LabelSmoothingClassifier) -> Hashable:
     """Give a key to the parameters that all classifiers of one stack have in common."""
     params = estimator.get_params(deep=False)
     return params_key({name: value for name, value in params.items() if name not in MAY_DIFFER})
@@ -273,14 +276,14 @@ class _Runner:
                 self.reason = "the module draws random numbers by itself, as dropout does"
         return self.reason
 
-    def kind(self) -> str:
+    def kind(self) -> Hashable:
         """Give what is the same for all that can be trained in one stack."""
         if self.reason is not None:
             return self.reason
-        shapes = [parameter.shape for parameter in self.estimator.module_.parameters()]
+        shapes = tuple(parameter.shape for parameter in self.estimator.module_.parameters())
         n_classes = len(self.estimator.classes_inferred_)
         others = (shapes, n_classes, len(self.batches), self.member.held_out is None)
-        return f"{_common_params(self.estimator)} {others}"
+        return _common_params(self.estimator), others
 
     def begin(self) -> None:
         """Do what comes before the first epoch."""
@@ -330,7 +333,7 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     # All rows at once are of different numbers, in folds of unequal size.
     batch_size = max(runner.batches.batch_size for runner in runners)
     n_classes = len(first.classes_inferred_)
-    with threads_for(first.module_, batch_size * len(runners)):
+    with threads_for(first.module_, batch_size, n_nets=len(runners)):
         lockstep = Lockstep(
             [runner.member for runner in runners], first.optimizer_, batch_size, n_classes
         )
