@@ -101,13 +101,18 @@ class TensorRows(skorch.dataset.Dataset):
 
     def batch(self, index: torch.Tensor | slice) -> Batch:
         """Give the rows at `index` as one batch."""
-        weight = None if self.sample_weight is None else self.sample_weight[index]
-        return Batch(self.X[index], self.y[index], weight)
+        weight = None if self.sample_weight is None else _at(self.sample_weight, index)
+        return Batch(_at(self.X, index), _at(self.y, index), weight)
 
     def take(self, index: Sequence[int] | torch.Tensor) -> TensorRows:
         """Give the rows at `index` as rows of their own."""
         batch = self.batch(torch.as_tensor(index, device=self.X.device))
         return TensorRows(*batch, batch.sample_weight)
+
+
+def _at(tensor: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
+    """Give ``tensor[index]``, sooner where that is a copy."""
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
 
 
 class TensorBatches:

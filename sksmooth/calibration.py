@@ -28,7 +28,7 @@ LARGEST_FACTOR = 1e4
 MOST_STEPS = 200
 STEP_TOLERANCE = 1e-10
 ROWS_AT_ONCE = 2**16  # of a softmax: few enough to stay in the processor's cache
-SMALLEST_TARGET = 1e-300  # keeps the upper bound of β finite
+SMALLEST_DIVISOR = 1e-300  # keeps quotients finite
 SMALLEST_SCALE = np.finfo(np.float64).tiny
 
 # The normal prior of NormTemperatureScaling's power: mean 0, standard deviation 1/2.
@@ -148,7 +148,7 @@ class _LogLoss:
     def value(self, beta: NDArray) -> NDArray:
         """Give the log-loss of the labels themselves."""
         log_norm = np.log(np.exp(beta[..., None] * self.z).sum(axis=0))
-        return _inner(self.weight, log_norm) - beta * self.own_mean
+        return np.vecdot(self.weight, log_norm) - beta * self.own_mean
 
     def slope_and_curvature(self, beta: NDArray) -> tuple[NDArray, NDArray]:
         """Give the first two derivatives, those of the smoothed labels."""
@@ -158,27 +158,27 @@ class _LogLoss:
         first = p.sum(axis=0) / norm
         p *= self.z
         second = p.sum(axis=0) / norm
-        slope = _inner(self.weight, first) - self.target
-        return slope, _inner(self.weight, second - first**2)
+        slope = np.vecdot(self.weight, first) - self.target
+        return slope, np.vecdot(self.weight, second - first**2)
 
     def bracket(self) -> tuple[NDArray, NDArray]:
         """Give bounds of β; the slope is positive at the upper one, unless the target is zero.
 
         Since t exp(βt) >= -1/(eβ), the slope is at least -(n_classes - 1)/(eβ) - target.
         """
-        reach = (len(self.z) - 1) / np.e / np.maximum(-self.target, SMALLEST_TARGET)
+        reach = (len(self.z) - 1) / np.e / np.maximum(-self.target, SMALLEST_DIVISOR)
         high = np.where(self.target < 0, reach, LARGEST_FACTOR)
         return np.full_like(high, 1 / LARGEST_FACTOR), high
 
     def bound(self, low: NDArray) -> NDArray:
         """Give 1 or -1 where the log-loss falls for ever as β grows or shrinks, 0 elsewhere."""
-        separable = self.target == 0
-        bound = separable.astype(int)
         # The slope rises from that at 0 by at most the largest z² per unit of β.
-        if (self.mean - self.target + low * self.z.min() ** 2 >= 0).any():
-            uninformative = ~separable & (self.slope_and_curvature(low)[0] >= 0)
-            bound -= uninformative
-        return np.where(self.constant, 0, bound)
+        largest_slope = self.mean - self.target + low * self.z.min() ** 2
+        if ((largest_slope < 0) & (self.target < 0)).all():
+            return np.zeros_like(low, dtype=int)
+        separable = self.target == 0
+        uninformative = ~separable & (self.slope_and_curvature(low)[0] >= 0)
+        return np.where(self.constant, 0, separable.astype(int) - uninformative)
 
 
 def _log_loss_in_own_unit(
@@ -196,16 +196,11 @@ def _log_loss_in_own_unit(
         n_rows = sample_weight.sum(axis=-1, dtype=np.float64)
         weight = sample_weight / n_rows[..., None]
     own = z.reshape(n_classes, -1)[np.ravel(y), np.arange(weight.size)].reshape(shape)
-    mean, own_mean = _inner(weight, z.sum(axis=0)) / n_classes, _inner(weight, own)
+    mean, own_mean = np.vecdot(weight, z.sum(axis=0)) / n_classes, np.vecdot(weight, own)
     unit = 1 / np.where(-mean > SMALLEST_SCALE, -mean, 1.0)
     smoothed = prior_strength / (n_rows + prior_strength)
     z *= unit[..., None]
     return _LogLoss(z, own_mean * unit, mean * unit, weight, smoothed), unit
-
-
-def _inner(a: NDArray, b: NDArray) -> NDArray:
-    """Give the sums of a * b over the last axis."""
-    return np.einsum("...i,...i", a, b)
 
 
 def _newton(
@@ -224,14 +219,15 @@ def _newton(
         if solved.all():
             break
         slope, curvature = slope_and_curvature(beta)
-        low, high = np.where(slope < 0, beta, low), np.where(slope > 0, beta, high)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            newton = beta - slope / curvature
-        inside = (newton > low) & (newton < high)
-        proposed = np.where(inside, newton, np.sqrt(low * high))
-        proposed = np.where(solved | (slope == 0), beta, proposed)
-        solved = solved | (np.abs(proposed - beta) <= tolerance * beta)
-        beta = proposed
+        is_rising = slope > 0
+        low, high = np.where(is_rising, low, beta), np.where(is_rising, beta, high)
+        proposed = beta - slope / np.maximum(curvature, SMALLEST_DIVISOR)
+        outside = (slope != 0) & ((proposed <= low) | (proposed >= high))
+        if outside.any():
+            proposed = np.where(outside, np.sqrt(low * high), proposed)
+        step = np.where(solved, 0.0, proposed - beta)
+        beta = beta + step
+        solved = np.abs(step) <= tolerance * beta
     return beta
 
 

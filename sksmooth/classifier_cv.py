@@ -992,13 +992,13 @@ class _Alone:
         """Keep the parameters that the net has now, if it is of one of these ε."""
         if self.values[0] in values:
             self.best = BestEpoch(patience=1)
-            self.best.update(len(self.net.history), 0.0, self.net._trained_modules())
+            self.best.update(len(self.net.history), 0.0, self.net._trained_state())
 
     def trained_nets(self, value: int) -> Iterator[tuple[int, LabelSmoothingClassifier]]:
         """Give fold and net, with the parameters kept or else the last ones."""
         if self.values[0] == value:
             if self.best is not None:
-                self.best.restore(self.net._trained_modules())
+                self.best.restore(self.net._trained_state())
             yield self.fold, self.net
 
 

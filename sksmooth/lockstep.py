@@ -590,6 +590,7 @@ class FusedTraining:
     def __init__(
         self, net: SimpleNet, criterion: torch.nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
+        self.parameters: list[Tensor] = list(net.parameters())
         self.stack = StackedNets.around(net)
         self.targets = Targets.of([criterion], net.n_classes, like=self.stack.weights[0])
         self.adam = FusedAdam(optimizer) if FusedAdam.serves(optimizer) else None
