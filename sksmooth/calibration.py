@@ -27,7 +27,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 LARGEST_FACTOR = 1e4
 MOST_STEPS = 200
 STEP_TOLERANCE = 1e-10
-ROWS_AT_ONCE = 2**16  # of a softmax: few enough to stay in the processor's cache
+ROWS_AT_ONCE = 2**14  # of a softmax: few enough to stay in the processor's cache
 SMALLEST_DIVISOR = 1e-300  # keeps quotients finite
 SMALLEST_SCALE = np.finfo(np.float64).tiny
 
@@ -147,19 +147,28 @@ class _LogLoss:
 
     def value(self, beta: NDArray) -> NDArray:
         """Give the log-loss of the labels themselves."""
-        log_norm = np.log(np.exp(beta[..., None] * self.z).sum(axis=0))
+        log_norm = self._terms(beta).sum(axis=0)
+        np.log(log_norm, out=log_norm)
         return np.vecdot(self.weight, log_norm) - beta * self.own_mean
+
+    def _terms(self, beta: NDArray) -> NDArray:
+        """Give exp(β z), of which the probabilities are shares."""
+        terms = beta[..., None] * self.z
+        return np.exp(terms, out=terms)
 
     def slope_and_curvature(self, beta: NDArray) -> tuple[NDArray, NDArray]:
         """Give the first two derivatives, those of the smoothed labels."""
-        p = np.exp(beta[..., None] * self.z)
+        p = self._terms(beta)
         norm = p.sum(axis=0)
         p *= self.z
-        first = p.sum(axis=0) / norm
+        first = p.sum(axis=0)
+        first /= norm
         p *= self.z
-        second = p.sum(axis=0) / norm
+        second = p.sum(axis=0)
+        second /= norm
         slope = np.vecdot(self.weight, first) - self.target
-        return slope, np.vecdot(self.weight, second - first**2)
+        second -= np.square(first, out=first)
+        return slope, np.vecdot(self.weight, second)
 
     def bracket(self) -> tuple[NDArray, NDArray]:
         """Give bounds of β; the slope is positive at the upper one, unless the target is zero.

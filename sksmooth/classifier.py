@@ -558,7 +558,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return self.get_dataset(X, codes), codes
         rows = TensorRows(
             _as_tensor(X).to(self.device),
-            torch.from_numpy(codes).to(self.device),
+            _as_tensor(codes).to(self.device),
             None if weight is None else torch.from_numpy(weight).to(self.device),
         )
         rows.learned = {name: self.__dict__[name] for name in LEARNED if name in self.__dict__}
@@ -607,11 +607,14 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             )
 
     def _encode(self, y: NDArray) -> NDArray[np.int64]:
-        """Give the class indices of labels."""
+        """Give the class indices of labels: the labels themselves, without a copy, if they can."""
+        is_code = y.dtype.kind in "iu" and _are_codes(self.classes_inferred_)
+        if is_code and y.min() >= 0 and y.max() < len(self.classes_inferred_):
+            return np.ascontiguousarray(y, dtype=np.int64)
         encoder = LabelEncoder()
         encoder.classes_ = self.classes_inferred_
         try:
-            return encoder.transform(y).astype(np.int64)
+            return encoder.transform(y).astype(np.int64, copy=False)
         except ValueError as error:
             raise ValueError(
                 f"y has labels that are none of the classes {self.classes_inferred_.tolist()}: "
@@ -1122,7 +1125,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
         self._quiet = self._is_quiet()
         if isinstance(iterator_valid, TensorBatches) and self._quiet:
-            iterator_valid.batch_size = max(iterator_valid.batch_size, PREDICTION_ROWS)
+            iterator_valid.batch_size = max(iterator_valid.batch_size, 2048)
             if len(iterator_valid) == 1:  # few enough to have them twice
                 iterator_valid.gather()
         self._held_out = iterator_valid
@@ -1169,7 +1172,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         """
         if iterator is None:
             return
-        passed = _Pass(keep_outputs=not training)
+        held_out = None if training else _HeldOut(_count_rows(iterator), self._read_logits)
+        passed = _Pass(held_out)
         if self._quiet:
             self._run_quietly(iterator, training, step_fn, passed, fit_params)
             passed.record(self.history, prefix)
@@ -1186,8 +1190,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if training and not np.isfinite(loss):
             raise self._diverged(f"The training loss turned {loss}")
         self.history.record(f"{prefix}_loss", loss)
-        if not training:
-            self._score_held_out(passed)
+        if held_out is not None:
+            self._score_held_out(held_out)
 
     def _run_quietly(
         self, iterator: Iterable, training: bool, step_fn: Callable, passed: _Pass, fit_params: dict
@@ -1293,9 +1297,9 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         self._step_optimizer(closure)
         return {"loss": losses[0]}
 
-    def _score_held_out(self, passed: _Pass) -> None:
+    def _score_held_out(self, held_out: _HeldOut) -> None:
         """Record accuracy and refined loss on the held-out rows; remember the best epoch."""
-        logits, y, weight = passed.held_out(self._read_logits)
+        logits, y, weight = held_out.get()
         if not np.isfinite(logits).all():
             raise self._diverged("The logits of held-out rows turned infinite or NaN")
         refined = refine(
@@ -1342,10 +1346,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         if self.calibration is None:
             self.calibrator_ = None
         elif held_out is not None:
-            passed = _Pass(keep_outputs=True)
+            scored = _HeldOut(_count_rows(held_out), self._read_logits)
             for batch in held_out:
-                passed.add(batch, {"y_pred": self.evaluation_step(batch)})
-            logits, y, weight = passed.held_out(self._read_logits)
+                scored.add(batch, self.evaluation_step(batch))
+            logits, y, weight = scored.get()
             if not np.isfinite(logits).all():
                 raise self._diverged("The logits of held-out rows turned infinite or NaN")
             self.calibrator_ = self._fit_calibrator(logits, y, weight)
@@ -1687,25 +1691,22 @@ class _Pass:
 
     Parameters
     ----------
-    keep_outputs : bool
-        Whether the module's outputs are kept, too.
+    held_out : _HeldOut or None
+        Collects the outputs, where the rows are held out.
     """
 
-    def __init__(self, keep_outputs: bool) -> None:
-        self.keep_outputs = keep_outputs
+    def __init__(self, held_out: _HeldOut | None = None) -> None:
+        self.held_out = held_out
         self.losses: list[torch.Tensor] = []
         self.sizes: list[int] = []
         self.totals: list[Any] = []
-        self.outputs: list[tuple[Any, Any, Any]] = []
 
     def add(self, batch: Any, step: dict[str, Any]) -> None:
         """Take in a batch and the outcome of its step."""
         _, y = unpack_data(batch)
-        weight = getattr(batch, "sample_weight", None)
-        if "loss" in step:
-            self.add_loss(step["loss"].detach(), y, weight)
-        if self.keep_outputs:
-            self.outputs.append((step["y_pred"], y, weight))
+        self.add_loss(step["loss"].detach(), y, getattr(batch, "sample_weight", None))
+        if self.held_out is not None:
+            self.held_out.add(batch, step["y_pred"])
 
     def add_loss(self, loss: torch.Tensor, y: Any, weight: torch.Tensor | None) -> None:
         """Take in the loss of a batch; nothing waits for its value before the pass has ended."""
@@ -1731,14 +1732,80 @@ class _Pass:
         totals = [float(total) for total in self.totals]
         return math.fsum(map(operator.mul, self.values, totals)) / math.fsum(totals)
 
-    def held_out(
-        self, read: Callable[[Any], torch.Tensor]
-    ) -> tuple[NDArray, NDArray, NDArray | None]:
-        """Give logits, class indices and weights of all rows passed over."""
-        outputs, labels, weights = zip(*self.outputs, strict=True)
-        logits = torch.cat([read(output) for output in outputs]).cpu().numpy()
-        y = torch.cat([torch.as_tensor(label) for label in labels]).cpu().numpy()
-        return logits, y, None if weights[0] is None else torch.cat(weights).cpu().numpy()
+
+class _HeldOut:
+    """Logits, class indices and weights of held-out rows, collected batch by batch.
+
+    Parameters
+    ----------
+    n_rows : int or None
+        How many there are, if that is known.
+    read : callable
+        Reads logits from the module's output.
+    """
+
+    def __init__(self, n_rows: int | None, read: Callable[[Any], torch.Tensor]) -> None:
+        self.read = read
+        self.logits = _Joined(n_rows)
+        self.labels: list[torch.Tensor] = []
+        self.weights: list[torch.Tensor] = []
+
+    def add(self, batch: Any, output: Any) -> None:
+        """Take in a batch and the module's output for it."""
+        _, y = unpack_data(batch)
+        self.logits.add(self.read(output).cpu().numpy())
+        self.labels.append(torch.as_tensor(y))
+        weight = getattr(batch, "sample_weight", None)
+        if weight is not None:
+            self.weights.append(weight)
+
+    def get(self) -> tuple[NDArray, NDArray, NDArray | None]:
+        """Give logits, class indices and weights."""
+        y = torch.cat(self.labels).cpu().numpy()
+        weight = torch.cat(self.weights).cpu().numpy() if self.weights else None
+        return self.logits.get(), y, weight
+
+
+class _Joined:
+    """Chunks of rows, joined in one array made beforehand, lest they break up the memory.
+
+    Freed memory between small arrays that stay is too small for the next chunk's activations.
+
+    Parameters
+    ----------
+    n_rows : int or None
+        How many rows will come, if that is known.
+    dtype : numpy dtype, default=None
+        Of the array; None: that of the first chunk.
+    """
+
+    def __init__(self, n_rows: int | None, dtype: Any = None) -> None:
+        self.n_rows = n_rows
+        self.dtype = dtype
+        self.array = np.empty(0)
+        self.end = 0
+
+    def add(self, chunk: NDArray) -> None:
+        """Take in the next rows."""
+        begin, self.end = self.end, self.end + len(chunk)
+        if begin == 0:
+            shape = (self.n_rows or len(chunk), *chunk.shape[1:])
+            self.array = np.empty(shape, self.dtype or chunk.dtype)
+        if self.end > len(self.array):
+            self.array.resize((2 * self.end, *chunk.shape[1:]), refcheck=False)
+        self.array[begin : self.end] = chunk
+
+    def get(self) -> NDArray:
+        """Give all rows."""
+        return self.array[: self.end]
+
+
+def _count_rows(batches: Any) -> int | None:
+    """Give how many rows a pass over the batches gives, if that can be known."""
+    if isinstance(batches, TensorBatches):
+        return batches.n_rows
+    dataset: Any = getattr(batches, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") else None
 
 
 @cache
@@ -1836,19 +1903,11 @@ def _is_narrow(module: Any) -> bool:
 
 
 def _in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:
-    """Join chunks of rows; in an array made beforehand, lest they break up the memory, if it can.
-
-    Freed memory between small arrays that stay is too small for the next chunk's activations.
-    """
-    if n_rows is None:
-        return np.concatenate(list(chunks), dtype=np.float64)
-    joined, end = np.empty((n_rows, 0)), 0
+    """Join chunks of rows, whose number may be known."""
+    joined = _Joined(n_rows, np.float64)
     for chunk in chunks:
-        if end == 0:
-            joined = np.empty((n_rows, *chunk.shape[1:]))
-        start, end = end, end + len(chunk)
-        joined[start:end] = chunk
-    return joined[:end]
+        joined.add(chunk)
+    return joined.get()
 
 
 def _as_tensor(X: NDArray) -> torch.Tensor:

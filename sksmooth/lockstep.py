@@ -22,23 +22,35 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from sksmooth.batches import TensorRows, rows_in_memory
 from sksmooth.losses import FORMS, LabelSmoothingLoss
-from sksmooth.modules import ACTIVATIONS, SimpleNet, read_logits
+from sksmooth.modules import SimpleNet, read_logits
 from sksmooth.smoothing import smoothing_matrix
 
 _aten = torch.ops.aten
 
-# The gradient of each of SimpleNet's activations: from the gradient of its output, its input z and
-# its output h to the gradient of its input. It is written where the first was, since memory asked
-# for anew is slower than the arithmetic.
+# SELU is a scaled ELU.
+_SELU = (1.6732632423543772, 1.0507009873554805, 1)
+
+# SimpleNet's activations, from the input z to the output h, which is written to `out`.
+_FORWARD: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda z, out: torch.clamp_min(z, 0, out=out),
+    "tanh": lambda z, out: torch.tanh(z, out=out),
+    "sigmoid": lambda z, out: torch.sigmoid(z, out=out),
+    "silu": lambda z, out: _aten.silu.out(z, out=out),
+    "gelu": lambda z, out: _aten.gelu.out(z, out=out),
+    "selu": lambda z, out: _aten.elu.out(z, *_SELU, out=out),
+    "elu": lambda z, out: _aten.elu.out(z, out=out),
+    "leaky_relu": lambda z, out: _aten.leaky_relu.out(z, 0.01, out=out),
+    "identity": lambda z, out: z,
+}
+
+# From the gradient g of the output h to that of the input z, which takes its place.
 _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "relu": lambda g, z, h: _aten.threshold_backward.grad_input(g, z, 0, grad_input=g),
+    "relu": lambda g, z, h: _aten.threshold_backward.grad_input(g, h, 0, grad_input=g),
     "tanh": lambda g, z, h: _aten.tanh_backward.grad_input(g, h, grad_input=g),
     "sigmoid": lambda g, z, h: _aten.sigmoid_backward.grad_input(g, h, grad_input=g),
     "silu": lambda g, z, h: _aten.silu_backward.grad_input(g, z, grad_input=g),
     "gelu": lambda g, z, h: _aten.gelu_backward.grad_input(g, z, grad_input=g),
-    "selu": lambda g, z, h: _aten.elu_backward.grad_input(
-        g, 1.6732632423543772, 1.0507009873554805, 1, False, z, grad_input=g
-    ),
+    "selu": lambda g, z, h: _aten.elu_backward.grad_input(g, *_SELU, False, z, grad_input=g),
     "elu": lambda g, z, h: _aten.elu_backward.grad_input(g, 1, 1, 1, False, z, grad_input=g),
     "leaky_relu": lambda g, z, h: _aten.leaky_relu_backward.grad_input(
         g, z, 0.01, False, grad_input=g
@@ -46,13 +58,8 @@ _BACKWARD: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "identity": lambda g, z, h: g,
 }
 
-
-# Activations whose gradient needs their output only, so that it may take the place of the input.
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "tanh": torch.tanh_,
-    "sigmoid": torch.sigmoid_,
-}
+# Those whose gradient needs their output only, so that it may take the place of the input.
+_IN_PLACE = ("relu", "tanh", "sigmoid", "identity")
 
 
 class Targets(NamedTuple):
@@ -160,6 +167,34 @@ def is_known(criterion: Any) -> bool:
     return is_plain and criterion.reduction == "mean"
 
 
+class _Memory(NamedTuple):
+    """Where to write what is computed of a batch: of each hidden layer, unless said.
+
+    Memory asked for anew at every step takes as long as the products themselves, and what small
+    tensors between leave of it is soon too small.
+
+    Parameters
+    ----------
+    inputs : list of tensors of shape (M, n, width)
+        Of the activation.
+    outputs : list of tensors of that shape
+        Of the activation; the same as the inputs where those are not needed any more.
+    masks, kept : lists of tensors of that shape
+        What dropout multiplies by, and what that gives; empty without dropout.
+    logits : tensor of shape (M, K, n)
+        The logits.
+    gradients : list of tensors of shape (M, n, width)
+        Of each layer's input, the first one's left out.
+    """
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    masks: list[Tensor]
+    kept: list[Tensor]
+    logits: Tensor
+    gradients: list[Tensor]
+
+
 # A product whose rows are shorter than a vector register leaves much of it idle: the float32s of
 # the longest.
 VECTOR_LENGTH = 16
@@ -208,7 +243,7 @@ class StackedNets:
         self.activation = activation
         self.dropout = dropout
         self.generators = generators
-        self._memories: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        self._memories: dict[int, _Memory] = {}
 
     @classmethod
     def around(cls, net: SimpleNet) -> StackedNets:
@@ -276,9 +311,11 @@ class StackedNets:
         tensor of shape (M, n, n_classes)
             Each net's logits.
         """
-        activate = ACTIVATIONS[self.activation]
-        for weight, bias in self.layers[:-1]:
-            X = activate(torch.baddbmm(bias, X, weight))
+        activate = _FORWARD[self.activation]
+        memory = self._memory(X.shape[1], like=X)
+        for (weight, bias), out in zip(self.layers[:-1], memory.inputs, strict=True):
+            z = torch.baddbmm(bias, X, weight, out=out)
+            X = activate(z, z)
         return self._output_layer(X).transpose(1, 2)
 
     def _output_layer(self, h: Tensor, out: Tensor | None = None) -> Tensor:
@@ -323,21 +360,17 @@ class StackedNets:
         With p = softmax(logits), mass q and its sum t, the gradient of a row's loss by its logits
         is t p - q. To be called under ``torch.no_grad``.
         """
-        activate, backward = ACTIVATIONS[self.activation], _BACKWARD[self.activation]
-        if not self.dropout:  # which needs the activations from before it, too
-            activate = _IN_PLACE.get(self.activation, activate)
-        outputs, input_gradients = self._memory(y.shape[1], like=X)
-        inputs, before, masks = [X], [], []
-        h = X
-        for (weight, bias), out in zip(self.layers[:-1], outputs, strict=False):
-            z = torch.baddbmm(bias, h, weight, out=out)
-            before.append(z)
-            h = activate(z)
+        activate, backward = _FORWARD[self.activation], _BACKWARD[self.activation]
+        memory = self._memory(y.shape[1], like=X)
+        inputs = [X]
+        for number, (weight, bias) in enumerate(self.layers[:-1]):
+            z = torch.baddbmm(bias, inputs[-1], weight, out=memory.inputs[number])
+            h = activate(z, memory.outputs[number])
             if self.dropout:
-                masks.append(self._draw_mask(h, sizes))
-                h = h * masks[-1]
+                mask = self._draw_mask(memory.masks[number], sizes)
+                h = torch.mul(h, mask, out=memory.kept[number])
             inputs.append(h)
-        log_p = torch.log_softmax(self._output_layer(h, outputs[-1]), dim=1)
+        log_p = torch.log_softmax(self._output_layer(inputs[-1], memory.logits), dim=1)
 
         mass = targets.mass_of(y)
         share = _shares(y, targets, sample_weight)
@@ -352,12 +385,11 @@ class StackedNets:
         for layer in reversed(range(len(self.weights))):
             self._write_gradients(layer, inputs[layer], gradient)
             if layer:
-                gradient = torch.bmm(gradient, self.weights[layer], out=input_gradients[layer])
-                h = inputs[layer]
+                hidden = layer - 1
+                gradient = torch.bmm(gradient, self.weights[layer], out=memory.gradients[hidden])
                 if self.dropout:
-                    gradient *= masks[layer - 1]
-                    h = activate(before[layer - 1])
-                gradient = backward(gradient, before[layer - 1], h)
+                    gradient *= memory.masks[hidden]
+                gradient = backward(gradient, memory.inputs[hidden], memory.outputs[hidden])
         return loss
 
     def _write_gradients(self, layer: int, h: Tensor, gradient: Tensor) -> None:
@@ -370,36 +402,41 @@ class StackedNets:
             torch.bmm(gradient.transpose(1, 2), h, out=weight_gradient)
         torch.sum(gradient, 1, keepdim=True, out=self.bias_gradients[layer])
 
-    def _memory(self, n_rows: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Give memory for the layers' outputs and the gradients of their inputs.
-
-        Asking for it anew at every step takes as long as the products themselves.
-        """
+    def _memory(self, n_rows: int, like: Tensor) -> _Memory:
+        """Give the memory for batches of some number of rows."""
         if n_rows not in self._memories:
-            shapes = [weight.shape for weight in self.weights]
-            n_nets, n_classes, _ = shapes[-1]
+            n_nets, n_classes, _ = self.weights[-1].shape
+            widths = [weight.shape[1] for weight in self.weights[:-1]]
+
+            def of_hidden_layers() -> list[Tensor]:
+                return [like.new_empty(n_nets, n_rows, width) for width in widths]
+
             with torch.inference_mode(False):  # so that it serves in every mode
-                self._memories[n_rows] = (
-                    [
-                        *(like.new_empty(m, n_rows, n_out) for m, n_out, _ in shapes[:-1]),
-                        like.new_empty(n_nets, n_classes, n_rows),
-                    ],
-                    [like.new_empty(m, n_rows, n_in) for m, _, n_in in shapes],
+                inputs = of_hidden_layers()
+                self._memories[n_rows] = _Memory(
+                    inputs,
+                    inputs if self.activation in _IN_PLACE else of_hidden_layers(),
+                    of_hidden_layers() if self.dropout else [],
+                    of_hidden_layers() if self.dropout else [],
+                    like.new_empty(n_nets, n_classes, n_rows),
+                    of_hidden_layers(),
                 )
         return self._memories[n_rows]
 
-    def _draw_mask(self, h: Tensor, sizes: Tensor | None) -> Tensor:
+    def _draw_mask(self, mask: Tensor, sizes: Tensor | None) -> Tensor:
         """Draw which activations stay, scaled so that their mean stays, as F.dropout does."""
-        mask, keep = torch.zeros_like(h), 1 - self.dropout
+        keep = 1 - self.dropout
         if self.generators is None:
             return mask.bernoulli_(keep).div_(keep)
-        n_rows = [h.shape[1]] * len(h) if sizes is None else sizes.tolist()
+        n_rows = [mask.shape[1]] * len(mask) if sizes is None else sizes.tolist()
         drawn: dict[torch.Generator, Tensor] = {}
         for own, generator, n_own in zip(mask, self.generators, n_rows, strict=True):
             if generator in drawn:
                 own[:n_own] = drawn[generator]
             else:
                 drawn[generator] = own[:n_own].bernoulli_(keep, generator=generator)
+            if n_own < len(own):
+                own[n_own:] = 0
         return mask.div_(keep)
 
 
