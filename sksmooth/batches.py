@@ -164,6 +164,9 @@ class TensorBatches:
         return -(-self.n_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.chosen is None and self.n_rows <= self.batch_size and not self.drop_last:
+            yield Batch(self.rows.X, self.rows.y, self.rows.sample_weight)
+            return
         order = self.chosen
         if self.shuffle and self.n_rows > self.batch_size:  # within one batch, order means nothing
             order = torch.randperm(self.n_rows).to(self.rows.X.device)

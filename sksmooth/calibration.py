@@ -325,7 +325,11 @@ class TemperatureScaling(BaseEstimator):
         return self.solve(logits, y, weight)
 
     def solve(
-        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None = None
+        self,
+        logits: NDArray,
+        y: NDArray,
+        sample_weight: NDArray | None = None,
+        start: NDArray | float | None = None,
     ) -> TemperatureScaling:
         """Find the temperature for arrays that are known to be as `fit` wants them.
 
@@ -337,20 +341,26 @@ class TemperatureScaling(BaseEstimator):
             Class indices.
         sample_weight : ndarray of shape (n_samples,), default=None
             Weights of the rows, not all zero.
+        start : float, default=None
+            An inverse temperature to start from, as in :func:`refine`.
 
         Returns
         -------
         TemperatureScaling
             Itself.
         """
-        self._solve_temperature(logits, y, sample_weight)
+        self._solve_temperature(logits, y, sample_weight, start)
         return self
 
     def _solve_temperature(
-        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None
+        self,
+        logits: NDArray,
+        y: NDArray,
+        sample_weight: NDArray | None,
+        start: NDArray | float | None,
     ) -> bool:
         """Find the temperature; tell whether it is a minimum, not a bound."""
-        refined = refine(logits, y, sample_weight, prior_strength=self.prior_strength)
+        refined = refine(logits, y, sample_weight, prior_strength=self.prior_strength, start=start)
         self.temperature_ = float(1 / refined.inverse_temperature)
         self.classes_ = np.arange(logits.shape[1])
         if refined.bound:
@@ -491,7 +501,11 @@ class NormTemperatureScaling(TemperatureScaling):
     """
 
     def solve(
-        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None = None
+        self,
+        logits: NDArray,
+        y: NDArray,
+        sample_weight: NDArray | None = None,
+        start: NDArray | float | None = None,
     ) -> NormTemperatureScaling:
         """Find temperature and power for arrays that are known to be as `fit` wants them.
 
@@ -503,13 +517,15 @@ class NormTemperatureScaling(TemperatureScaling):
             Class indices.
         sample_weight : ndarray of shape (n_samples,), default=None
             Weights of the rows, not all zero.
+        start : float, default=None
+            An inverse temperature to start from, as in :func:`refine`.
 
         Returns
         -------
         NormTemperatureScaling
             Itself.
         """
-        has_minimum = self._solve_temperature(logits, y, sample_weight)
+        has_minimum = self._solve_temperature(logits, y, sample_weight, start)
         norm = _norm_of(logits)
         self.norm_ = float(np.average(norm, weights=sample_weight))
         self.power_ = 0.0

@@ -1366,7 +1366,8 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
     def _fit_calibrator(self, logits: NDArray, y: NDArray, sample_weight: NDArray | None) -> Any:
         if isinstance(self.calibration, str):
             kind = CALIBRATORS[self.calibration]
-            return kind(prior_strength=PRIOR_STRENGTH).solve(logits, y, sample_weight)
+            start = getattr(self, "_refined", None)  # of the last epoch: not far off
+            return kind(prior_strength=PRIOR_STRENGTH).solve(logits, y, sample_weight, start)
         calibrator: Any = clone(self.calibration, safe=False)
         weights = {}
         if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
@@ -1788,6 +1789,9 @@ class _Joined:
     def add(self, chunk: NDArray) -> None:
         """Take in the next rows."""
         begin, self.end = self.end, self.end + len(chunk)
+        if len(chunk) == self.n_rows:
+            self.array = chunk if self.dtype is None else chunk.astype(self.dtype)
+            return
         if begin == 0:
             shape = (self.n_rows or len(chunk), *chunk.shape[1:])
             self.array = np.empty(shape, self.dtype or chunk.dtype)

@@ -959,6 +959,15 @@ def test_partial_fit_learns_from_one_portion_after_the_other(iris):
     assert net.calibrator_ is not None
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_partial_fit_refuses_a_class_index_out_of_range(label, iris):
+    X, species = iris
+    codes = np.searchsorted(SPECIES, species)
+    net = quick().partial_fit(X, codes)
+    with pytest.raises(ValueError, match=rf"none of the classes \[0, 1, 2\].*{label}"):
+        net.partial_fit(X, np.where(codes == 2, label, codes))
+
+
 def test_partial_fit_refuses_what_contradicts_the_first_call(iris):
     X, y = iris
     net = quick().partial_fit(X, y)

@@ -432,6 +432,26 @@ def test_memory_layout_does_not_matter(dtype, iris, tmp_path):
         assert_array_equal(rows, before)
 
 
+def test_memory_layout_of_class_indices_does_not_matter(iris):
+    X, species = iris
+    codes = np.searchsorted(SPECIES, species)
+    expected = quick().fit(X, species).predict_proba(X)
+    read_only = codes.copy()
+    read_only.flags.writeable = False
+    layouts = [
+        codes,
+        read_only,
+        np.repeat(codes, 2)[::2],
+        np.ascontiguousarray(codes[::-1])[::-1],
+        codes.astype(np.uint8),
+        codes.astype(">i4"),
+    ]
+    for labels in layouts:
+        before = labels.copy()
+        assert_array_equal(quick().fit(X, labels).predict_proba(X), expected)
+        assert_array_equal(labels, before)
+
+
 def test_torch_dataset_is_read_batch_by_batch(iris):
     X, y = iris
     codes = np.searchsorted(SPECIES, y)

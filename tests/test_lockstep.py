@@ -1058,3 +1058,10 @@ def test_more_threads_than_allowed_are_never_asked_for():
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("n_nets", "used"), [(1, 1), (5, 1), (25, 2)])
+def test_a_stack_uses_more_threads_than_one_net(n_nets, used):
+    net = SimpleNet(10, 3, hidden_layer_sizes=(64, 32))
+    with threads_allowed(2), threads_for(net, batch_size=128, n_nets=n_nets):
+        assert torch.get_num_threads() == used

@@ -380,6 +380,24 @@ def test_dataloader_trains_like_batches_in_memory(data):
     )
 
 
+@pytest.mark.parametrize("n_drawn", [20, 50, 500])
+def test_held_out_rows_are_those_that_a_sampler_draws(n_drawn, data):
+    X, y = data
+    drawn = np.random.default_rng(0).integers(150, N_ROWS, size=n_drawn)
+    net = make_net(
+        train_split=predefined_split(Dataset(X, y)),
+        iterator_valid=DataLoader,
+        iterator_valid__sampler=drawn.tolist(),
+        early_stopping=False,
+        batch_size=16,
+    ).fit(X[:150], y[:150])
+    logits = torch.as_tensor(net.forward(X[drawn])).numpy()
+    assert net.history[-1, "valid_acc"] == pytest.approx(np.mean(logits.argmax(1) == y[drawn]))
+    kind = type(net.calibrator_)
+    by_hand = kind(prior_strength=net.calibrator_.prior_strength).fit(logits, y[drawn])
+    assert net.calibrator_.temperature_ == pytest.approx(by_hand.temperature_, rel=1e-4)
+
+
 @pytest.mark.parametrize("n_held_out", [20, 40])
 def test_valid_split_parts_the_rows(data, n_held_out):
     net = make_net(train_split=ValidSplit(N_ROWS // n_held_out, stratified=True)).fit(*data)
