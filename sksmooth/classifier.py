@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any
@@ -827,8 +827,7 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
         sizes = {}
         if hasattr(self, "classes_inferred_") and not isinstance(self.module, torch.nn.Module):
             sizes = {"n_features": self._n_inputs, "n_classes": len(self.classes_inferred_)}
-            taken = signature(self.module).parameters
-            sizes = {name: size for name, size in sizes.items() if name in taken}
+            sizes = {name: size for name, size in sizes.items() if name in _arguments(self.module)}
         self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
         return self
 
@@ -1810,6 +1809,12 @@ def _count_rows(batches: Any) -> int | None:
         return batches.n_rows
     dataset: Any = getattr(batches, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+@lru_cache(maxsize=64)
+def _arguments(module: Any) -> frozenset[str]:
+    """Give the names of the arguments that a module's constructor takes."""
+    return frozenset(signature(module).parameters)
 
 
 @cache
