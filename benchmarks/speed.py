@@ -602,6 +602,13 @@ def format_row(result: Result) -> str:
     )
 
 
+def print_memory(title: str, memory: dict[str, dict[str, float]]) -> None:
+    print(f"\n| {title} | at most | MB |")
+    print("| --- | --- | --- |")
+    for name, own in memory.items():
+        print(f"| {name} | {own['limit_mb']:.0f} | {own['peak_mb']:.0f} |")
+
+
 def all_cases() -> Iterator[Case]:
     for cases in (fit_cases, predict_cases, held_out_cases):
         yield from cases()
@@ -610,7 +617,7 @@ def all_cases() -> Iterator[Case]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, under a minute")
+    parser.add_argument("--quick", action="store_true", help="less of it, under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # MLPClassifier at its last epoch
@@ -628,19 +635,14 @@ def main() -> None:
             print(format_row(result), flush=True)
             report["results"].append(asdict(result))
 
-    report["memory"] = measure_memory()
-    print("\n| peak memory over 1,000,000 × 10 rows, above an idle import | at most | MB |")
-    print("| --- | --- | --- |")
-    for name, memory in report["memory"].items():
-        print(f"| {name} | {memory['limit_mb']:.0f} | {memory['peak_mb']:.0f} |")
-
+    if not arguments.quick:
+        report["memory"] = measure_memory()
+        print_memory("peak memory over 1,000,000 × 10 rows, above an idle import", report["memory"])
     if not arguments.quick and sys.platform == "linux":
         report["memory_mapped"] = measure_mapped(MAPPED_ROWS)
         size = MAPPED_ROWS * N_FEATURES * 4 / 1e6
-        print(f"\n| {size:.0f} MB of {MAPPED_ROWS:,} × 10 rows in a file | at most | MB |")
-        print("| --- | --- | --- |")
-        for name, memory in report["memory_mapped"].items():
-            print(f"| {name} | {memory['limit_mb']:.0f} | {memory['peak_mb']:.0f} |")
+        title = f"{size:.0f} MB of {MAPPED_ROWS:,} × 10 rows in a file"
+        print_memory(title, report["memory_mapped"])
 
     report["fit_ms_by_threads"] = compare_threads(budget)
     print(

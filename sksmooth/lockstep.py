@@ -1222,10 +1222,10 @@ class Lockstep:
         parameters : sequence of tensors
             The stack's parameters, or a copy made after an earlier epoch.
         """
-        own = self.members[m].module.parameters()
+        own: list[Tensor] = list(self.members[m].module.parameters())
+        values = [stacked[m].view_as(value) for stacked, value in zip(parameters, own, strict=True)]
         with torch.no_grad():
-            for parameter, stacked in zip(own, parameters, strict=True):
-                parameter.copy_(stacked[m].view_as(parameter))
+            torch._foreach_copy_(own, values)
 
 
 # Numbers of X that are gathered for the coming batches of all members at a time.
