@@ -198,7 +198,110 @@ class BestEpoch:
         return self.epoch > 0 and epoch - self.epoch >= self.patience
 
 
-class LabelSmoothingClassifier(NeuralNetClassifier):
+class PredictsByProbability:
+    """Labels, scores and confidence, by the logits and probabilities that a class gives."""
+
+    predict_proba: Callable[[Any], NDArray]
+    predict_log_proba: Callable[[Any], NDArray]
+
+    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
+        """Give the logits, of shape (n_nets, n_samples, n_classes), and the probabilities."""
+        raise NotImplementedError
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Give scores whose largest names the predicted class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows; for LabelSmoothingClassifier also a torch Dataset.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes), float64
+            The log-odds of the second class, or the logarithms of the probabilities.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        scores = self.predict_log_proba(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def confidence(self, X: Any) -> NDArray[np.float64]:
+        """Give scores that order rows by how likely their predicted label is right.
+
+        For rejecting the rows of lowest confidence, or handing them to someone: it is no
+        probability, but the predicted class's share of the logits less their mean, divided by their
+        norm and averaged over the nets, if there are several [1]_. Strong smoothing can spoil the
+        order of the largest probabilities, and this mends it; on most tables of the quality
+        benchmark those order rows better. RiskCoverageDisplay compares the two. With two classes a
+        norm of one leaves nothing to order by: it is the probability of the predicted class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows; for LabelSmoothingClassifier also a torch Dataset.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            The higher, the surer. At most sqrt(1 - 1 / n_classes) with three classes and more,
+            and 0 where the logits are all equal.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+
+        See Also
+        --------
+        sksmooth.plotting.RiskCoverageDisplay : Draws the error rate among the rows kept.
+
+        References
+        ----------
+        .. [1] Xia et al. (2025), Towards Understanding Why Label Smoothing Degrades Selective
+           Classification and How to Fix It.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sksmooth import LabelSmoothingClassifier, make_tabular
+        >>> X, y = make_tabular(600, random_state=0)
+        >>> clf = LabelSmoothingClassifier(random_state=0).fit(X[:300], y[:300])
+        >>> confidence = clf.confidence(X[300:])
+        >>> correct = clf.predict(X[300:]) == y[300:]
+        >>> sure = confidence >= np.median(confidence)
+        >>> bool(correct[sure].mean() > correct[~sure].mean())
+        True
+        """
+        return normalized_confidence(*self._logits_and_probabilities(X))
+
+    def predict(self, X: Any) -> NDArray:
+        """Give the most probable label of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows; for LabelSmoothingClassifier also a torch Dataset.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, of the kind that ``fit`` was given.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        codes = self.predict_proba(X).argmax(axis=1)
+        classes = getattr(self, "classes_", None)  # a bare fit_loop knows none
+        return codes if classes is None else classes[codes]
+
+
+class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     """A neural classifier with smoothed labels and calibrated probabilities.
 
     Smoothing the labels often makes a net more accurate and always makes its confidence wrong.
@@ -1530,97 +1633,10 @@ class LabelSmoothingClassifier(NeuralNetClassifier):
             return np.log(np.maximum(self.predict_proba(X), smallest))
         return log_proba
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Give scores whose largest names the predicted class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes), float64
-            The log-odds of the second class, or the logarithms of the probabilities.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        scores = self.predict_log_proba(X)
-        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
-
-    def confidence(self, X: Any) -> NDArray[np.float64]:
-        """Give scores that order rows by how likely their predicted label is right.
-
-        For rejecting the rows of lowest confidence, or handing them to someone: it is no
-        probability, but the predicted class's share of the logits less their mean, divided by their
-        norm [1]_. Strong smoothing can spoil the order of the largest
-        probabilities, and this mends it; on most tables of the quality benchmark those order rows
-        better. RiskCoverageDisplay compares the two. With two classes, where a norm of one leaves
-        nothing to order by, it is the probability of the predicted class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            The higher, the surer. At most sqrt(1 - 1 / n_classes) with three classes and more,
-            and 0 where the logits are all equal.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-
-        See Also
-        --------
-        sksmooth.plotting.RiskCoverageDisplay : Draws the error rate among the rows kept.
-
-        References
-        ----------
-        .. [1] Xia et al. (2025), Towards Understanding Why Label Smoothing Degrades Selective
-           Classification and How to Fix It.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sksmooth import LabelSmoothingClassifier, make_tabular
-        >>> X, y = make_tabular(600, random_state=0)
-        >>> clf = LabelSmoothingClassifier(random_state=0).fit(X[:300], y[:300])
-        >>> confidence = clf.confidence(X[300:])
-        >>> correct = clf.predict(X[300:]) == y[300:]
-        >>> sure = confidence >= np.median(confidence)
-        >>> bool(correct[sure].mean() > correct[~sure].mean())
-        True
-        """
+    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
+        to_probabilities = self._to_probabilities()
         logits = self._logits(X)
-        return normalized_confidence(logits[None], self._to_probabilities()(logits.copy()))
-
-    def predict(self, X: Any) -> NDArray:
-        """Give the most probable label of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, of the kind that ``fit`` was given.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        codes = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[codes] if "classes_inferred_" in self.__dict__ else codes
+        return logits[None], to_probabilities(logits.copy())
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""

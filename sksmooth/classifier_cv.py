@@ -31,13 +31,14 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth.batches import TensorRows, merge_repeated
-from sksmooth.calibration import normalized_confidence, refine
+from sksmooth.calibration import refine
 from sksmooth.classifier import (
     PREDICTION_ROWS,
     PRIOR_STRENGTH,
     REFINING_TOLERANCE,
     BestEpoch,
     LabelSmoothingClassifier,
+    PredictsByProbability,
     _as_array,
     _is_several_inputs,
     _mend_overflow,
@@ -71,7 +72,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
+class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEstimator):
     """A neural classifier that chooses its label smoothing by cross-validation.
 
     For every ε and every fold a net is trained, all of them in lockstep. After each epoch, the
@@ -413,97 +414,9 @@ class LabelSmoothingClassifierCV(ClassifierMixin, BaseEstimator):
         mean = logsumexp(log_proba, axis=0) - np.log(len(logits))
         return np.maximum(mean, np.finfo(np.float64).min)
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give scores whose largest names the predicted class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or of more dimensions
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes), float64
-            The log-odds of the second class, or the logarithms of the probabilities.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        scores = self.predict_log_proba(X)
-        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
-
-    def confidence(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give scores that order rows by how likely their predicted label is right.
-
-        For rejecting the rows of lowest confidence, or handing them to someone: it is no
-        probability, but the predicted class's share of the logits less their mean, divided by their
-        norm, averaged over the nets [1]_. Strong smoothing can spoil the order of the largest
-        probabilities, and this mends it; on most tables of the quality benchmark those order rows
-        better. RiskCoverageDisplay compares the two. With two classes, where a norm of one leaves
-        nothing to order by, it is the probability of the predicted class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or of more dimensions
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            The higher, the surer. At most sqrt(1 - 1 / n_classes) with three classes and more,
-            and 0 where the logits are all equal.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-
-        See Also
-        --------
-        sksmooth.plotting.RiskCoverageDisplay : Draws the error rate among the rows kept.
-
-        References
-        ----------
-        .. [1] Xia et al. (2025), Towards Understanding Why Label Smoothing Degrades Selective
-           Classification and How to Fix It.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from sksmooth import LabelSmoothingClassifierCV, make_tabular
-        >>> X, y = make_tabular(600, random_state=0)
-        >>> clf = LabelSmoothingClassifierCV(random_state=0).fit(X[:300], y[:300])
-        >>> confidence = clf.confidence(X[300:])
-        >>> correct = clf.predict(X[300:]) == y[300:]
-        >>> sure = confidence >= np.median(confidence)
-        >>> bool(correct[sure].mean() > correct[~sure].mean())
-        True
-        """
+    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         logits = self._logits(X)
-        return normalized_confidence(logits, self._probabilities(logits))
-
-    def predict(self, X: ArrayLike) -> NDArray:
-        """Give the most probable label of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features), or of more dimensions
-            Rows.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, of the kind that ``fit`` was given.
-
-        Raises
-        ------
-        NotFittedError
-            Before ``fit``.
-        """
-        codes = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[codes]
+        return logits, self._probabilities(logits)
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
