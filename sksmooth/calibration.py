@@ -136,7 +136,12 @@ class _LogLoss:
     """
 
     def __init__(
-        self, z: NDArray, own_mean: NDArray, mean: NDArray, weight: NDArray, smoothed: NDArray
+        self,
+        z: NDArray,
+        own_mean: NDArray,
+        mean: NDArray,
+        weight: NDArray,
+        smoothed: NDArray | float,
     ) -> None:
         self.z = z
         self.weight = weight
@@ -198,15 +203,17 @@ def _log_loss_in_own_unit(
     z = np.array(classes_first, dtype=np.float64, order="C")
     z -= z.max(axis=0)
     n_classes, *shape = z.shape
+    n_rows: Any
     if sample_weight is None:
-        n_rows = np.full(shape[:-1], float(shape[-1]))
-        weight = np.full(shape, 1 / shape[-1])
+        n_rows = float(shape[-1])
+        weight = np.full(shape, 1 / n_rows)
     else:
         n_rows = sample_weight.sum(axis=-1, dtype=np.float64)
         weight = sample_weight / n_rows[..., None]
-    own = z.reshape(n_classes, -1)[np.ravel(y), np.arange(weight.size)].reshape(shape)
+    row_of_class = np.ravel(y).astype(np.intp, copy=False) * weight.size
+    own = z.take(row_of_class + np.arange(weight.size)).reshape(shape)
     mean, own_mean = np.vecdot(weight, z.sum(axis=0)) / n_classes, np.vecdot(weight, own)
-    unit = 1 / np.where(-mean > SMALLEST_SCALE, -mean, 1.0)
+    unit = 1 / (-mean + (-mean <= SMALLEST_SCALE))
     smoothed = prior_strength / (n_rows + prior_strength)
     z *= unit[..., None]
     return _LogLoss(z, own_mean * unit, mean * unit, weight, smoothed), unit
@@ -222,19 +229,21 @@ def _newton(
 ) -> NDArray:
     """Find where the slope is zero, by Newton's method, or bisection where that leaves the bracket.
 
+    The bracket, from `low` to `high`, is narrowed in place.
+
     Newton's error is about the square of the last step.
     """
     for _ in range(MOST_STEPS):
         if solved.all():
             break
         slope, curvature = slope_and_curvature(beta)
-        is_rising = slope > 0
-        low, high = np.where(is_rising, low, beta), np.where(is_rising, beta, high)
+        np.copyto(low, beta, where=slope < 0)
+        np.copyto(high, beta, where=slope > 0)
         proposed = beta - slope / np.maximum(curvature, SMALLEST_DIVISOR)
-        outside = (slope != 0) & ((proposed <= low) | (proposed >= high))
+        outside = (proposed <= low) | (proposed >= high)
         if outside.any():
             proposed = np.where(outside, np.sqrt(low * high), proposed)
-        step = np.where(solved, 0.0, proposed - beta)
+        step = (proposed - beta) * ~solved
         beta = beta + step
         solved = np.abs(step) <= tolerance * beta
     return beta
