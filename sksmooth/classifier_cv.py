@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,6 +51,7 @@ from sksmooth.lockstep import (
     StackedModules,
     StackedNets,
     _pad,
+    _take,
     reason_against_stacking,
     threads_for,
 )
@@ -605,19 +606,20 @@ class _Training:
     def _run_epoch(self) -> None:
         """Train every net by one epoch; look whether that was the best one of its ε."""
         n_values = len(self.label_smoothings)
-        train_loss, n_nets = np.zeros(n_values), np.zeros(n_values)
+        train_loss = np.zeros(n_values)
         logits = torch.zeros(n_values * len(self.left_out), self.n_classes)
         for stack in self.stacks:
-            np.add.at(train_loss, stack.values, stack.run_epoch())
-            np.add.at(n_nets, stack.values, 1)
-            logits.index_add_(0, stack.target, stack.score_held_out()[stack.source])
+            train_loss += np.bincount(stack.values, stack.run_epoch(), n_values)
+            scored = stack.score_held_out().index_select(0, stack.source)
+            logits.index_add_(0, stack.target, scored)
         self.n_epochs += 1
         logits = logits.view(n_values, len(self.left_out), self.n_classes) / self.times
-        self._look_for_best(train_loss / n_nets, to_numpy(logits))
+        self._look_for_best(train_loss / len(self.splits), logits.numpy())
 
     def _look_for_best(self, train_loss: NDArray, logits: NDArray) -> None:
         active = np.flatnonzero(self.active)
-        finite = np.isfinite(train_loss[active]) & np.isfinite(logits[active]).all((1, 2))
+        own = logits[active]
+        finite = np.isfinite(train_loss[active]) & np.isfinite(own).all((1, 2))
         if not finite.all():
             for _ in range(len(self.first.history), self.n_epochs):
                 self.first.history.new_epoch()
@@ -625,7 +627,7 @@ class _Training:
             raise self.first._diverged(f"The loss of {label_smoothing=} turned NaN or infinite")
         n_rows = (len(active), len(self.left_out))
         refined = refine(
-            logits[active],
+            own,
             np.broadcast_to(self.y, n_rows),
             None if self.weight is None else np.broadcast_to(self.weight, n_rows),
             prior_strength=PRIOR_STRENGTH,
@@ -633,10 +635,9 @@ class _Training:
             tolerance=REFINING_TOLERANCE,
         )
         self.inverse_temperature[active] = refined.inverse_temperature
-        is_right = logits[active].argmax(-1) == self.y
-        accuracy = np.average(is_right, axis=1, weights=self.weight)
+        accuracy = np.average(own.argmax(-1) == self.y, axis=1, weights=self.weight)
         scores = zip(active, refined.log_loss, accuracy, train_loss[active], strict=True)
-        self.recorded += [(value, self.n_epochs, *own) for value, *own in scores]
+        self.recorded += [(value, self.n_epochs, *scored) for value, *scored in scores]
         self._keep_best(active, refined.log_loss, logits)
 
     def _keep_best(self, active: NDArray, loss: NDArray, logits: NDArray) -> None:
@@ -824,7 +825,8 @@ class _Stack:
 
     def run_epoch(self) -> NDArray[np.float64]:
         """Train every net by one pass over its rows; give the mean losses."""
-        with self.nets[0]._torch_seeded():  # for the dropout of other modules than SimpleNet
+        is_simple = isinstance(self.lockstep.stack, StackedNets)  # whose dropout has own generators
+        with nullcontext() if is_simple else self.nets[0]._torch_seeded():
             return self.lockstep.run_epoch().mean_losses().numpy()
 
     @torch.no_grad()
@@ -832,7 +834,7 @@ class _Stack:
         """Give the logits of the rows held out, those of one net after those of another."""
         at_once = max(1, GATHERED_ENTRIES // (len(self.nets) * self.X[0].numel()))
         logits = self.lockstep.stack.logits
-        parts = [logits(self.X[index]) for index in self.scored.split(at_once, 1)]
+        parts = [logits(_take(self.X, index)) for index in self.scored.split(at_once, 1)]
         return torch.cat(parts, 1).flatten(0, 1)
 
     def keep(self, values: NDArray) -> None:

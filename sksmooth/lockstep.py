@@ -1171,8 +1171,6 @@ class Lockstep:
                 losses.append(self.stack.loss_and_gradients(X, y, self.targets, batch_weight, size))
                 self.update()
                 weights.append(size if batch_weight is None else batch_weight.sum(1))
-        if self.adam is not None:
-            self.adam.finish()
         return Epoch(torch.stack(losses, 1), torch.stack(weights, 1), self.sizes)
 
     def _shuffled(self) -> Tensor:
@@ -1181,12 +1179,14 @@ class Lockstep:
         if longest <= self.batch_size:
             return self.train
         rows_of = dict(zip(self.generators, self.sizes.sum(1).tolist(), strict=True))
-        orders = {
-            generator: torch.cat([torch.randperm(n, generator=generator), torch.arange(n, longest)])
-            for generator, n in rows_of.items()
-        }
-        order = torch.stack([orders[generator] for generator in self.generators])
-        return self.train.gather(1, order.to(self.train.device))
+        orders = {}
+        for generator, n_rows in rows_of.items():
+            order = torch.randperm(n_rows, generator=generator)
+            if n_rows < longest:
+                order = torch.cat([order, torch.arange(n_rows, longest)])
+            orders[generator] = order
+        stacked = torch.stack([orders[generator] for generator in self.generators])
+        return self.train.gather(1, stacked.to(self.train.device))
 
     def _batches_at_once(self) -> int:
         """Give how many batches of all members are gathered at a time."""
