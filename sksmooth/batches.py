@@ -164,7 +164,7 @@ class TensorBatches:
         return -(-self.n_rows // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if self.chosen is None and self.n_rows <= self.batch_size and not self.drop_last:
+        if self.chosen is None and 0 < self.n_rows <= self.batch_size and not self.drop_last:
             yield Batch(self.rows.X, self.rows.y, self.rows.sample_weight)
             return
         order = self.chosen
@@ -314,6 +314,8 @@ def rows_in_memory(dataset: Any) -> tuple[TensorRows | None, torch.Tensor | None
     rows, outer = rows_in_memory(dataset.dataset)
     chosen = torch.as_tensor(dataset.indices, dtype=torch.int64)
     if rows is not None:
+        n_rows = len(rows) if outer is None else len(outer)
+        chosen = torch.where(chosen < 0, chosen + n_rows, chosen)  # counted from the end
         chosen = chosen.to(rows.X.device)
     return rows, chosen if outer is None else outer[chosen]
 

@@ -229,9 +229,8 @@ def _newton(
 ) -> NDArray:
     """Find where the slope is zero, by Newton's method, or bisection where that leaves the bracket.
 
-    The bracket, from `low` to `high`, is narrowed in place.
-
-    Newton's error is about the square of the last step.
+    The bracket, from `low` to `high`, is narrowed in place. Newton's error is about the square of
+    the last step.
     """
     for _ in range(MOST_STEPS):
         if solved.all():

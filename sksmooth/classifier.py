@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any
@@ -119,6 +119,9 @@ REFINING_TOLERANCE = 0.01
 # activations stay in the processor's cache.
 PREDICTION_ROWS = 8192
 
+# Rows of one pass over held-out rows: fewer, since what training needs is in memory beside it.
+HELD_OUT_ROWS = 2048
+
 # A matrix product rounds the rows of its kernel's blocks alike and those left over otherwise. This
 # is a multiple of MKL's block. (Its results also depend on a row's alignment, where a layer has at
 # most 10 outputs and the number of its inputs is no multiple of 4.)
@@ -186,7 +189,8 @@ class BestEpoch:
             self.epoch, self.loss = epoch, loss
             if len(self.state) != len(state):
                 self.state = [torch.empty_like(value) for value in state]
-            torch._foreach_copy_(self.state, state)
+            if state:
+                torch._foreach_copy_(self.state, state)
 
     @torch.no_grad()
     def restore(self, state: list[torch.Tensor]) -> None:
@@ -711,7 +715,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
 
     def _encode(self, y: NDArray) -> NDArray[np.int64]:
         """Give the class indices of labels: the labels themselves, without a copy, if they can."""
-        is_code = y.dtype.kind in "iu" and _are_codes(self.classes_inferred_)
+        is_code = y.dtype.kind in "iu" and y.ndim == 1 and _are_codes(self.classes_inferred_)
         if is_code and y.min() >= 0 and y.max() < len(self.classes_inferred_):
             return np.ascontiguousarray(y, dtype=np.int64)
         encoder = LabelEncoder()
@@ -930,7 +934,9 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         sizes = {}
         if hasattr(self, "classes_inferred_") and not isinstance(self.module, torch.nn.Module):
             sizes = {"n_features": self._n_inputs, "n_classes": len(self.classes_inferred_)}
-            sizes = {name: size for name, size in sizes.items() if name in _arguments(self.module)}
+            if self.module is not SimpleNet:  # which takes both
+                taken = signature(self.module).parameters
+                sizes = {name: size for name, size in sizes.items() if name in taken}
         self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
         return self
 
@@ -1227,7 +1233,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
         self._quiet = self._is_quiet()
         if isinstance(iterator_valid, TensorBatches) and self._quiet:
-            iterator_valid.batch_size = max(iterator_valid.batch_size, 2048)
+            iterator_valid.batch_size = max(iterator_valid.batch_size, HELD_OUT_ROWS)
             if len(iterator_valid) == 1:  # few enough to have them twice
                 iterator_valid.gather()
         self._held_out = iterator_valid
@@ -1804,15 +1810,19 @@ class _Joined:
     def add(self, chunk: NDArray) -> None:
         """Take in the next rows."""
         begin, self.end = self.end, self.end + len(chunk)
-        if len(chunk) == self.n_rows:
+        if begin == 0 and len(chunk) == self.n_rows:
             self.array = chunk if self.dtype is None else chunk.astype(self.dtype)
             return
         if begin == 0:
-            shape = (self.n_rows or len(chunk), *chunk.shape[1:])
-            self.array = np.empty(shape, self.dtype or chunk.dtype)
+            self.array = self._make(self.n_rows or len(chunk), chunk)
         if self.end > len(self.array):
-            self.array.resize((2 * self.end, *chunk.shape[1:]), refcheck=False)
+            grown = self._make(2 * self.end, chunk)
+            grown[:begin] = self.array[:begin]
+            self.array = grown
         self.array[begin : self.end] = chunk
+
+    def _make(self, n_rows: int, like: NDArray) -> NDArray:
+        return np.empty((n_rows, *like.shape[1:]), self.dtype or like.dtype)
 
     def get(self) -> NDArray:
         """Give all rows."""
@@ -1825,12 +1835,6 @@ def _count_rows(batches: Any) -> int | None:
         return batches.n_rows
     dataset: Any = getattr(batches, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else None
-
-
-@lru_cache(maxsize=64)
-def _arguments(module: Any) -> frozenset[str]:
-    """Give the names of the arguments that a module's constructor takes."""
-    return frozenset(signature(module).parameters)
 
 
 @cache

@@ -812,6 +812,8 @@ class _Stack:
         self.lockstep = Lockstep(members, optimizer, batch_size, training.n_classes)
         is_simple = isinstance(self.lockstep.stack, StackedNets)
         self.X = training.rows.X.flatten(1) if is_simple else training.rows.X
+        widths = self.nets[0].module_.hidden_layer_sizes if is_simple else ()
+        self.widest = max([self.X[0].numel(), *widths])
         nowhere = torch.zeros(1, dtype=torch.int64)  # of the nets that see all rows
         self.scored, _ = _pad([fold.scored if len(fold.scored) else nowhere for fold in own])
         self.source, self.target = _places(training, pairs, folds, self.scored.shape[1])
@@ -832,7 +834,7 @@ class _Stack:
     @torch.no_grad()
     def score_held_out(self) -> Tensor:
         """Give the logits of the rows held out, those of one net after those of another."""
-        at_once = max(1, GATHERED_ENTRIES // (len(self.nets) * self.X[0].numel()))
+        at_once = max(1, GATHERED_ENTRIES // (len(self.nets) * self.widest))
         logits = self.lockstep.stack.logits
         parts = [logits(_take(self.X, index)) for index in self.scored.split(at_once, 1)]
         return torch.cat(parts, 1).flatten(0, 1)

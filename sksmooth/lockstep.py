@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -243,7 +244,8 @@ class StackedNets:
         self.activation = activation
         self.dropout = dropout
         self.generators = generators
-        self._memories: dict[int, _Memory] = {}
+        self._memories: dict[int, _Memory] = {}  # of training steps, by their number of rows
+        self._scored: dict[int, list[Tensor]] = {}  # of `logits`, likewise
 
     @classmethod
     def around(cls, net: SimpleNet) -> StackedNets:
@@ -312,8 +314,10 @@ class StackedNets:
             Each net's logits.
         """
         activate = _FORWARD[self.activation]
-        memory = self._memory(X.shape[1], like=X)
-        for (weight, bias), out in zip(self.layers[:-1], memory.inputs, strict=True):
+        n_rows = X.shape[1]
+        if n_rows not in self._scored:
+            self._scored[n_rows] = self._hidden_layers(n_rows, like=X)
+        for (weight, bias), out in zip(self.layers[:-1], self._scored[n_rows], strict=True):
             z = torch.baddbmm(bias, X, weight, out=out)
             X = activate(z, z)
         return self._output_layer(X).transpose(1, 2)
@@ -405,23 +409,25 @@ class StackedNets:
     def _memory(self, n_rows: int, like: Tensor) -> _Memory:
         """Give the memory for batches of some number of rows."""
         if n_rows not in self._memories:
+            hidden = partial(self._hidden_layers, n_rows, like)
+            inputs = hidden()
             n_nets, n_classes, _ = self.weights[-1].shape
-            widths = [weight.shape[1] for weight in self.weights[:-1]]
-
-            def of_hidden_layers() -> list[Tensor]:
-                return [like.new_empty(n_nets, n_rows, width) for width in widths]
-
-            with torch.inference_mode(False):  # so that it serves in every mode
-                inputs = of_hidden_layers()
-                self._memories[n_rows] = _Memory(
-                    inputs,
-                    inputs if self.activation in _IN_PLACE else of_hidden_layers(),
-                    of_hidden_layers() if self.dropout else [],
-                    of_hidden_layers() if self.dropout else [],
-                    like.new_empty(n_nets, n_classes, n_rows),
-                    of_hidden_layers(),
-                )
+            with torch.inference_mode(False):
+                logits = like.new_empty(n_nets, n_classes, n_rows)
+            self._memories[n_rows] = _Memory(
+                inputs,
+                outputs=inputs if self.activation in _IN_PLACE else hidden(),
+                masks=hidden() if self.dropout else [],
+                kept=hidden() if self.dropout else [],
+                logits=logits,
+                gradients=hidden(),
+            )
         return self._memories[n_rows]
+
+    def _hidden_layers(self, n_rows: int, like: Tensor) -> list[Tensor]:
+        """Make tensors of the shapes of the hidden layers' outputs."""
+        with torch.inference_mode(False):  # so that they serve in every mode
+            return [like.new_empty(len(w), n_rows, w.shape[1]) for w in self.weights[:-1]]
 
     def _draw_mask(self, mask: Tensor, sizes: Tensor | None) -> Tensor:
         """Draw which activations stay, scaled so that their mean stays, as F.dropout does."""

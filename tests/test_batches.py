@@ -470,3 +470,15 @@ def test_an_unknown_label_names_its_row():
     assert encoded[2][1] == 0
     with pytest.raises(ValueError, match=r"row 3 has the label 'odd', .* classes \['even'\]"):
         encoded[3]
+
+
+def test_rows_chosen_are_counted_from_the_end_where_negative():
+    rows = numbered_rows(5)
+    X, _ = next(iter(make_batches(Subset(rows, [-1, 0]), 2)))
+    assert X[:, 0].tolist() == [4, 0]
+    X, _ = next(iter(make_batches(Subset(Subset(rows, [1, 2, 3]), [-1, 0]), 2)))
+    assert X[:, 0].tolist() == [3, 1]
+
+
+def test_of_no_rows_there_is_no_batch():
+    assert list(TensorBatches(numbered_rows(0), batch_size=2)) == []

@@ -1,6 +1,7 @@
 """The classifier wherever scikit-learn and its neighbours take a classifier."""
 
 import pickle
+from dataclasses import dataclass
 
 import joblib
 import numpy as np
@@ -44,7 +45,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skrub import tabular_pipeline
 from torch.utils.data import TensorDataset
 
-from sksmooth import LabelSmoothingClassifier
+from sksmooth import LabelSmoothingClassifier, SimpleNet
 
 SPECIES = np.array(["setosa", "versicolor", "virginica"])
 NAMES = ["sepal length", "sepal width", "petal length", "petal width"]
@@ -520,3 +521,27 @@ def test_pipeline_of_imbalanced_learn_resamples_before_the_classifier(iris):
     resampled.fit(X[rows], y[rows])
     assert_allclose(resampled[-1].class_prior_, [1 / 3, 1 / 3, 1 / 3])
     assert is_right(resampled, X, y)
+
+
+def test_labels_of_a_dataset_may_be_a_column(iris):
+    X, species = iris
+    codes = np.searchsorted(SPECIES, species)
+    dataset = TensorDataset(torch.from_numpy(X).float(), torch.from_numpy(codes))
+    expected = quick().fit(dataset, codes).predict_proba(X)
+    assert_array_equal(quick().fit(dataset, codes[:, None]).predict_proba(X), expected)
+
+
+@dataclass
+class MakeNet:
+    """A factory that cannot be hashed."""
+
+    width: int
+
+    def __call__(self, n_features, n_classes):
+        return SimpleNet(n_features, n_classes, self.width, dropout=0.0)
+
+
+def test_a_factory_makes_the_module(iris):
+    net = LabelSmoothingClassifier(MakeNet(8), max_epochs=3, random_state=0).fit(*iris)
+    assert net.module_.hidden_layer_sizes == (8,)
+    assert net.module_.n_features == 4

@@ -380,8 +380,9 @@ def test_dataloader_trains_like_batches_in_memory(data):
     )
 
 
-@pytest.mark.parametrize("n_drawn", [20, 50, 500])
-def test_held_out_rows_are_those_that_a_sampler_draws(n_drawn, data):
+@pytest.mark.parametrize("batch_size", [16, N_ROWS])
+@pytest.mark.parametrize("n_drawn", [20, N_ROWS, 2 * N_ROWS, 2 * N_ROWS + 50])
+def test_held_out_rows_are_those_that_a_sampler_draws(n_drawn, batch_size, data):
     X, y = data
     drawn = np.random.default_rng(0).integers(150, N_ROWS, size=n_drawn)
     net = make_net(
@@ -389,7 +390,7 @@ def test_held_out_rows_are_those_that_a_sampler_draws(n_drawn, data):
         iterator_valid=DataLoader,
         iterator_valid__sampler=drawn.tolist(),
         early_stopping=False,
-        batch_size=16,
+        batch_size=batch_size,
     ).fit(X[:150], y[:150])
     logits = torch.as_tensor(net.forward(X[drawn])).numpy()
     assert net.history[-1, "valid_acc"] == pytest.approx(np.mean(logits.argmax(1) == y[drawn]))
