@@ -24,6 +24,7 @@ from sklearn.ensemble import (
     StackingClassifier,
     VotingClassifier,
 )
+from sklearn.exceptions import DataConversionWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.frozen import FrozenEstimator
 from sklearn.impute import SimpleImputer
@@ -528,7 +529,9 @@ def test_labels_of_a_dataset_may_be_a_column(iris):
     codes = np.searchsorted(SPECIES, species)
     dataset = TensorDataset(torch.from_numpy(X).float(), torch.from_numpy(codes))
     expected = quick().fit(dataset, codes).predict_proba(X)
-    assert_array_equal(quick().fit(dataset, codes[:, None]).predict_proba(X), expected)
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        net = quick().fit(dataset, codes[:, None])
+    assert_array_equal(net.predict_proba(X), expected)
 
 
 @dataclass
