@@ -407,16 +407,10 @@ def hold_out(
     order = order.astype(np.min_scalar_type(n_rows))
     labels = y.astype(np.min_scalar_type(len(counts)))[order]
     order = order[np.argsort(labels, kind="stable")]
-    of_classes = np.split(order, np.cumsum(counts)[:-1])
-    train, held_out = (
-        np.concatenate(parts, dtype=np.int64)
-        for parts in zip(*map(_cut, of_classes, quotas), strict=True)
-    )
+    classes = list(zip(np.split(order, np.cumsum(counts)[:-1]), quotas, strict=True))
+    train = np.concatenate([rows[quota:] for rows, quota in classes], dtype=np.int64)
+    held_out = np.concatenate([rows[:quota] for rows, quota in classes], dtype=np.int64)
     return train, held_out
-
-
-def _cut(rows: NDArray, n_held_out: int) -> tuple[NDArray, NDArray]:
-    return rows[n_held_out:], rows[:n_held_out]
 
 
 def _share_out(

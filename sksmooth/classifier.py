@@ -443,6 +443,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     _held_out: Iterable | None = None
     _fused: FusedTraining | None = None
     _best: BestEpoch | None = None
+    _refined: NDArray | None = None  # the inverse temperature of the last epoch
     _quiet = False
     # The weights of the batch at hand: skorch's get_loss has no argument for them.
     _batch_weight: torch.Tensor | None = None
@@ -1415,7 +1416,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             y,
             weight,
             prior_strength=PRIOR_STRENGTH,
-            start=getattr(self, "_refined", None),
+            start=self._refined,
             tolerance=REFINING_TOLERANCE,
         )
         self._refined = refined.inverse_temperature
@@ -1474,8 +1475,8 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     def _fit_calibrator(self, logits: NDArray, y: NDArray, sample_weight: NDArray | None) -> Any:
         if isinstance(self.calibration, str):
             kind = CALIBRATORS[self.calibration]
-            start = getattr(self, "_refined", None)  # of the last epoch: not far off
-            return kind(prior_strength=PRIOR_STRENGTH).solve(logits, y, sample_weight, start)
+            scaling = kind(prior_strength=PRIOR_STRENGTH)
+            return scaling.solve(logits, y, sample_weight, start=self._refined)
         calibrator: Any = clone(self.calibration, safe=False)
         weights = {}
         if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):

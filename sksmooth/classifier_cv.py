@@ -810,9 +810,9 @@ class _Stack:
         batch_size = max(fold.batch_size for fold in own)
         optimizer = own[0].net.optimizer_
         self.lockstep = Lockstep(members, optimizer, batch_size, training.n_classes)
-        is_simple = isinstance(self.lockstep.stack, StackedNets)
-        self.X = training.rows.X.flatten(1) if is_simple else training.rows.X
-        widths = self.nets[0].module_.hidden_layer_sizes if is_simple else ()
+        self.is_simple = isinstance(self.lockstep.stack, StackedNets)
+        self.X = training.rows.X.flatten(1) if self.is_simple else training.rows.X
+        widths = self.nets[0].module_.hidden_layer_sizes if self.is_simple else ()
         self.widest = max([self.X[0].numel(), *widths])
         nowhere = torch.zeros(1, dtype=torch.int64)  # of the nets that see all rows
         self.scored, _ = _pad([fold.scored if len(fold.scored) else nowhere for fold in own])
@@ -827,8 +827,8 @@ class _Stack:
 
     def run_epoch(self) -> NDArray[np.float64]:
         """Train every net by one pass over its rows; give the mean losses."""
-        is_simple = isinstance(self.lockstep.stack, StackedNets)  # whose dropout has own generators
-        with nullcontext() if is_simple else self.nets[0]._torch_seeded():
+        # The dropout of SimpleNets has generators of its own.
+        with nullcontext() if self.is_simple else self.nets[0]._torch_seeded():
             return self.lockstep.run_epoch().mean_losses().numpy()
 
     @torch.no_grad()

@@ -1103,7 +1103,8 @@ class Lockstep:
         table = _Table([part.rows for part in train + held_out])
         self.X, self.y, self.weight = table.X, table.y, table.weight
         self.train, self.is_row = _pad([table.index(part) for part in train])
-        self.sizes = self._sizes_of_batches([len(part.chosen) for part in train])
+        self.n_rows = [len(part.chosen) for part in train]
+        self.sizes = self._sizes_of_batches()
         self.held_out: Tensor | None = None
         self.held_out_weight: Tensor | None = None
         if held_out:
@@ -1134,10 +1135,10 @@ class Lockstep:
         settings.pop("decoupled_weight_decay", None)
         return kind(parameters, **settings)
 
-    def _sizes_of_batches(self, n_rows: Sequence[int]) -> Tensor:
+    def _sizes_of_batches(self) -> Tensor:
         """Give how many of each member's rows are in each batch, (M, n_batches)."""
-        starts = torch.arange(0, max(n_rows), self.batch_size)
-        return (torch.tensor(n_rows)[:, None] - starts).clamp(0, self.batch_size)
+        starts = torch.arange(0, max(self.n_rows), self.batch_size)
+        return (torch.tensor(self.n_rows)[:, None] - starts).clamp(0, self.batch_size)
 
     def _weight_of(self, index: Tensor, is_row: Tensor | None) -> Tensor | None:
         """Give the weights of rows, 0 for padding; None where all weigh alike."""
@@ -1184,9 +1185,9 @@ class Lockstep:
         longest = self.train.shape[1]
         if longest <= self.batch_size:
             return self.train
-        rows_of = dict(zip(self.generators, self.sizes.sum(1).tolist(), strict=True))
+        n_rows_of = dict(zip(self.generators, self.n_rows, strict=True))
         orders = {}
-        for generator, n_rows in rows_of.items():
+        for generator, n_rows in n_rows_of.items():
             order = torch.randperm(n_rows, generator=generator)
             if n_rows < longest:
                 order = torch.cat([order, torch.arange(n_rows, longest)])
