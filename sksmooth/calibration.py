@@ -21,6 +21,8 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from sksmooth._checks import as_numpy, check_class_indices
+
 # How far the inverse temperature may go from one over the logits' own scale where the log-loss has
 # no minimum. At the upper bound a row of average margin has a probability of one to the last bit;
 # at the lower all are equal.
@@ -323,7 +325,7 @@ class TemperatureScaling(BaseEstimator):
         """
         self._validate_params()
         logits = check_logits(logits)
-        y = _check_codes(y, n_classes=logits.shape[1])
+        y = check_class_indices("y", column_or_1d(as_numpy(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
         weight = _check_sample_weight(
             sample_weight, logits, dtype=np.float64, ensure_non_negative=True
@@ -734,18 +736,5 @@ def check_logits(logits: Any) -> NDArray[np.float64]:
         Unless they are finite and of two dimensions, with two classes at least.
     """
     if isinstance(logits, torch.Tensor):
-        logits = logits.detach().cpu().numpy()
+        logits = as_numpy(logits)
     return check_array(logits, dtype=np.float64, input_name="logits", ensure_min_features=2)
-
-
-def _check_codes(y: Any, n_classes: int) -> NDArray[np.int64]:
-    y = column_or_1d(y.cpu() if isinstance(y, torch.Tensor) else y)
-    if y.dtype.kind not in "iub":
-        raise ValueError(f"y must hold class indices (int), got dtype {y.dtype}.")
-    y = y.astype(np.int64)
-    if len(y) and not (y.min() >= 0 and y.max() < n_classes):
-        raise ValueError(
-            f"y must hold class indices from 0 to {n_classes - 1}, one per column of logits, "
-            f"got values from {y.min()} to {y.max()}."
-        )
-    return y

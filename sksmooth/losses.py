@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from sksmooth.smoothing import check_choice, smoothing_matrix
+from sksmooth._checks import check_choice, check_range
+from sksmooth.smoothing import smoothing_matrix
 
 __all__ = ["LabelSmoothingLoss", "mean_loss"]
 
@@ -266,13 +267,7 @@ def _select(table: Tensor, target: Tensor) -> Tensor:
 
 
 def _check_range(target: Tensor, n_classes: int) -> None:
-    outside = ((target < 0) | (target >= n_classes)).nonzero()
-    if len(outside):
-        row = int(outside[0])
-        raise ValueError(
-            f"target must hold class indices from 0 to {n_classes - 1}, the logits having "
-            f"{n_classes} columns, but target[{row}] is {int(target[row])}."
-        ) from None
+    check_range("target", target, n_classes, f", the logits having {n_classes} columns")
 
 
 def _check_shapes(

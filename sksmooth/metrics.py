@@ -6,8 +6,7 @@ several classes is scikit-learn's own :func:`sklearn.metrics.brier_score_loss`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +15,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics._scorer import _Scorer
 from sklearn.utils import check_array, check_scalar
+
+from sksmooth._checks import check_choice, check_sums
+from sksmooth._checks import check_choice as _check_choice  # noqa: F401 (plotting reads it here)
 
 __all__ = [
     "CalibrationBins",
@@ -104,7 +106,7 @@ def calibration_bins(
     ValueError
         If an argument is out of its range, misspelt, or of another length.
     TypeError
-        If ``n_bins`` is not an integer.
+        If ``n_bins`` is not an integer, or ``strategy`` not a string.
 
     References
     ----------
@@ -123,7 +125,7 @@ def calibration_bins(
     array([2., 2.])
     """
     check_scalar(n_bins, "n_bins", Integral, min_val=1)
-    _check_choice("strategy", strategy, _EDGES)
+    check_choice("strategy", strategy, _EDGES)
     confidence = _check_unit_interval("confidence", _check_vector("confidence", confidence))
     correct = _check_correct(correct, len(confidence))
     sample_weight = _check_weight(sample_weight, len(confidence))
@@ -191,7 +193,7 @@ def expected_calibration_error(
     ValueError
         If an argument is out of its range, misspelt, or does not fit the others.
     TypeError
-        If ``n_bins`` is not an integer.
+        If ``n_bins`` is not an integer, or ``strategy`` not a string.
 
     Notes
     -----
@@ -211,7 +213,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(y_true, y_proba), 3)
     0.15
     """
-    _check_choice("norm", norm, _NORMS)
+    check_choice("norm", norm, _NORMS)
     codes, y_proba = _check_probabilities(y_true, y_proba, labels)
     confidence, correct = _top_label(codes, y_proba)
     return _calibration_error(
@@ -263,7 +265,7 @@ def classwise_calibration_error(
     ValueError
         If an argument is out of its range, misspelt, or does not fit the others.
     TypeError
-        If ``n_bins`` is not an integer.
+        If ``n_bins`` is not an integer, or ``strategy`` not a string.
 
     References
     ----------
@@ -279,7 +281,7 @@ def classwise_calibration_error(
     >>> round(classwise_calibration_error(y_true, y_proba), 3)
     0.25
     """
-    _check_choice("norm", norm, _NORMS)
+    check_choice("norm", norm, _NORMS)
     codes, y_proba = _check_probabilities(y_true, y_proba, labels)
     errors = [
         _calibration_error(
@@ -588,16 +590,6 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
 }
 
 
-def _check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    options = list(choices)
-    if value in options:
-        return
-    names = [option for option in options if isinstance(option, str)]
-    nearest = get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"{name} must be one of {options}, got {value!r}.{hint}")
-
-
 def _check_vector(name: str, values: ArrayLike, n_samples: int | None = None) -> Vector:
     vector = check_array(values, dtype=_FLOATS, ensure_2d=False, input_name=name)
     if vector.ndim != 1 or n_samples not in (None, len(vector)):
@@ -647,12 +639,7 @@ def _check_probabilities(
     if proba.ndim != 2:
         raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
     # float32 and float64 pass by the 1e-4; float16 needs the grain of its own numbers on top.
-    off = np.abs(proba.sum(axis=1, dtype=np.float64) - 1)
-    if off.max() > 1e-4 + np.finfo(proba.dtype).eps:
-        row = off.argmax()
-        raise ValueError(
-            f"y_proba must have rows that sum to 1, row {row} sums to {proba[row].sum():.6g}."
-        )
+    check_sums("y_proba", proba, 1e-4 + np.finfo(proba.dtype).eps)
 
     y = np.asarray(y_true)
     if y.shape != (len(proba),):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from sksmooth.smoothing import check_choice
+from sksmooth._checks import check_choice, check_share, check_whole
 
 __all__ = ["ACTIVATIONS", "SimpleNet", "read_logits"]
 
@@ -84,11 +84,11 @@ class SimpleNet(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        self.n_features = _check_width("n_features", n_features)
-        self.n_classes = _check_width("n_classes", n_classes)
+        self.n_features = check_whole("n_features", n_features)
+        self.n_classes = check_whole("n_classes", n_classes)
         self.hidden_layer_sizes = _check_hidden_layer_sizes(hidden_layer_sizes)
         self.activation = check_choice("activation", activation, ACTIVATIONS)
-        self.dropout = _check_dropout(dropout)
+        self.dropout = check_share("dropout", dropout)
         widths = (self.n_features, *self.hidden_layer_sizes, self.n_classes)
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths))
 
@@ -163,30 +163,13 @@ def read_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     return output[-1] if isinstance(output, tuple) else output
 
 
-def _check_width(parameter: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{parameter} must be a positive integer, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{parameter} must be a positive integer, got {value}.")
-    return int(value)
-
-
 def _check_hidden_layer_sizes(sizes: object) -> tuple[int, ...]:
     if isinstance(sizes, Integral) and not isinstance(sizes, bool):
-        return (_check_width("hidden_layer_sizes", sizes),)
+        return (check_whole("hidden_layer_sizes", sizes),)
     try:
         widths: tuple[object, ...] = tuple(sizes)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(
             f"hidden_layer_sizes must be a positive integer or a sequence of them, got {sizes!r}."
         ) from None
-    return tuple(_check_width(f"hidden_layer_sizes[{i}]", w) for i, w in enumerate(widths))
-
-
-def _check_dropout(dropout: object) -> float:
-    if isinstance(dropout, bool) or not isinstance(dropout, Real):
-        raise TypeError(f"dropout must be a real number in [0, 1), got {dropout!r}.")
-    share = float(dropout)
-    if not 0 <= share < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {dropout}.")
-    return share
+    return tuple(check_whole(f"hidden_layer_sizes[{i}]", w) for i, w in enumerate(widths))

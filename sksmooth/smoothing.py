@@ -6,14 +6,22 @@ distribution of class y. S, the place the mass ε goes to, is what the parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from difflib import get_close_matches
-from numbers import Integral, Real
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+
+from sksmooth._checks import (
+    as_numpy,
+    check_choice,
+    check_class_indices,
+    check_proportions,
+    check_range,
+    check_share,
+    check_whole,
+)
 
 __all__ = [
     "SMOOTHINGS",
@@ -23,49 +31,6 @@ __all__ = [
     "smooth_labels",
     "smoothing_matrix",
 ]
-
-ROW_SUM_TOLERANCE = 1e-6
-
-
-def check_choice(parameter: str, value: object, choices: Collection[str]) -> str:
-    """Return `value` if it is one of `choices`; otherwise say which were allowed.
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    value : object
-        What the user gave.
-    choices : collection of str
-        The allowed names.
-
-    Returns
-    -------
-    str
-        `value`, unchanged.
-
-    Raises
-    ------
-    TypeError
-        If `value` is not a string.
-    ValueError
-        If it is an unknown one. The message suggests the nearest known name.
-
-    Examples
-    --------
-    >>> from sksmooth.smoothing import check_choice
-    >>> check_choice("reduction", "maen", ["mean", "sum", "none"])
-    Traceback (most recent call last):
-    ...
-    ValueError: reduction must be one of 'mean', 'sum', 'none'; got 'maen'. Did you mean 'mean'?
-    """
-    if isinstance(value, str) and value in choices:
-        return value
-    message = f"{parameter} must be one of {', '.join(map(repr, choices))}; got {value!r}."
-    if not isinstance(value, str):
-        raise TypeError(message)
-    nearest = get_close_matches(value.lower(), choices, n=1, cutoff=0.5)
-    raise ValueError(message + "".join(f" Did you mean {name!r}?" for name in nearest))
 
 
 def check_label_smoothing(label_smoothing: object) -> float:
@@ -99,15 +64,7 @@ def check_label_smoothing(label_smoothing: object) -> float:
     ...
     ValueError: label_smoothing must be in [0, 1), got 1.0.
     """
-    if isinstance(label_smoothing, bool) or not isinstance(label_smoothing, Real):
-        raise TypeError(
-            "label_smoothing must be a real number in [0, 1), "
-            f"got {label_smoothing!r} of type {type(label_smoothing).__name__}."
-        )
-    epsilon = float(label_smoothing)
-    if not 0 <= epsilon < 1:  # false for NaN as well
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
-    return epsilon
+    return check_share("label_smoothing", label_smoothing)
 
 
 def check_smoothing(smoothing: object, n_classes: int) -> str | NDArray[np.float64]:
@@ -147,15 +104,7 @@ def check_smoothing(smoothing: object, n_classes: int) -> str | NDArray[np.float
         return check_choice("smoothing", smoothing, SMOOTHINGS)
     names = ", ".join(map(repr, SMOOTHINGS))
     expected = f"one of {names} or an array of shape ({n_classes}, {n_classes})"
-    matrix = _as_proportions("smoothing", smoothing, (n_classes, n_classes), expected)
-    sums = matrix.sum(axis=1)
-    wrong = np.flatnonzero(np.abs(sums - 1) > ROW_SUM_TOLERANCE)
-    if wrong.size:
-        row = wrong[0]
-        raise ValueError(
-            f"each row of smoothing must sum to 1, but row {row} sums to {sums[row]:.7g}."
-        )
-    return matrix
+    return check_proportions("smoothing", smoothing, (n_classes, n_classes), expected)
 
 
 def smoothing_matrix(
@@ -217,7 +166,7 @@ def smoothing_matrix(
            [0.375, 0.625]])
     """
     epsilon = check_label_smoothing(label_smoothing)
-    n_classes = _check_n_classes(n_classes)
+    n_classes = check_whole("n_classes", n_classes)
     destination = check_smoothing(smoothing, n_classes)
     if isinstance(destination, str):
         destination = SMOOTHINGS[destination](n_classes, class_prior)
@@ -277,16 +226,16 @@ def smooth_labels(
     tensor([[0.1000, 0.9000],
             [0.9000, 0.1000]])
     """
-    labels = _check_labels(_as_numpy(y))
+    labels = check_class_indices("y", y)
     if n_classes is None:
         n_classes = _infer_n_classes(labels, smoothing, class_prior)
-    _check_label_range(labels, _check_n_classes(n_classes))
+    check_range("y", labels, check_whole("n_classes", n_classes))
     if class_prior is None and isinstance(smoothing, str) and smoothing == "prior":
         if not labels.size:
             raise ValueError("y is empty, so class_prior must be given for smoothing='prior'.")
         class_prior = np.bincount(labels, minlength=n_classes) / labels.size
     matrix = smoothing_matrix(label_smoothing, n_classes, smoothing, class_prior)
-    rows = _as_numpy(matrix)[labels]
+    rows = as_numpy(matrix)[labels]
     if isinstance(y, torch.Tensor):
         return torch.as_tensor(rows, dtype=torch.get_default_dtype(), device=y.device)
     return rows
@@ -312,9 +261,7 @@ def _prior(n_classes: int, class_prior: object) -> NDArray[np.float64]:
             f"({n_classes},) that sums to 1."
         )
     expected = f"an array of shape ({n_classes},), one frequency a class"
-    prior = _as_proportions("class_prior", class_prior, (n_classes,), expected)
-    if abs(prior.sum() - 1) > ROW_SUM_TOLERANCE:
-        raise ValueError(f"class_prior must sum to 1, but it sums to {prior.sum():.7g}.")
+    prior = check_proportions("class_prior", class_prior, (n_classes,), expected)
     return np.tile(prior, (n_classes, 1))
 
 
@@ -323,66 +270,6 @@ SMOOTHINGS: dict[str, Callable[[int, object], NDArray[np.float64]]] = {
     "off_target": _off_target,
     "prior": _prior,
 }
-
-
-def _as_numpy(array: object) -> NDArray[Any]:
-    if not isinstance(array, torch.Tensor):
-        return np.asarray(array)
-    tensor = array.detach().cpu()
-    return (tensor.double() if tensor.is_floating_point() else tensor).numpy()  # for bfloat16
-
-
-def _as_proportions(
-    parameter: str, value: object, shape: tuple[int, ...], expected: str
-) -> NDArray[np.float64]:
-    """Return `value` as a float64 array of this shape with finite, non-negative entries."""
-    try:
-        array = _as_numpy(value)
-    except ValueError as error:  # rows of unequal length
-        raise ValueError(f"{parameter} must be {expected}, got {value!r}.") from error
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{parameter} must be {expected}, got {value!r}.")
-    if array.shape != shape:
-        raise ValueError(f"{parameter} must be {expected}, got an array of shape {array.shape}.")
-    valid = (array >= 0) & np.isfinite(array)
-    if not valid.all():
-        index = tuple(int(i) for i in np.argwhere(~valid)[0])
-        raise ValueError(
-            f"{parameter} must be finite and non-negative, but {parameter}{list(index)} "
-            f"is {array[index]}."
-        )
-    return array.astype(np.float64)
-
-
-def _check_n_classes(n_classes: object) -> int:
-    if isinstance(n_classes, bool) or not isinstance(n_classes, Integral):
-        raise TypeError(f"n_classes must be a positive integer, got {n_classes!r}.")
-    if n_classes < 1:
-        raise ValueError(f"n_classes must be a positive integer, got {n_classes}.")
-    return int(n_classes)
-
-
-def _check_labels(y: NDArray[Any]) -> NDArray[np.int64]:
-    if y.ndim == 2 and y.shape[1] == 1:
-        raise ValueError(
-            f"y must have shape (n_samples,), got {y.shape}: squeeze it, for example y.ravel()."
-        )
-    if y.ndim != 1:
-        raise ValueError(f"y must have shape (n_samples,), got {y.shape}.")
-    if y.size and y.dtype.kind not in "biu":
-        raise TypeError(
-            f"y must hold class indices, integers from 0, got dtype {y.dtype} and y[0]={y[0]!r}."
-        )
-    return y.astype(np.int64)
-
-
-def _check_label_range(labels: NDArray[np.int64], n_classes: int) -> None:
-    outside = (labels < 0) | (labels >= n_classes)
-    if outside.any():
-        row = int(np.flatnonzero(outside)[0])
-        raise ValueError(
-            f"y must hold class indices from 0 to {n_classes - 1}, but y[{row}] is {labels[row]}."
-        )
 
 
 def _infer_n_classes(labels: NDArray[np.int64], smoothing: object, class_prior: object) -> int:

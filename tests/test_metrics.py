@@ -250,7 +250,7 @@ class TestCalibrationErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"norm": "l1"}, r"norm must be one of \[1, 2, 'max'\], got 'l1'"),
+            ({"norm": "l1"}, r"norm must be one of 1, 2, 'max'; got 'l1'"),
             ({"norm": "maximum"}, "Did you mean 'max'"),
             ({"norm": [1]}, r"norm must be one of .* got \[1\]"),
             ({"strategy": "unifrom"}, "strategy must .* Did you mean 'uniform'"),
@@ -488,7 +488,7 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("y_true", "y_proba", "options", "message"),
         [
-            ([0, 1], [[0.5, 0.6], [0.5, 0.5]], {}, "y_proba must have rows that sum to 1, row 0"),
+            ([0, 1], [[0.5, 0.6], [0.5, 0.5]], {}, "each row of y_proba must sum to 1, but row 0"),
             ([0, 1], [[1.5, -0.5], [1, 0]], {}, r"y_proba must hold .* got -0.5; logits"),
             ([0, 1], [[np.nan, 1], [1, 0]], {}, "y_proba contains NaN"),
             ([0, 1], [[[1.0]], [[1.0]]], {}, r"y_proba must have shape \(n_samples, n_classes\)"),

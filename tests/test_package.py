@@ -25,6 +25,7 @@ ROOMS = (
     "losses",
     "modules",
     "smoothing",
+    "_checks",
 )
 
 

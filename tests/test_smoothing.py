@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sksmooth.smoothing import (
-    check_choice,
     check_label_smoothing,
     check_smoothing,
     smooth_labels,
@@ -219,7 +218,7 @@ def test_bad_class_prior_is_named(prior, error, message):
         ([[0], [1]], ValueError, r"shape \(n_samples,\), got \(2, 1\): squeeze it, .* y\.ravel"),
         ([[0, 1]], ValueError, r"shape \(n_samples,\), got \(1, 2\)"),
         (1, ValueError, r"shape \(n_samples,\), got \(\)"),
-        ([0.0, 1.0], TypeError, r"integers from 0, got dtype float64 and y\[0\]="),
+        ([0.0, 1.0], TypeError, r"integers from 0, got dtype float\d+ and y\[0\]="),
         ([0, -1], ValueError, r"from 0 to 2, but y\[1\] is -1"),
         ([0, 1, 3], ValueError, r"from 0 to 2, but y\[2\] is 3"),
     ],
@@ -255,8 +254,3 @@ def test_empty_labels_need_what_cannot_be_inferred():
         smooth_labels([], 0.1)
     with pytest.raises(ValueError, match="y is empty, so class_prior must be given"):
         smooth_labels([], 0.1, n_classes=3, smoothing="prior")
-
-
-def test_choice_of_another_type_is_a_type_error():
-    with pytest.raises(TypeError, match=r"form must be one of 'a', 'b'; got \['a'\]"):
-        check_choice("form", ["a"], ("a", "b"))

@@ -1,0 +1,357 @@
+"""Checks of what users give, each written once: names, class indices, proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def nearest(word: object, known: Collection[object]) -> str:
+    """Give the end of a message that names the known word most like `word`.
+
+    Parameters
+    ----------
+    word : object
+        What the user gave.
+    known : collection of objects
+        What there is. Only strings are words.
+
+    Returns
+    -------
+    str
+        The hint with a space before it; empty where no word is near.
+
+    Examples
+    --------
+    >>> nearest("Maen", ["mean", "sum"])
+    " Did you mean 'mean'?"
+    """
+    words = [name for name in known if isinstance(name, str)]
+    found = get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
+    return "".join(f" Did you mean {name!r}?" for name in found)
+
+
+def check_choice(parameter: str, value: Any, choices: Collection[Any]) -> Any:
+    """Return `value` if it is one of `choices`; otherwise say which were allowed.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    value : object
+        What the user gave.
+    choices : collection of objects
+        The allowed values, most often names.
+
+    Returns
+    -------
+    object
+        `value`, unchanged.
+
+    Raises
+    ------
+    TypeError
+        If it is not a string and all choices are.
+    ValueError
+        If it is an unknown one. The message suggests the nearest known name.
+
+    Examples
+    --------
+    >>> check_choice("reduction", "maen", ["mean", "sum", "none"])
+    Traceback (most recent call last):
+    ...
+    ValueError: reduction must be one of 'mean', 'sum', 'none'; got 'maen'. Did you mean 'mean'?
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    message = f"{parameter} must be one of {', '.join(map(repr, choices))}; got {value!r}."
+    if not isinstance(value, str):
+        if all(isinstance(choice, str) for choice in choices):
+            raise TypeError(message)
+        if value in list(choices):  # a list, since what the user gave may have no hash
+            return value
+    raise ValueError(message + nearest(value, choices))
+
+
+def as_numpy(values: Any) -> NDArray[Any]:
+    """Give the numbers of a tensor, of any dtype and on any device, or of anything else, as array.
+
+    Parameters
+    ----------
+    values : tensor or array-like
+        What the user gave.
+
+    Returns
+    -------
+    ndarray
+        The same numbers; those of bfloat16, which NumPy lacks, as float32.
+
+    Examples
+    --------
+    >>> as_numpy(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
+    array([1., 1.], dtype=float32)
+    """
+    if not isinstance(values, torch.Tensor):
+        return np.asarray(values)
+    values = values.detach().cpu().resolve_conj().resolve_neg()
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def check_class_indices(
+    parameter: str, y: Any, n_classes: int | None = None, error: type[Exception] = TypeError
+) -> NDArray[np.int64]:
+    """Return class indices as a vector of int64.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    y : array-like or tensor of shape (n_samples,)
+        What the user gave.
+    n_classes : int, default=None
+        The number of classes; None: any number.
+    error : type of exception, default=TypeError
+        What is raised for anything but integers.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int64
+        The indices.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    ValueError
+        If they have another shape or are out of range.
+
+    Examples
+    --------
+    >>> check_class_indices("y", [0, 3], n_classes=2)
+    Traceback (most recent call last):
+    ...
+    ValueError: y must hold class indices from 0 to 1, but y[1] is 3.
+    """
+    array = as_numpy(y)
+    if array.ndim != 1:
+        is_column = array.ndim == 2 and array.shape[1] == 1
+        hint = f": squeeze it, for example {parameter}.ravel()" if is_column else ""
+        raise ValueError(f"{parameter} must have shape (n_samples,), got {array.shape}{hint}.")
+    if array.size and array.dtype.kind not in "biu":
+        raise error(
+            f"{parameter} must hold class indices, integers from 0, got dtype {array.dtype} "
+            f"and {parameter}[0]={array[0]!r}."
+        )
+    codes = array.astype(np.int64)
+    if n_classes is not None:
+        check_range(parameter, codes, n_classes)
+    return codes
+
+
+def check_range(parameter: str, codes: Any, n_classes: int, note: str = "") -> None:
+    """Name the first class index that is out of range.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    codes : ndarray or tensor of any shape, int
+        Class indices.
+    n_classes : int
+        The number of classes.
+    note : str, default=""
+        Where that number is from.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+
+    Examples
+    --------
+    >>> check_range("target", torch.tensor([[0, 1], [-1, 0]]), 2)
+    Traceback (most recent call last):
+    ...
+    ValueError: target must hold class indices from 0 to 1, but target[1, 0] is -1.
+    """
+    outside = np.argwhere(as_numpy((codes < 0) | (codes >= n_classes)))
+    if len(outside):
+        index = tuple(outside[0].tolist())
+        raise ValueError(
+            f"{parameter} must hold class indices from 0 to {n_classes - 1}{note}, "
+            f"but {parameter}{list(index) or ''} is {int(codes[index])}."
+        )
+
+
+def check_proportions(
+    parameter: str, value: Any, shape: tuple[int, ...], expected: str, tolerance: float = 1e-6
+) -> NDArray[np.float64]:
+    """Return numbers that are not negative and sum to one along the last axis.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    value : array-like or tensor
+        What the user gave.
+    shape : tuple of int
+        What shape it must have.
+    expected : str
+        That in words.
+    tolerance : float, default=1e-6
+        How far from one a sum may be.
+
+    Returns
+    -------
+    ndarray of that shape, float64
+        The numbers.
+
+    Raises
+    ------
+    TypeError
+        If they are no numbers.
+    ValueError
+        If they have another shape, a negative or infinite one is among them, or their sums are not
+        one.
+
+    Examples
+    --------
+    >>> check_proportions("class_prior", [0.5, 0.4], (2,), "two numbers")
+    Traceback (most recent call last):
+    ...
+    ValueError: class_prior must sum to 1, but it sums to 0.9.
+    """
+    try:
+        array = as_numpy(value)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"{parameter} must be {expected}, got {value!r}.") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{parameter} must be {expected}, got {value!r}.")
+    if array.shape != shape:
+        raise ValueError(f"{parameter} must be {expected}, got an array of shape {array.shape}.")
+    array = array.astype(np.float64)
+    invalid = np.argwhere(~((array >= 0) & np.isfinite(array)))
+    if len(invalid):
+        index = tuple(invalid[0].tolist())
+        raise ValueError(
+            f"{parameter} must be finite and non-negative, but {parameter}{list(index)} "
+            f"is {array[index]}."
+        )
+    check_sums(parameter, array, tolerance)
+    return array
+
+
+def check_sums(parameter: str, array: NDArray[Any], tolerance: float) -> None:
+    """Name the first row, or the vector, that does not sum to one.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    array : ndarray of shape (n,) or (n_rows, n)
+        Finite numbers.
+    tolerance : float
+        How far from one a sum may be.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+
+    Examples
+    --------
+    >>> check_sums("y_proba", np.array([[0.5, 0.5], [0.5, 0.4]]), 1e-6)
+    Traceback (most recent call last):
+    ...
+    ValueError: each row of y_proba must sum to 1, but row 1 sums to 0.9.
+    """
+    sums = np.atleast_1d(array.sum(axis=-1, dtype=np.float64))
+    wrong = np.flatnonzero(np.abs(sums - 1) > tolerance)
+    if wrong.size:
+        row = wrong[0]
+        what, which = (f"each row of {parameter}", f"row {row}")
+        if array.ndim == 1:
+            what, which = parameter, "it"
+        raise ValueError(f"{what} must sum to 1, but {which} sums to {sums[row]:.7g}.")
+
+
+def check_whole(parameter: str, value: Any) -> int:
+    """Return a positive integer.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    value : int
+        What the user gave. NumPy's integers are integers too; bool is not.
+
+    Returns
+    -------
+    int
+        The same as a Python int.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    ValueError
+        If it is not positive.
+
+    Examples
+    --------
+    >>> check_whole("n_classes", 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: n_classes must be a positive integer, got 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{parameter} must be a positive integer, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{parameter} must be a positive integer, got {value}.")
+    return int(value)
+
+
+def check_share(parameter: str, value: Any) -> float:
+    """Return a real number in [0, 1).
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    value : float
+        What the user gave. NumPy scalars are real numbers too; bool, str, None and arrays are not.
+
+    Returns
+    -------
+    float
+        The same as a Python float.
+
+    Raises
+    ------
+    TypeError
+        If it is no real number.
+    ValueError
+        If it is NaN or outside [0, 1).
+
+    Examples
+    --------
+    >>> check_share("dropout", 1.0)
+    Traceback (most recent call last):
+    ...
+    ValueError: dropout must be in [0, 1), got 1.0.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{parameter} must be a real number in [0, 1), "
+            f"got {value!r} of type {type(value).__name__}."
+        )
+    share = float(value)
+    if not 0 <= share < 1:  # false for NaN as well
+        raise ValueError(f"{parameter} must be in [0, 1), got {value}.")
+    return share
