@@ -340,6 +340,8 @@ class TemperatureScaling(BaseEstimator):
         y: NDArray,
         sample_weight: NDArray | None = None,
         start: NDArray | float | None = None,
+        *,
+        warn: bool = True,
     ) -> TemperatureScaling:
         """Find the temperature for arrays that are known to be as `fit` wants them.
 
@@ -353,13 +355,16 @@ class TemperatureScaling(BaseEstimator):
             Weights of the rows, not all zero.
         start : float, default=None
             An inverse temperature to start from, as in :func:`refine`.
+        warn : bool, default=True
+            Whether to warn, as `fit` does, where the log-loss has no minimum. Without, for many
+            fits of which one is kept: Python's filters of warnings are not for threads.
 
         Returns
         -------
         TemperatureScaling
             Itself.
         """
-        self._solve_temperature(logits, y, sample_weight, start)
+        self._solve_temperature(logits, y, sample_weight, start, warn)
         return self
 
     def _solve_temperature(
@@ -368,12 +373,13 @@ class TemperatureScaling(BaseEstimator):
         y: NDArray,
         sample_weight: NDArray | None,
         start: NDArray | float | None,
+        warn: bool,
     ) -> bool:
         """Find the temperature; tell whether it is a minimum, not a bound."""
         refined = refine(logits, y, sample_weight, prior_strength=self.prior_strength, start=start)
         self.temperature_ = float(1 / refined.inverse_temperature)
         self.classes_ = np.arange(logits.shape[1])
-        if refined.bound:
+        if refined.bound and warn:
             reason = {
                 1: "every row is classified correctly",
                 -1: "the logits say too little of the labels",
@@ -516,6 +522,8 @@ class NormTemperatureScaling(TemperatureScaling):
         y: NDArray,
         sample_weight: NDArray | None = None,
         start: NDArray | float | None = None,
+        *,
+        warn: bool = True,
     ) -> NormTemperatureScaling:
         """Find temperature and power for arrays that are known to be as `fit` wants them.
 
@@ -529,13 +537,16 @@ class NormTemperatureScaling(TemperatureScaling):
             Weights of the rows, not all zero.
         start : float, default=None
             An inverse temperature to start from, as in :func:`refine`.
+        warn : bool, default=True
+            Whether to warn, as `fit` does, where the log-loss has no minimum. Without, for many
+            fits of which one is kept: Python's filters of warnings are not for threads.
 
         Returns
         -------
         NormTemperatureScaling
             Itself.
         """
-        has_minimum = self._solve_temperature(logits, y, sample_weight, start)
+        has_minimum = self._solve_temperature(logits, y, sample_weight, start, warn)
         norm = _norm_of(logits)
         self.norm_ = float(np.average(norm, weights=sample_weight))
         self.power_ = 0.0

@@ -249,6 +249,15 @@ def test_the_warning_points_at_the_caller():
     assert [warning.filename for warning in caught] == [__file__]
 
 
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+def test_solving_quietly_gives_the_same_without_a_warning(kind):
+    logits, y = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1])
+    with pytest.warns(ConvergenceWarning, match="classified correctly"):
+        expected = kind().solve(logits, y)
+    assert vars(kind().solve(logits, y, warn=False)).keys() == vars(expected).keys()
+    assert kind().solve(logits, y, warn=False).temperature_ == expected.temperature_
+
+
 # The prior
 
 
