@@ -57,6 +57,7 @@ from sksmooth.calibration import (
     refine,
     softmax_in_place,
 )
+from sksmooth.engine.threads import threads_for as threads_for_work
 from sksmooth.lockstep import FusedTraining, quickest_mode, threads_for
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
@@ -1665,7 +1666,8 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             self._set_training(False)
         with torch.no_grad():
             if X.shape[0] <= ROWS_OF_A_BLOCK and _is_narrow(self.module_):
-                return self._forward_by_one_thread(X).astype(np.float64)
+                with threads_for_work(0):
+                    return self._forward(X).astype(np.float64)
             if X.shape[0] <= PREDICTION_ROWS:
                 return self._forward(X).astype(np.float64)
             return _in_one_array(map(self._forward, X.split(PREDICTION_ROWS)), len(X))
@@ -1675,14 +1677,6 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         if self.device != "cpu":
             rows = _to(rows, self.device)
         return self._read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]
-
-    def _forward_by_one_thread(self, X: torch.Tensor) -> NDArray[np.float32]:
-        n_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return self._forward(X)
-        finally:
-            torch.set_num_threads(n_threads)
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)

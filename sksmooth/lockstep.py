@@ -9,8 +9,8 @@ parameters of M nets of one architecture are stacked along a first axis.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from torch.func import functional_call, vmap
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sksmooth.batches import TensorRows, rows_in_memory
+from sksmooth.engine.threads import flops_of
+from sksmooth.engine.threads import threads_for as own_threads_for
 from sksmooth.losses import FORMS, LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, read_logits
 from sksmooth.smoothing import smoothing_matrix
@@ -726,19 +728,10 @@ class FusedTraining:
             self.adam.finish()
 
 
-# What one more thread must have to do in a training step to pay for being woken: the products of
-# one net have to be cut in pieces, those of a stack are dealt out net by net.
-FLOPS_PER_THREAD = 100e6
-FLOPS_PER_THREAD_IN_A_STACK = 25e6
+def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextManager:
+    """Let the calling thread use as many of torch's threads as a dense net's step can keep busy.
 
-
-@contextmanager
-def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> Iterator[None]:
-    """Let torch use as many threads as a dense net's training step can keep busy.
-
-    A step of a small net is too short to be shared out: on a machine with many cores, waking the
-    threads takes longer than the step. The user's own setting, an upper bound, holds again
-    afterwards. Modules with other than dense layers are left alone, since their work is not known.
+    Modules with other than dense layers are left alone, since their work is not known.
 
     Parameters
     ----------
@@ -748,6 +741,11 @@ def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> Iterator[None]:
         Rows of a batch.
     n_nets : int, default=1
         How many such nets are trained in one stack.
+
+    Returns
+    -------
+    context manager
+        See :func:`sksmooth.engine.threads.threads_for`.
 
     Examples
     --------
@@ -760,30 +758,8 @@ def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> Iterator[None]:
     >>> torch.get_num_threads() == before
     True
     """
-    allowed = torch.get_num_threads()
-    needed = allowed
-    if _is_dense(net):
-        flops = 6 * n_nets * batch_size * sum(part.numel() for part in net.parameters())
-        per_thread = FLOPS_PER_THREAD if n_nets == 1 else FLOPS_PER_THREAD_IN_A_STACK
-        needed = min(allowed, 1 + int(flops / per_thread))
-    try:
-        if needed != allowed:
-            torch.set_num_threads(needed)
-        yield
-    finally:
-        if needed != allowed:
-            torch.set_num_threads(allowed)
-
-
-def _is_dense(net: Any) -> bool:
-    """Tell whether every parameter of a module is used once for each row."""
-    if not isinstance(net, torch.nn.Module):
-        return False
-    owners = [part for part in net.modules() if part._parameters]
-    return all(isinstance(part, (torch.nn.Linear, *_NORMS)) for part in owners)
-
-
-_NORMS = (torch.nn.BatchNorm1d, torch.nn.LayerNorm)
+    flops = flops_of(net) if isinstance(net, torch.nn.Module) else None
+    return own_threads_for(None if flops is None else 3 * batch_size * n_nets * flops, n_nets)
 
 
 def _is_plain(net: Any) -> bool:

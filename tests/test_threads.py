@@ -1,0 +1,56 @@
+"""The calling thread uses the threads that pay, and nobody else is concerned."""
+
+import threading
+
+import pytest
+import torch
+
+from sksmooth import LabelSmoothingClassifier, make_tabular
+from sksmooth.engine.threads import flops_of, threads_for
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def seen_by_another_thread():
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    return seen[0]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_another_thread_keeps_its_number():
+    with threads_for(1.0):
+        assert torch.get_num_threads() == 1
+        assert seen_by_another_thread() == 2
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_one_row_predictions_from_many_threads_leave_the_number_as_it_was():
+    X, y = make_tabular(200, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=2, random_state=0).fit(X, y)
+    expected = net.predict_proba(X[:1]).tolist()
+    found = []
+
+    def predict():
+        found.extend(net.predict_proba(X[:1]).tolist() == expected for _ in range(50))
+
+    threads = [threading.Thread(target=predict) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 400
+    assert torch.get_num_threads() == seen_by_another_thread() == 2
+
+
+def test_work_that_parameters_do_not_tell_is_unknown():
+    assert flops_of(torch.nn.Conv1d(1, 1, 1)) is None
