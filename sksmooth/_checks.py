@@ -186,7 +186,7 @@ def check_range(parameter: str, codes: Any, n_classes: int, note: str = "") -> N
         raise ValueError(
             f"{parameter} must hold class indices from 0 to {n_classes - 1}{note}, "
             f"but {parameter}{list(index) or ''} is {int(codes[index])}."
-        )
+        ) from None
 
 
 def check_proportions(

@@ -57,8 +57,8 @@ from sksmooth.calibration import (
     refine,
     softmax_in_place,
 )
-from sksmooth.engine.threads import threads_for as threads_for_work
-from sksmooth.lockstep import FusedTraining, quickest_mode, threads_for
+from sksmooth.engine.threads import limit_threads, threads_for
+from sksmooth.lockstep import FusedTraining, quickest_mode
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet, read_logits
 from sksmooth.smoothing import check_label_smoothing, check_smoothing
@@ -1666,7 +1666,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             self._set_training(False)
         with torch.no_grad():
             if X.shape[0] <= ROWS_OF_A_BLOCK and _is_narrow(self.module_):
-                with threads_for_work(0):
+                with limit_threads(0):
                     return self._forward(X).astype(np.float64)
             if X.shape[0] <= PREDICTION_ROWS:
                 return self._forward(X).astype(np.float64)

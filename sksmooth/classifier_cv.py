@@ -43,6 +43,7 @@ from sksmooth.classifier import (
     _is_several_inputs,
     _mend_overflow,
 )
+from sksmooth.engine.threads import threads_for
 from sksmooth.lockstep import (
     GATHERED_ENTRIES,
     Lockstep,
@@ -53,7 +54,6 @@ from sksmooth.lockstep import (
     _pad,
     _take,
     reason_against_stacking,
-    threads_for,
 )
 from sksmooth.modules import SimpleNet
 from sksmooth.smoothing import check_label_smoothing

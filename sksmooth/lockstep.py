@@ -22,8 +22,6 @@ from torch.func import functional_call, vmap
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from sksmooth.batches import TensorRows, rows_in_memory
-from sksmooth.engine.threads import flops_of
-from sksmooth.engine.threads import threads_for as own_threads_for
 from sksmooth.losses import FORMS, LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, read_logits
 from sksmooth.smoothing import smoothing_matrix
@@ -726,40 +724,6 @@ class FusedTraining:
         """Leave the optimizer as if it had taken the steps itself."""
         if self.adam is not None:
             self.adam.finish()
-
-
-def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextManager:
-    """Let the calling thread use as many of torch's threads as a dense net's step can keep busy.
-
-    Modules with other than dense layers are left alone, since their work is not known.
-
-    Parameters
-    ----------
-    net : torch module
-        The net that is to be trained.
-    batch_size : int
-        Rows of a batch.
-    n_nets : int, default=1
-        How many such nets are trained in one stack.
-
-    Returns
-    -------
-    context manager
-        See :func:`sksmooth.engine.threads.threads_for`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sksmooth import SimpleNet
-    >>> before = torch.get_num_threads()
-    >>> with threads_for(SimpleNet(), batch_size=64):
-    ...     torch.get_num_threads()
-    1
-    >>> torch.get_num_threads() == before
-    True
-    """
-    flops = flops_of(net) if isinstance(net, torch.nn.Module) else None
-    return own_threads_for(None if flops is None else 3 * batch_size * n_nets * flops, n_nets)
 
 
 def _is_plain(net: Any) -> bool:

@@ -20,7 +20,8 @@ from skorch.utils import to_numpy
 from sksmooth.batches import TensorRows, make_batches, rows_in_memory
 from sksmooth.calibration import refine
 from sksmooth.classifier import PRIOR_STRENGTH, REFINING_TOLERANCE, LabelSmoothingClassifier
-from sksmooth.lockstep import Lockstep, Member, Part, reason_against_stacking, threads_for
+from sksmooth.engine.threads import threads_for
+from sksmooth.lockstep import Lockstep, Member, Part, reason_against_stacking
 from sksmooth.modules import SimpleNet
 
 # What classifiers may differ in and still be trained in one stack.

@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
 from sksmooth.batches import TensorBatches
+from sksmooth.engine.threads import threads_for
 from sksmooth.lockstep import (
     ELEMENTWISE_OPTIMIZERS,
     FusedAdam,
     FusedTraining,
     StackedNets,
     Targets,
-    threads_for,
 )
 from sksmooth.losses import mean_loss
 from sksmooth.modules import ACTIVATIONS

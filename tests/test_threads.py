@@ -1,12 +1,15 @@
 """The calling thread uses the threads that pay, and nobody else is concerned."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
-from sksmooth.engine.threads import flops_of, threads_for
+from sksmooth.engine.threads import flops_of, limit_threads
 
 
 @pytest.fixture
@@ -27,7 +30,7 @@ def seen_by_another_thread():
 
 @pytest.mark.usefixtures("two_threads")
 def test_another_thread_keeps_its_number():
-    with threads_for(1.0):
+    with limit_threads(1.0):
         assert torch.get_num_threads() == 1
         assert seen_by_another_thread() == 2
     assert torch.get_num_threads() == 2
@@ -54,3 +57,20 @@ def test_one_row_predictions_from_many_threads_leave_the_number_as_it_was():
 
 def test_work_that_parameters_do_not_tell_is_unknown():
     assert flops_of(torch.nn.Conv1d(1, 1, 1)) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_uses_one_thread_however_much_there_is_to_do():
+    code = """
+import os, torch
+from sksmooth.engine.threads import limit_threads
+torch.set_num_threads(2)
+child = os.fork()
+with limit_threads(1e12):
+    n_threads = torch.get_num_threads()
+if child == 0:
+    os._exit(n_threads)
+assert n_threads == 2
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

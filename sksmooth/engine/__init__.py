@@ -1,1 +1,1 @@
-"""Trains nets: one, or a stack of many at once. Knows tensors and modules, and no estimator."""
+"""What training needs that knows tensors and modules, and no estimator."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -40,22 +40,12 @@ def _controls() -> _Controls | None:
     return _Controls(openmp, getattr(library, "MKL_Set_Num_Threads_Local", None))
 
 
-class _Process:
-    """Whether this process was forked off: torch's pool of threads is not in it, then."""
-
-    is_forked = False
-
-    @classmethod
-    def note_fork(cls) -> None:
-        cls.is_forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Process.note_fork)
+# torch's pool of threads is not in a process that was forked off after this import.
+_IMPORTING_PROCESS = os.getpid()
 
 
 @contextmanager
-def threads_for(flops: float | None, n_nets: int = 1) -> Iterator[None]:
+def limit_threads(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     """Let the calling thread use as many of torch's threads as some work keeps busy.
 
     Work on a small net is too short to be dealt out: waking the threads takes longer, on a busy
@@ -74,7 +64,7 @@ def threads_for(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     --------
     >>> import torch
     >>> before = torch.get_num_threads()
-    >>> with threads_for(1e6):
+    >>> with limit_threads(1e6):
     ...     torch.get_num_threads()
     1
     >>> torch.get_num_threads() == before
@@ -82,7 +72,7 @@ def threads_for(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     """
     allowed = torch.get_num_threads()
     needed = allowed
-    if _Process.is_forked:
+    if os.getpid() != _IMPORTING_PROCESS:
         needed = 1
     elif flops is not None:
         per_thread = FLOPS_PER_THREAD if n_nets == 1 else FLOPS_PER_THREAD_IN_A_STACK
@@ -99,6 +89,40 @@ def threads_for(flops: float | None, n_nets: int = 1) -> Iterator[None]:
         controls.openmp(allowed)
         if controls.mkl is not None:
             controls.mkl(before)
+
+
+def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextManager:
+    """Let the calling thread use as many of torch's threads as a dense net's step can keep busy.
+
+    Modules with other than dense layers are left alone, since their work is not known.
+
+    Parameters
+    ----------
+    net : torch module
+        The net that is to be trained.
+    batch_size : int
+        Rows of a batch.
+    n_nets : int, default=1
+        How many such nets are trained in one stack.
+
+    Returns
+    -------
+    context manager
+        See :func:`limit_threads`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import SimpleNet
+    >>> before = torch.get_num_threads()
+    >>> with threads_for(SimpleNet(), batch_size=64):
+    ...     torch.get_num_threads()
+    1
+    >>> torch.get_num_threads() == before
+    True
+    """
+    flops = flops_of(net) if isinstance(net, torch.nn.Module) else None
+    return limit_threads(None if flops is None else 3 * batch_size * n_nets * flops, n_nets)
 
 
 def flops_of(module: Any) -> float | None:
