@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from operator import is_
 from typing import Any
 
@@ -53,6 +54,9 @@ class LabelSmoothingLoss(nn.Module):
         Which of the two losses above.
     class_prior : array-like of shape (K,), default=None
         The class frequencies, needed for ``smoothing="prior"``.
+    ignore_index : int, default=-100
+        A class index that marks rows to be left out: every value and gradient is that of the
+        batch without them, and the loss of such a row alone is 0.
 
     Notes
     -----
@@ -62,7 +66,17 @@ class LabelSmoothingLoss(nn.Module):
     Half-precision logits are taken to float32 first, as `torch.autocast` does, and so is the loss.
 
     Shapes: logits (n, K), floating; target (n,), integer, or (n, K), floating; sample_weight (n,);
-    the loss () or, with ``reduction="none"``, (n,).
+    the loss () or, with ``reduction="none"``, (n,). As in ``torch.nn.CrossEntropyLoss`` logits may
+    also be those of one row, (K,), with a target (), or of rows with a class in many places,
+    (n, K, d1, ...), with a target (n, d1, ...); target probabilities always have the logits' shape.
+
+    Class weights with smoothing skew the target, as torch's do (its issue 104776): `weight`
+    multiplies each term of the sum, so that a rare class of great weight also draws the mass that
+    other rows give it. Where a weight for the rows of a class is meant, use `sample_weight`, or
+    `class_weight` of :class:`sksmooth.LabelSmoothingClassifier`, which weigh whole rows.
+
+    A row whose label is `ignore_index` never counts. In torch it did in part, with smoothing or
+    with class weights (its issues 73205 and 69339).
 
     References
     ----------
@@ -84,6 +98,7 @@ class LabelSmoothingLoss(nn.Module):
     """
 
     weight: Tensor | None
+    ignore_index = -100  # of losses that were pickled before there was one
 
     def __init__(
         self,
@@ -93,6 +108,7 @@ class LabelSmoothingLoss(nn.Module):
         reduction: str = "mean",
         form: str = "cross_entropy",
         class_prior: ArrayLike | Tensor | None = None,
+        ignore_index: int = -100,
     ) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
@@ -101,6 +117,7 @@ class LabelSmoothingLoss(nn.Module):
         self.reduction = reduction
         self.form = form
         self.class_prior = class_prior
+        self.ignore_index = ignore_index
         self._cache: tuple[tuple[Any, ...], tuple[Any, ...], Tensor] | None = None
 
     def forward(
@@ -110,17 +127,17 @@ class LabelSmoothingLoss(nn.Module):
 
         Parameters
         ----------
-        logits : tensor of shape (n, K), floating
+        logits : tensor of shape (n, K), (K,) or (n, K, d1, ...), floating
             The net's raw output.
-        target : tensor of shape (n,), integer, or of shape (n, K), floating
+        target : tensor of shape (n,), () or (n, d1, ...), integer, or of the logits', floating
             Class indices, or one distribution over the classes a row.
-        sample_weight : tensor of shape (n,), default=None
+        sample_weight : tensor of shape (n,), () or (n, d1, ...), default=None
             A weight for each row; an integer weight counts as that many copies of the row. The
             mean over rows that all have weight 0 is NaN, like that over no rows.
 
         Returns
         -------
-        tensor of shape () or (n,)
+        tensor of shape (), or with ``reduction="none"`` of the shape of class indices
             The loss, reduced as `reduction` says.
 
         Raises
@@ -133,7 +150,42 @@ class LabelSmoothingLoss(nn.Module):
         """
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_choice("form", self.form, FORMS)
-        _check_shapes(logits, target, self.weight, sample_weight)
+        shape = _check_shapes(logits, target, self.weight, sample_weight)
+        if logits.ndim != 2:
+            logits, target, sample_weight = _as_rows(logits, target, sample_weight)
+        if not self._must_look_for_ignored(logits, target):
+            with suppress(IndexError):  # of a label out of range, perhaps one to be ignored
+                losses = self._loss_of_rows(logits, target, sample_weight)
+                return losses.view(shape) if self.reduction == "none" else losses
+        return self._loss_without_ignored(logits, target, sample_weight, shape)
+
+    def _must_look_for_ignored(self, logits: Tensor, target: Tensor) -> bool:
+        """Tell whether no label out of range would betray a row that is to be ignored."""
+        if target.is_floating_point():
+            return False
+        n_classes = logits.shape[1]
+        if 0 <= self.ignore_index < n_classes:
+            return True
+        if target.is_cpu:
+            return False
+        # An index error on an accelerator ends the process's use of it.
+        return bool(((target < 0) | (target >= n_classes)).any())
+
+    def _loss_without_ignored(
+        self, logits: Tensor, target: Tensor, sample_weight: Tensor | None, shape: torch.Size
+    ) -> Tensor:
+        target = target.long()
+        kept = target != self.ignore_index
+        n_classes = logits.shape[1]
+        checked = target.where(kept, 0).view(shape)
+        check_range("target", checked, n_classes, f", the logits having {n_classes} columns")
+        weight = None if sample_weight is None else sample_weight[kept]
+        losses = self._loss_of_rows(logits[kept], target[kept], weight)
+        if self.reduction != "none":
+            return losses
+        return losses.new_zeros(len(kept)).masked_scatter(kept, losses).view(shape)
+
+    def _loss_of_rows(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weight = None if self.weight is None else self.weight.to(logits.dtype)
         matrix = self._smoothing_matrix(logits)
@@ -143,8 +195,9 @@ class LabelSmoothingLoss(nn.Module):
                 distribution = target.to(logits.dtype) @ matrix
             row_weight = None
         else:
-            distribution = _select(matrix, target)
-            row_weight = None if weight is None else _select(weight, target)
+            target = target.long()
+            distribution = matrix.index_select(0, target)
+            row_weight = None if weight is None else weight.index_select(0, target)
 
         losses = _divergence(logits, distribution, weight, self.form)
         if sample_weight is not None:
@@ -165,7 +218,7 @@ class LabelSmoothingLoss(nn.Module):
         smoothing = self.smoothing if isinstance(self.smoothing, str) else "matrix"
         return (
             f"label_smoothing={self.label_smoothing}, smoothing={smoothing!r}, "
-            f"reduction={self.reduction!r}, form={self.form!r}"
+            f"reduction={self.reduction!r}, form={self.form!r}, ignore_index={self.ignore_index}"
         )
 
     def _smoothing_matrix(self, logits: Tensor) -> Tensor:
@@ -255,83 +308,85 @@ def _divergence(logits: Tensor, distribution: Tensor, weight: Tensor | None, for
     return (terms if weight is None else terms * weight).sum(dim=1)
 
 
-def _select(table: Tensor, target: Tensor) -> Tensor:
-    """Return the entries or rows `table[target]`, naming a label that is out of range."""
-    if target.device.type != "cpu":  # an index error on an accelerator ends the process's use of it
-        _check_range(target, len(table))
-    try:
-        return table.index_select(0, target.long())
-    except IndexError:
-        _check_range(target, len(table))
-        raise
+def _as_rows(
+    logits: Tensor, target: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Make rows of one sample alone, or of samples that have a class in many places."""
 
+    def rows(values: Tensor) -> Tensor:
+        return values[None] if values.ndim == 1 else values.movedim(1, -1).flatten(0, -2)
 
-def _check_range(target: Tensor, n_classes: int) -> None:
-    check_range("target", target, n_classes, f", the logits having {n_classes} columns")
+    weight = None if sample_weight is None else sample_weight.flatten()
+    return rows(logits), rows(target) if target.is_floating_point() else target.flatten(), weight
 
 
 def _check_shapes(
     logits: Tensor, target: Tensor, weight: Tensor | None, sample_weight: Tensor | None
-) -> None:
+) -> torch.Size:
+    """Return the shape of the losses: that of the logits without their classes."""
     for name, value in (("logits", logits), ("target", target), ("sample_weight", sample_weight)):
         if not isinstance(value, Tensor) and not (name == "sample_weight" and value is None):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
     if not logits.is_floating_point():
         raise TypeError(f"logits must have a floating dtype, got {logits.dtype}.")
-    if logits.ndim != 2:
+    if not logits.ndim or (logits.ndim == 1 and target.ndim and not target.is_floating_point()):
         raise ValueError(
-            f"logits must have shape (n_samples, n_classes), got {tuple(logits.shape)}."
+            f"logits must have shape (n_samples, n_classes) for a target of shape "
+            f"{tuple(target.shape)}, got {tuple(logits.shape)}."
         )
+    is_one = logits.ndim == 1
+    n_classes = logits.shape[0 if is_one else 1]
+    shape = torch.Size() if is_one else logits.shape[:1] + logits.shape[2:]
     if target.is_floating_point():
-        _check_probability_target(logits, target)
+        _check_probability_target(logits, target, shape)
     else:
-        _check_index_target(logits, target)
-    if weight is not None and weight.shape != logits.shape[1:]:
+        _check_index_target(logits, target, shape)
+    if weight is not None and weight.shape != (n_classes,):
         raise ValueError(
-            f"weight must have shape ({logits.shape[1]},), one weight a class, "
-            f"got {tuple(weight.shape)}."
+            f"weight must have shape ({n_classes},), one weight a class, got {tuple(weight.shape)}."
         )
-    if sample_weight is not None and sample_weight.shape != logits.shape[:1]:
+    if sample_weight is not None and sample_weight.shape != shape:
         raise ValueError(
-            f"sample_weight must have shape ({logits.shape[0]},), one weight a row, "
+            f"sample_weight must have shape {tuple(shape)}, one weight a row, "
             f"got {tuple(sample_weight.shape)}."
         )
+    return shape
 
 
-def _check_probability_target(logits: Tensor, target: Tensor) -> None:
+def _check_probability_target(logits: Tensor, target: Tensor, shape: torch.Size) -> None:
     if target.shape == logits.shape:
         return
-    if target.ndim == 1:
+    if target.ndim == 1 or target.shape == shape:
         raise TypeError(
             f"target of shape {tuple(target.shape)} must hold class indices of an integer dtype, "
             f"got {target.dtype}: convert it, for example target.long()."
         )
-    _check_not_a_column(target)
+    _check_not_a_column(logits, target)
     raise ValueError(
         f"target of probabilities must have the logits' shape {tuple(logits.shape)}, "
         f"got {tuple(target.shape)}."
     )
 
 
-def _check_index_target(logits: Tensor, target: Tensor) -> None:
+def _check_index_target(logits: Tensor, target: Tensor, shape: torch.Size) -> None:
     if target.is_complex():
         raise TypeError(f"target must have an integer or floating dtype, got {target.dtype}.")
-    if target.shape == logits.shape[:1]:
+    if target.shape == shape:
         return
-    _check_not_a_column(target)
+    _check_not_a_column(logits, target)
     if target.shape == logits.shape:
         raise TypeError(
             f"target of shape {tuple(target.shape)} must hold probabilities of a floating dtype, "
             f"got {target.dtype}: convert it, for example target.float()."
         )
     raise ValueError(
-        f"target of class indices must have shape ({logits.shape[0]},) like the logits' rows, "
+        f"target of class indices must have shape {tuple(shape)} like the logits' rows, "
         f"got {tuple(target.shape)}."
     )
 
 
-def _check_not_a_column(target: Tensor) -> None:
-    if target.ndim == 2 and target.shape[1] == 1:
+def _check_not_a_column(logits: Tensor, target: Tensor) -> None:
+    if logits.ndim == 2 and target.ndim == 2 and target.shape[1] == 1:
         raise ValueError(
             f"target must have shape (n_samples,), got {tuple(target.shape)}: squeeze it, "
             "for example target.squeeze(1), and give class indices of an integer dtype."

@@ -68,6 +68,147 @@ def test_uniform_equals_torch(weighted, target, reduction, seed, epsilon, dtype)
         assert_close(got, expected, rtol=1e-6, atol=1e-6 * max(1, expected.abs().max().item()))
 
 
+# Without a class dimension, with one alone, and with places: of a text, of an image, none at all.
+SHAPES = [(4,), (1, 4), (3, 4, 5), (2, 4, 3, 2), (2, 4, 1, 2, 2), (2, 4, 0)]
+
+
+def make_shaped_case(seed, shape, dtype=torch.float64):
+    """Logits of a shape, class indices, target probabilities, class weights, sample weights."""
+    g = torch.Generator().manual_seed(seed)
+    places = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    logits = (3 * torch.randn(shape, generator=g)).to(dtype).requires_grad_()
+    y = torch.randint(4, places, generator=g)
+    proba = torch.randn(shape, generator=g).softmax(min(1, len(shape) - 1)).to(dtype)
+    weight = torch.rand(4, generator=g).to(dtype) + 0.1
+    return logits, y, proba, weight, torch.rand(places, generator=g).to(dtype) + 0.1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@given(
+    seed=seeds,
+    epsilon=epsilons,
+    weighted=st.booleans(),
+    by_index=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@reproducible
+def test_shapes_are_those_of_torch(shape, reduction, seed, epsilon, weighted, by_index, dtype):
+    logits, y, proba, weight, _ = make_shaped_case(seed, shape, dtype)
+    parameters = {
+        "label_smoothing": epsilon,
+        "weight": weight if weighted else None,
+        "reduction": reduction,
+    }
+    t = y if by_index else proba
+    ours = value_and_gradient(LabelSmoothingLoss(**parameters), logits, t)
+    theirs = value_and_gradient(nn.CrossEntropyLoss(**parameters), logits, t)
+    for got, expected in zip(ours, theirs, strict=True):
+        assert got.shape == expected.shape
+        largest = expected.abs().max().item() if expected.numel() else 0
+        assert_close(got, expected, rtol=1e-5, atol=1e-6 * max(1, largest), equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_places_are_rows(shape, form, smoothing):
+    logits, y, proba, weight, s = make_shaped_case(0, shape)
+    rows = logits[None] if len(shape) == 1 else logits.movedim(1, -1).reshape(-1, 4)
+    t = proba[None] if len(shape) == 1 else proba.movedim(1, -1).reshape(-1, 4)
+    for reduction in REDUCTIONS:
+        loss = make_loss(smoothing, form=form, weight=weight, reduction=reduction)
+        for shaped, flat in ((y, y.flatten()), (proba, t)):
+            got = loss(logits, shaped, s)
+            expected = loss(rows, flat, s.flatten())
+            assert_close(got.flatten(), expected.flatten(), rtol=0, atol=0, equal_nan=True)
+            assert got.shape == (y.shape if reduction == "none" else ())
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+@given(
+    seed=seeds,
+    shape=st.sampled_from([*SHAPES[1:5], (7, 4)]),
+    ignore_index=st.sampled_from([-100, -1, 0, 2, 255]),
+    weighted=st.booleans(),
+    by_sample=st.booleans(),
+)
+@settings(reproducible, max_examples=10)
+def test_batch_with_ignored_rows_is_the_batch_without(
+    reduction, form, smoothing, seed, shape, ignore_index, weighted, by_sample
+):
+    logits, y, _, weight, s = make_shaped_case(seed, shape)
+    kept = torch.rand(y.shape, generator=torch.Generator().manual_seed(seed)) < 0.6
+    kept &= y != ignore_index
+    y = y.where(kept, ignore_index)
+    # What an ignored row holds must not matter, not even where it would turn the sum into NaN.
+    with torch.no_grad():
+        logits.movedim(1, -1)[~kept] = math.nan
+    parameters = {"reduction": reduction, "form": form, "weight": weight if weighted else None}
+    loss = make_loss(smoothing, ignore_index=ignore_index, **parameters)
+    weights = (s,) if by_sample else ()
+    value = loss(logits, y, *weights)
+    (gradient,) = torch.autograd.grad(value.sum(), logits)
+
+    rows = logits.detach().movedim(1, -1)[kept].requires_grad_()
+    without = make_loss(smoothing, **parameters)(rows, y[kept], *(w[kept] for w in weights))
+    (expected,) = torch.autograd.grad(without.sum(), rows)
+    if reduction == "none":
+        assert value.shape == y.shape
+        assert (value[~kept] == 0).all()
+        value = value[kept]
+    assert_close(value, without, equal_nan=True)
+    assert_close(gradient.movedim(1, -1)[kept], expected, equal_nan=True)
+    assert (gradient.movedim(1, -1)[~kept] == 0).all()
+
+
+def test_ignored_rows_of_torch_where_it_counts_them_right():
+    logits, y, *_ = make_case(0)
+    y[[1, 4]] = -100
+    for reduction in REDUCTIONS:
+        ours = value_and_gradient(LabelSmoothingLoss(0.0, reduction=reduction), logits, y)
+        theirs = value_and_gradient(nn.CrossEntropyLoss(reduction=reduction), logits, y)
+        assert_close(ours, theirs)
+
+
+def test_a_batch_that_is_all_ignored_means_nothing():
+    logits, y, *_ = make_case(0)
+    ignored = torch.full_like(y, -100)
+    assert LabelSmoothingLoss()(logits, ignored).isnan()
+    assert LabelSmoothingLoss(reduction="sum")(logits, ignored) == 0
+    none = LabelSmoothingLoss(reduction="none")(logits, ignored)
+    none.sum().backward()
+    assert none.tolist() == [0] * 7
+    assert (logits.grad == 0).all()
+    assert LabelSmoothingLoss()(logits[0], torch.tensor(-100)).isnan()
+
+
+def test_index_to_ignore_is_read_at_each_call_and_from_old_pickles():
+    logits, y, *_ = make_case(0)
+    loss = LabelSmoothingLoss()
+    y[3] = 1
+    loss.ignore_index = 1
+    assert_close(loss(logits, y), LabelSmoothingLoss()(logits[y != 1], y[y != 1]))
+    del loss.ignore_index
+    assert loss.ignore_index == -100
+    assert torch.isfinite(loss(logits, y))
+
+
+@pytest.mark.parametrize("ignore_index", [156, -100])
+def test_bytes_are_compared_as_they_are_read(ignore_index):
+    logits, y, *_ = make_case(0)
+    y[2] = 156  # -100 in eight bits
+    loss = LabelSmoothingLoss(ignore_index=ignore_index)
+    if ignore_index == 156:
+        kept = y != 156
+        assert_close(loss(logits, y.to(torch.uint8)), loss(logits[kept], y[kept]))
+    else:
+        with pytest.raises(ValueError, match=r"target\[2\] is 156"):
+            loss(logits, y.to(torch.uint8))
+
+
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @given(seed=seeds, epsilon=epsilons)
 @reproducible
@@ -339,7 +480,7 @@ def test_bad_parameter_is_named_at_the_first_call(parameters, error, message):
         loss(logits, y)
 
 
-@pytest.mark.parametrize("value", [-1, 4, -100, 10**6])
+@pytest.mark.parametrize("value", [-1, 4, -99, 10**6])
 @pytest.mark.parametrize("weight", [None, torch.ones(4)])
 def test_label_out_of_range_is_named(value, weight):
     logits, y, *_ = make_case(0)
@@ -366,6 +507,17 @@ indices = torch.zeros(7, dtype=torch.long)
         (np.ones((7, 4)), indices, None, TypeError, "logits must be a torch.Tensor, got ndarray"),
         (torch.ones(7, 4).long(), indices, None, TypeError, "logits must have a floating dtype"),
         (torch.ones(4), indices, None, ValueError, r"logits must have shape .* got \(4,\)"),
+        (torch.ones(()), indices, None, ValueError, r"logits must have shape .* got \(\)"),
+        (torch.ones(7, 4, 2), indices, None, ValueError, r"shape \(7, 2\) .* got \(7,\)"),
+        (torch.ones(7, 4, 2), indices[:, None], None, ValueError, r"got \(7, 1\)"),
+        (torch.ones(7, 4, 2), torch.ones(7, 2), None, TypeError, r"target\.long\(\)"),
+        (
+            torch.ones(7, 4),
+            indices,
+            torch.ones(7, 1),
+            ValueError,
+            r"shape \(7,\), one weight a row",
+        ),
         (
             torch.ones(7, 4),
             indices,
@@ -381,6 +533,14 @@ def test_bad_argument_is_named(logits, target, sample_weight, error, message):
         LabelSmoothingLoss()(logits, target, sample_weight)
 
 
+def test_label_out_of_range_is_named_in_its_place_beside_ignored_ones():
+    target = torch.tensor([[0, -100], [1, 7]])
+    with pytest.raises(ValueError, match=r"target\[1, 1\] is 7\."):
+        LabelSmoothingLoss()(torch.ones(2, 4, 2), target)
+    with pytest.raises(ValueError, match=r"but target is 7\."):
+        LabelSmoothingLoss()(torch.ones(4), torch.tensor(7))
+
+
 def test_loss_works_again_after_an_error():
     logits, y, *_ = make_case(0)
     loss = LabelSmoothingLoss(1.5)
@@ -392,4 +552,7 @@ def test_loss_works_again_after_an_error():
 
 def test_repr_shows_the_parameters():
     shown = repr(LabelSmoothingLoss(0.2, np.eye(3), form="kl"))
-    assert "label_smoothing=0.2, smoothing='matrix', reduction='mean', form='kl'" in shown
+    assert (
+        "label_smoothing=0.2, smoothing='matrix', reduction='mean', form='kl', ignore_index=-100"
+        in shown
+    )
