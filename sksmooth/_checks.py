@@ -97,10 +97,61 @@ def as_numpy(values: Any) -> NDArray[Any]:
     >>> as_numpy(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
     array([1., 1.], dtype=float32)
     """
+    return np.asarray(without_tensor(values))
+
+
+def without_tensor(values: Any) -> Any:
+    """Give the numbers of a tensor as an array, and anything else as it is.
+
+    So that scikit-learn's checks see no tensor: with ``array_api_dispatch`` they want torch's
+    dtypes, and without it they fail on a gradient, another device or bfloat16.
+
+    Parameters
+    ----------
+    values : object
+        What the user gave.
+
+    Returns
+    -------
+    object
+        An ndarray, as :func:`as_numpy` gives it, or `values`.
+
+    Examples
+    --------
+    >>> without_tensor(torch.ones(2, requires_grad=True))
+    array([1., 1.], dtype=float32)
+    >>> without_tensor([1, 2])
+    [1, 2]
+    """
     if not isinstance(values, torch.Tensor):
-        return np.asarray(values)
+        return values
     values = values.detach().cpu().resolve_conj().resolve_neg()
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def grain_of(values: Any) -> float:
+    """Give the relative distance of neighbouring numbers in the type in which they were given.
+
+    Parameters
+    ----------
+    values : tensor, array or array-like
+        What the user gave.
+
+    Returns
+    -------
+    float
+        That of float64 for what has no floating type.
+
+    Examples
+    --------
+    >>> grain_of(torch.ones(2, dtype=torch.bfloat16))
+    0.0078125
+    """
+    if isinstance(values, torch.Tensor) and values.is_floating_point():
+        return torch.finfo(values.dtype).eps
+    dtype = getattr(values, "dtype", None)
+    is_float = isinstance(dtype, np.dtype) and dtype.kind == "f"
+    return float(np.finfo(dtype if is_float else np.float64).eps)
 
 
 def check_class_indices(

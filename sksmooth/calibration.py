@@ -21,7 +21,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from sksmooth._checks import as_numpy, check_class_indices
+from sksmooth._checks import check_class_indices, without_tensor
 
 # How far the inverse temperature may go from one over the logits' own scale where the log-loss has
 # no minimum. At the upper bound a row of average margin has a probability of one to the last bit;
@@ -301,7 +301,7 @@ class TemperatureScaling(BaseEstimator):
         Parameters
         ----------
         logits : array-like of shape (n_samples, n_classes)
-            The net's raw output, float32 or float64, of any scale.
+            The net's raw output, of any floating dtype and scale.
         y : array-like of shape (n_samples,), int
             Class indices, 0 to n_classes - 1.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -325,10 +325,10 @@ class TemperatureScaling(BaseEstimator):
         """
         self._validate_params()
         logits = check_logits(logits)
-        y = check_class_indices("y", column_or_1d(as_numpy(y)), logits.shape[1], ValueError)
+        y = check_class_indices("y", column_or_1d(without_tensor(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
         weight = _check_sample_weight(
-            sample_weight, logits, dtype=np.float64, ensure_non_negative=True
+            without_tensor(sample_weight), logits, dtype=np.float64, ensure_non_negative=True
         )
         if not weight.any():
             raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
@@ -746,6 +746,6 @@ def check_logits(logits: Any) -> NDArray[np.float64]:
     ValueError
         Unless they are finite and of two dimensions, with two classes at least.
     """
-    if isinstance(logits, torch.Tensor):
-        logits = as_numpy(logits)
-    return check_array(logits, dtype=np.float64, input_name="logits", ensure_min_features=2)
+    return check_array(
+        without_tensor(logits), dtype=np.float64, input_name="logits", ensure_min_features=2
+    )

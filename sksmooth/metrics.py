@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics._scorer import _Scorer
 from sklearn.utils import check_array, check_scalar
 
-from sksmooth._checks import check_choice, check_sums
+from sksmooth._checks import as_numpy, check_choice, check_sums, grain_of, without_tensor
 from sksmooth._checks import check_choice as _check_choice  # noqa: F401 (plotting reads it here)
 
 __all__ = [
@@ -591,7 +591,7 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
 
 
 def _check_vector(name: str, values: ArrayLike, n_samples: int | None = None) -> Vector:
-    vector = check_array(values, dtype=_FLOATS, ensure_2d=False, input_name=name)
+    vector = check_array(without_tensor(values), dtype=_FLOATS, ensure_2d=False, input_name=name)
     if vector.ndim != 1 or n_samples not in (None, len(vector)):
         expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
         raise ValueError(f"{name} must have shape {expected}, got {vector.shape}.")
@@ -631,17 +631,22 @@ def _check_probabilities(
 ) -> tuple[Vector, Vector]:
     """Return each row's column index and the probabilities of shape (n_samples, n_classes)."""
     proba = check_array(
-        y_proba, dtype=_FLOATS, ensure_2d=False, allow_nd=True, input_name="y_proba"
+        without_tensor(y_proba),
+        dtype=_FLOATS,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name="y_proba",
     )
     _check_unit_interval("y_proba", proba)
     if proba.ndim == 1:
         proba = np.column_stack((1 - proba, proba))
     if proba.ndim != 2:
         raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
-    # float32 and float64 pass by the 1e-4; float16 needs the grain of its own numbers on top.
-    check_sums("y_proba", proba, 1e-4 + np.finfo(proba.dtype).eps)
+    # float32 and float64 pass by the 1e-4; half precision needs the grain of its own numbers on
+    # top, twice where the softmax was computed in it.
+    check_sums("y_proba", proba, 1e-4 + 2 * grain_of(y_proba))
 
-    y = np.asarray(y_true)
+    y = as_numpy(y_true)
     if y.shape != (len(proba),):
         raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.")
     if pd.isna(y).any():
@@ -650,7 +655,7 @@ def _check_probabilities(
 
 
 def _encode(y: Vector, labels: ArrayLike | None, n_classes: int) -> Vector:
-    classes = np.unique(y) if labels is None else np.asarray(labels)
+    classes = np.unique(y) if labels is None else as_numpy(labels)
     if classes.shape != (n_classes,) or n_classes < 2:
         hint = " Name the label of each column by labels=." if labels is None else ""
         raise ValueError(

@@ -17,6 +17,7 @@ from sksmooth._checks import (
     check_share,
     check_sums,
     check_whole,
+    grain_of,
     nearest,
 )
 
@@ -67,6 +68,22 @@ def test_tensors_of_any_dtype_are_arrays(dtype):
     assert array.tolist() == [[1, 0]]
     if dtype != torch.bfloat16:
         assert array.dtype.name == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("values", "grain"),
+    [
+        (torch.ones(1, dtype=torch.bfloat16), 2**-7),
+        (np.ones(1, np.float16), 2**-10),
+        (np.ones(1, np.float32), 2**-23),
+        (torch.ones(1, dtype=int), 2**-52),
+        (np.ones(1, int), 2**-52),
+        ([1.0], 2**-52),
+        (pl.Series([1.0]), 2**-52),
+    ],
+)
+def test_grain_is_that_of_the_type_given(values, grain):
+    assert grain_of(values) == grain
 
 
 def test_views_that_are_only_marked_as_negative_are_arrays():
