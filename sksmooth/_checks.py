@@ -406,3 +406,29 @@ def check_share(parameter: str, value: Any) -> float:
     if not 0 <= share < 1:  # false for NaN as well
         raise ValueError(f"{parameter} must be in [0, 1), got {value}.")
     return share
+
+
+def scale_to_unit(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Scale weights by a power of two, so without rounding, that brings the largest to about one.
+
+    Sums and products of weights then neither overflow nor underflow, whatever their scale.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (..., n_samples), float64
+        Weights of one set of rows, or of a stack of sets.
+
+    Returns
+    -------
+    weight : ndarray of that shape, float64
+        The largest of each set is in [1/2, 1), or 0.
+    exponent : ndarray of shape (..., 1), int
+        ``np.ldexp(weight, exponent)`` is what was given.
+
+    Examples
+    --------
+    >>> scale_to_unit(np.array([3.0, 12.0]))
+    (array([0.1875, 0.75  ]), array([4]...))
+    """
+    _, exponent = np.frexp(weight.max(axis=-1, keepdims=True))
+    return np.ldexp(weight, -exponent), exponent

@@ -7,7 +7,7 @@ of rows that the net did not train on.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -21,7 +21,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from sksmooth._checks import check_class_indices, without_tensor
+from sksmooth._checks import check_class_indices, scale_to_unit, without_tensor
 
 # How far the inverse temperature may go from one over the logits' own scale where the log-loss has
 # no minimum. At the upper bound a row of average margin has a probability of one to the last bit;
@@ -32,6 +32,9 @@ STEP_TOLERANCE = 1e-10
 ROWS_AT_ONCE = 2**14  # of a softmax: few enough to stay in the processor's cache
 SMALLEST_DIVISOR = 1e-300  # keeps quotients finite
 SMALLEST_SCALE = np.finfo(np.float64).tiny
+
+# Of which a prior of one is less than the rounding of a probability near one.
+MOST_ROWS = 2.0**53
 
 # The normal prior of NormTemperatureScaling's power: mean 0, standard deviation 1/2.
 POWER_PRECISION = 4.0
@@ -90,7 +93,9 @@ def refine(
     sample_weight : ndarray of shape (..., n_samples), default=None
         Weights w; a weight of zero leaves the row out.
     prior_strength : float, default=0.0
-        κ, the number of rows that the prior weighs as much as.
+        κ, the number of rows that the prior weighs as much as. The n above is the sum of the
+        weights, or the number of rows that have one, whichever is larger: integer weights are
+        repeated rows, and weights below one on average count only relative to each other.
     start : ndarray of shape (...) or float, default=None
         Where to start, such as the answer of the epoch before. None starts from the logits' scale.
     tolerance : float, default=1e-10
@@ -205,13 +210,7 @@ def _log_loss_in_own_unit(
     z = np.array(classes_first, dtype=np.float64, order="C")
     z -= z.max(axis=0)
     n_classes, *shape = z.shape
-    n_rows: Any
-    if sample_weight is None:
-        n_rows = float(shape[-1])
-        weight = np.full(shape, 1 / n_rows)
-    else:
-        n_rows = sample_weight.sum(axis=-1, dtype=np.float64)
-        weight = sample_weight / n_rows[..., None]
+    weight, n_rows = _shares(sample_weight, shape)
     row_of_class = np.ravel(y).astype(np.intp, copy=False) * weight.size
     own = z.take(row_of_class + np.arange(weight.size)).reshape(shape)
     mean, own_mean = np.vecdot(weight, z.sum(axis=0)) / n_classes, np.vecdot(weight, own)
@@ -219,6 +218,22 @@ def _log_loss_in_own_unit(
     smoothed = prior_strength / (n_rows + prior_strength)
     z *= unit[..., None]
     return _LogLoss(z, own_mean * unit, mean * unit, weight, smoothed), unit
+
+
+def _shares(
+    sample_weight: NDArray | None, shape: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give each row's share of the weight, and the number of rows that a prior is weighed against.
+
+    That number is the total weight, since a weight of 2 is the row twice, but no less than there
+    are rows: weights of a mean below one, such as those that sum to one, are shares themselves.
+    """
+    if sample_weight is None:
+        return np.full(shape, 1 / shape[-1]), np.array(float(shape[-1]))
+    weight, exponent = scale_to_unit(np.asarray(sample_weight, np.float64))
+    total = weight.sum(axis=-1, keepdims=True)
+    n_rows = np.ldexp(total, np.minimum(exponent, 54))[..., 0]
+    return weight / total, np.clip(n_rows, np.count_nonzero(sample_weight, axis=-1), MOST_ROWS)
 
 
 def _newton(
@@ -261,7 +276,8 @@ class TemperatureScaling(BaseEstimator):
     prior_strength : float, default=0.0
         With 0, the temperature of maximum likelihood. With κ > 0, the labels are smoothed by
         κ/(n + κ) before the fit, as Platt did, so that n rows which are all classified correctly do
-        not give a certainty that n rows cannot support.
+        not give a certainty that n rows cannot support. With weights, n is their sum or the number
+        of rows that have one, whichever is larger.
 
     Attributes
     ----------
@@ -305,7 +321,9 @@ class TemperatureScaling(BaseEstimator):
         y : array-like of shape (n_samples,), int
             Class indices, 0 to n_classes - 1.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
+            Weights of the rows, of any scale. Without a prior only their ratios count; a prior is
+            weighed against integers as against repeated rows, and against weights of a mean below
+            one as against rows without weights.
 
         Returns
         -------
@@ -548,7 +566,7 @@ class NormTemperatureScaling(TemperatureScaling):
         """
         has_minimum = self._solve_temperature(logits, y, sample_weight, start, warn)
         norm = _norm_of(logits)
-        self.norm_ = float(np.average(norm, weights=sample_weight))
+        self.norm_ = float(np.average(norm, weights=_shares(sample_weight, norm.shape)[0]))
         self.power_ = 0.0
         if has_minimum and self.norm_:
             log_ratio = self._log_ratio(norm)
@@ -586,9 +604,7 @@ class _NormLogLoss:
         self.z = np.array(logits.T, np.float64, order="C")
         self.z -= self.z.max(axis=0)
         self.log_ratio = log_ratio
-        weight = np.ones(len(logits)) if sample_weight is None else np.asarray(sample_weight, float)
-        n_rows = weight.sum()
-        self.weight = weight / n_rows
+        self.weight, n_rows = _shares(sample_weight, (len(logits),))
         self.precision = POWER_PRECISION / n_rows
         smoothed = prior_strength / (n_rows + prior_strength)
         own = np.take_along_axis(self.z, np.asarray(y)[None], axis=0)[0]

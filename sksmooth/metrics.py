@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics._scorer import _Scorer
 from sklearn.utils import check_array, check_scalar
 
-from sksmooth._checks import as_numpy, check_choice, check_sums, grain_of, without_tensor
+from sksmooth._checks import (
+    as_numpy,
+    check_choice,
+    check_sums,
+    grain_of,
+    scale_to_unit,
+    without_tensor,
+)
 from sksmooth._checks import check_choice as _check_choice  # noqa: F401 (plotting reads it here)
 
 __all__ = [
@@ -128,7 +135,7 @@ def calibration_bins(
     check_choice("strategy", strategy, _EDGES)
     confidence = _check_unit_interval("confidence", _check_vector("confidence", confidence))
     correct = _check_correct(correct, len(confidence))
-    sample_weight = _check_weight(sample_weight, len(confidence))
+    sample_weight, exponent = scale_to_unit(_check_weight(sample_weight, len(confidence)))
 
     edges = _EDGES[strategy](confidence, sample_weight, n_bins)
     # Comparing in the confidence's own precision puts float32's 0.7 on the edge 0.7, not below.
@@ -144,7 +151,7 @@ def calibration_bins(
         edges=edges,
         confidence=bin_sums(sample_weight * confidence) / filled,
         accuracy=bin_sums(sample_weight * correct) / filled,
-        weight=weight,
+        weight=np.ldexp(weight, exponent),
     )
 
 
@@ -332,7 +339,7 @@ def overconfidence(
     """
     codes, y_proba = _check_probabilities(y_true, y_proba, labels)
     confidence, correct = _top_label(codes, y_proba)
-    sample_weight = _check_weight(sample_weight, len(codes))
+    sample_weight, _ = scale_to_unit(_check_weight(sample_weight, len(codes)))
     # In float64, so that the mean of many float16 confidences does not overflow.
     return float(np.average(confidence.astype(np.float64) - correct, weights=sample_weight))
 
@@ -415,7 +422,7 @@ def risk_coverage_curve(
     """
     confidence = _check_vector("confidence", confidence)
     correct = _check_correct(correct, len(confidence))
-    sample_weight = _check_weight(sample_weight, len(confidence))
+    sample_weight, _ = scale_to_unit(_check_weight(sample_weight, len(confidence)))
 
     # The surest first; rows of equal confidence are one step.
     _, step = np.unique(-confidence, return_inverse=True)
@@ -550,9 +557,14 @@ neg_area_under_risk_coverage_scorer = make_probability_scorer(area_under_risk_co
 
 
 def _calibration_error(
-    confidence: Vector, correct: Vector, norm: Norm, **bin_options: Any
+    confidence: Vector,
+    correct: Vector,
+    norm: Norm,
+    sample_weight: ArrayLike | None,
+    **bin_options: Any,
 ) -> float:
-    bins = calibration_bins(confidence, correct, **bin_options)
+    weight, _ = scale_to_unit(_check_weight(sample_weight, len(confidence)))
+    bins = calibration_bins(confidence, correct, sample_weight=weight, **bin_options)
     filled = bins.weight > 0
     gap = np.abs(bins.confidence[filled] - bins.accuracy[filled])
     return float(_NORMS[norm](gap, bins.weight[filled]))
@@ -580,7 +592,8 @@ def _quantile_edges(confidence: Vector, sample_weight: Vector, n_bins: int) -> V
     weight = np.bincount(group, weights=sample_weight[weighted])
     cumulated = np.cumsum(weight)
     shares = np.arange(1, n_bins) / n_bins * cumulated[-1]
-    first_of_bin = np.searchsorted(cumulated - weight / 2, shares)
+    rounding = len(weight) * np.finfo(np.float64).eps * cumulated[-1]
+    first_of_bin = np.searchsorted(cumulated - weight / 2, shares - rounding)
     return np.r_[0.0, np.append(distinct, 1.0)[first_of_bin], 1.0]
 
 

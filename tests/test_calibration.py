@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq, minimize, minimize_scalar
@@ -345,16 +345,85 @@ def test_rows_of_zero_weight_do_not_hide_that_the_others_are_separable_or_consta
     assert constant.temperature_ == 1.0
 
 
-@given(seeds, st.floats(1e-6, 1e6))
-def test_only_the_weights_ratios_count(seed, factor):
-    logits, y = draw(seed)
-    assume(best_temperature(logits, y) is not None)
-    weight = np.random.default_rng(seed).exponential(size=len(y))
+# Of all weights: from the smallest to the largest that anyone means, and beyond float32.
+weight_scales = st.floats(-30, 30).map(lambda exponent: 10.0**exponent) | st.sampled_from(
+    [1e-300, 1e-39, 1e39, 1e300]
+)
+
+
+def draw_weights(seed, n=60):
+    """Logits of many norms, labels, and weights, some of them zero, of a mean of at most one."""
+    rng = np.random.default_rng(seed)
+    logits, y = draw(seed, n=n)
+    weight = rng.exponential(size=n) * (rng.random(n) < 0.8)
+    weight[0] = 1.0
+    return logits, y, weight / weight[weight > 0].mean()
+
+
+@given(seeds, weight_scales)
+def test_only_the_weights_ratios_count_without_a_prior(seed, factor):
+    logits, y, weight = draw_weights(seed)
     assume(best_temperature(logits, y, weight) is not None)
-    one = TemperatureScaling().fit(logits, y, weight).temperature_
-    assert TemperatureScaling().fit(logits, y, factor * weight).temperature_ == pytest.approx(
-        one, rel=1e-8
-    )
+    one, other = (TemperatureScaling().fit(logits, y, w) for w in (weight, factor * weight))
+    assert other.temperature_ == pytest.approx(one.temperature_, rel=1e-8)
+    for a, b in zip(refine(logits, y, weight), refine(logits, y, factor * weight), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+@given(seeds, weight_scales.filter(lambda factor: factor <= 1))
+def test_only_the_weights_ratios_count_where_their_mean_is_one_at_most(kind, seed, factor):
+    logits, y, weight = draw_weights(seed)
+    one, other = (kind(1.0).fit(logits, y, w) for w in (weight, factor * weight))
+    np.testing.assert_allclose(other.predict_proba(logits), one.predict_proba(logits), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+@pytest.mark.parametrize("total", [1.0, 1e-30, 1e-300])
+def test_equal_weights_of_any_small_total_are_no_weights(kind, total):
+    logits, y = draw(0, n=200)
+    expected = kind(1.0).fit(logits, y)
+    scaling = kind(1.0).fit(logits, y, np.full(200, total / 200))
+    assert scaling.temperature_ == pytest.approx(expected.temperature_, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+@pytest.mark.parametrize("separable", [False, True])
+@given(seeds, st.sampled_from([1, 2, 3, 10, 1000]))
+@settings(max_examples=20)
+def test_a_weight_for_all_rows_repeats_them(kind, separable, seed, times):
+    logits, y = draw(seed, n=20)
+    y = logits.argmax(axis=1) if separable else y
+    weighted = kind(1.0).fit(logits, y, np.full(20, float(times)))
+    repeated = kind(1.0).fit(np.tile(logits, (times, 1)), np.tile(y, times))
+    proba = repeated.predict_proba(logits)
+    np.testing.assert_allclose(weighted.predict_proba(logits), proba, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+@given(seeds, st.floats(16, 30).map(lambda exponent: 10.0**exponent))
+def test_beyond_all_counting_scales_make_no_difference(kind, seed, factor):
+    logits, y, weight = draw_weights(seed)
+    one, other = (kind(1.0).fit(logits, y, w * weight) for w in (1e16, factor))
+    np.testing.assert_allclose(other.predict_proba(logits), one.predict_proba(logits), rtol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1e16, 1e30, 1e39, 1e300])
+def test_huge_weights_leave_nothing_of_the_prior_of_the_temperature(factor):
+    logits, y, weight = draw_weights(3)
+    expected = TemperatureScaling().fit(logits, y, weight).temperature_
+    got = TemperatureScaling(1.0).fit(logits, y, factor * weight).temperature_
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+def test_each_set_of_a_stack_counts_its_own_weights():
+    logits, y, weight, sizes = stack_of_sets()
+    weight *= np.array([1e-200, 1.0, 7.0, 1e30, 1e200])[:, None]
+    stack = refine(logits, y, weight, prior_strength=1.0)
+    for i, n in enumerate(sizes):
+        alone = refine(logits[i, :n], y[i, :n], weight[i, :n], prior_strength=1.0)
+        for together, single in zip(stack, alone, strict=True):
+            np.testing.assert_allclose(together[i], single, rtol=1e-10)
 
 
 # Prediction

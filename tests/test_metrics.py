@@ -124,6 +124,12 @@ class TestCalibrationBins:
         )
         np.testing.assert_array_equal(bins.weight, [3, 3])
 
+    @pytest.mark.parametrize("scale", [1e-300, 1e-30, 0.1, 3.0, 1e39, 1e300])
+    def test_weight_is_given_back_at_its_own_scale(self, scale):
+        bins = calibration_bins([0.1, 0.9], [0, 1], n_bins=2, sample_weight=[scale, 3 * scale])
+        np.testing.assert_array_equal(bins.weight, [scale, 3 * scale])
+        np.testing.assert_allclose(bins.confidence, [0.1, 0.9], rtol=1e-15)
+
     def test_ties_share_a_quantile_bin(self):
         bins = calibration_bins([0.6] * 7 + [1.0] * 3, [1] * 10, n_bins=5, strategy="quantile")
         np.testing.assert_array_equal(np.sort(bins.weight), [0, 0, 0, 3, 7])
@@ -408,12 +414,27 @@ class TestLaws:
         )
         assert weighted == pytest.approx(repeated, abs=1e-12)
 
-    def test_the_scale_of_the_weights_does_not_matter(self, metric):
-        y_true, y_proba = random_predictions()
-        weight = np.random.default_rng(1).random(len(y_true))
-        assert metric(y_true, y_proba, sample_weight=1000 * weight) == pytest.approx(
-            metric(y_true, y_proba, sample_weight=weight), abs=1e-12
-        )
+    @given(
+        data=predictions(),
+        seed=st.integers(0, 2**32 - 1),
+        exponent=st.floats(-30, 30) | st.sampled_from([-300, -39, 39, 300]),
+        whole=st.booleans(),
+        quantile=st.booleans(),
+    )
+    def test_the_scale_of_the_weights_does_not_matter(
+        self, metric, data, seed, exponent, whole, quantile
+    ):
+        y_true, y_proba, labels = data
+        rng = np.random.default_rng(seed)
+        n = len(y_true)
+        # Whole ones put the middle of a group on the border of two bins of equal weight.
+        weight = rng.integers(0, 4, n).astype(float) if whole else rng.exponential(size=n)
+        weight[0] = 1
+        options = {"strategy": "quantile"} if quantile and metric in BINNED_METRICS else {}
+        expected = metric(y_true, y_proba, labels=labels, sample_weight=weight, **options)
+        scaled = 10.0**exponent * weight
+        got = metric(y_true, y_proba, labels=labels, sample_weight=scaled, **options)
+        assert got == pytest.approx(expected, abs=1e-12)
 
 
 @every_metric
