@@ -491,11 +491,17 @@ class NormTemperatureScaling(TemperatureScaling):
     r"""Temperature scaling whose temperature depends on the norm of the logits.
 
     With z the logits of a row less their mean, its probabilities are
-    :math:`\mathrm{softmax}(z \, (\lVert z \rVert / m)^\gamma / T)`, where m is the mean norm of the
-    rows of the fit. A power γ of 0 is plain temperature scaling, and -1 divides all logits by their
-    norm. Between them lies a net whose large logits say less than their size: one that met few rows
-    like this one, or wrong labels. T and γ minimize the log-loss of rows that the net did not train
-    on, with a normal prior on γ. Like temperature scaling it never changes the predicted class.
+
+    .. math::
+        \mathrm{softmax}\!\left(\frac{z \, r^\gamma}{T}\right),
+        \qquad r = \min\!\left(\max\!\left(\frac{\lVert z \rVert}{m}, 1/20\right), 20\right),
+
+    where m is the mean norm of the rows of the fit. A row whose norm is further from it than that
+    factor counts as that far, so that none is scaled without end. A power γ of 0 is plain
+    temperature scaling, and -1 divides all logits by their norm. Between them lies a net whose
+    large logits say less than their size: one that met few rows like this one, or wrong labels. T
+    and γ minimize the log-loss of rows that the net did not train on, with a normal prior on γ.
+    Like temperature scaling it never changes the predicted class.
 
     Parameters
     ----------

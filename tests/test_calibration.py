@@ -732,6 +732,26 @@ def test_a_row_of_a_norm_never_seen_is_scaled_as_the_furthest_that_counts():
     assert far == pytest.approx(2 * near)
 
 
+@pytest.mark.parametrize("power", [-1.0, -0.5, 0.5])
+def test_probabilities_are_those_of_the_formula_in_the_docstring(power):
+    logits, y = draw_by_norm(0, power)
+    weight = np.random.default_rng(0).uniform(size=len(y))
+    scaling = NormTemperatureScaling(1.0).fit(logits, y, weight)
+    rows = [scale * row for row in logits[:5] for scale in (1e-9, 1 / 50, 1 / 3, 1, 3, 50, 1e9)]
+    for row in [*rows, np.full(3, 2.0)]:
+        z = [float(value) - math.fsum(row) / 3 for value in row]
+        r = min(max(math.hypot(*z) / scaling.norm_, 1 / 20), 20)
+        terms = [value * r**scaling.power_ / scaling.temperature_ for value in z]
+        expected = [math.exp(term - max(terms)) for term in terms]
+        proba = scaling.predict_proba([row])[0]
+        np.testing.assert_allclose(
+            proba, np.divide(expected, sum(expected)), rtol=1e-9, atol=1e-300
+        )
+    norms = np.linalg.norm(logits - logits.mean(axis=1, keepdims=True), axis=1)
+    assert scaling.norm_ == pytest.approx(weight @ norms / weight.sum())
+    assert "1/20" in NormTemperatureScaling.__doc__
+
+
 @pytest.mark.parametrize("prior_strength", [0.0, 1.0])
 @pytest.mark.parametrize("kind", ["separable", "constant", "misleading"])
 @pytest.mark.filterwarnings("ignore:No temperature minimizes:UserWarning")
