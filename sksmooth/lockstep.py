@@ -23,7 +23,7 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from sksmooth.batches import TensorRows, rows_in_memory
 from sksmooth.losses import FORMS, LabelSmoothingLoss
-from sksmooth.modules import SimpleNet, read_logits
+from sksmooth.modules import SimpleNet, is_plain, read_logits
 from sksmooth.smoothing import smoothing_matrix
 
 _aten = torch.ops.aten
@@ -655,7 +655,7 @@ class FusedTraining:
             parameters with hooks, frozen parameters, criteria and optimizers that are not known,
             and in autocast.
         """
-        if not _is_plain(net) or not is_known(criterion):
+        if not is_plain(net) or not is_known(criterion):
             return False
         if criterion.weight is not None and criterion.weight.shape != (net.n_classes,):
             return False  # the criterion says what is wrong
@@ -724,18 +724,6 @@ class FusedTraining:
         """Leave the optimizer as if it had taken the steps itself."""
         if self.adam is not None:
             self.adam.finish()
-
-
-def _is_plain(net: Any) -> bool:
-    """Tell whether a net is a SimpleNet whose parts are still those it was built of."""
-    if type(net) is not SimpleNet:
-        return False
-    layers: list[Any] = list(net.layers)
-    return (
-        list(net.modules()) == [net, net.layers, *layers]  # none replaced, added or used twice
-        and all(type(layer) is torch.nn.Linear and layer.bias is not None for layer in layers)
-        and len(list(net.parameters())) == 2 * len(layers)
-    )
 
 
 def _has_hooks(part: Any) -> bool:

@@ -5,30 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from sksmooth._checks import check_choice, check_share, check_whole
 
-__all__ = ["ACTIVATIONS", "SimpleNet", "read_logits"]
+__all__ = ["ACTIVATIONS", "SimpleNet", "is_plain", "read_logits"]
 
 
-def _identity(x: Tensor) -> Tensor:
-    return x
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "selu": F.selu,
-    "elu": F.elu,
-    "leaky_relu": F.leaky_relu,
-    "identity": _identity,
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "selu": nn.SELU,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+    "identity": nn.Identity,
 }
 
 
@@ -48,13 +44,23 @@ class SimpleNet(nn.Module):
     activation : str, default="relu"
         A name in `ACTIVATIONS`: "relu", "tanh", "sigmoid", "silu", "gelu", "selu", "elu",
         "leaky_relu" or "identity".
-    dropout : float in [0, 1), default=0.0
+    dropout : float in [0, 1), default=0.1
         Share of each hidden layer's activations set to zero while training.
 
     Attributes
     ----------
     layers : torch.nn.ModuleList of torch.nn.Linear
-        The linear layers, input first, with torch's default initialisation.
+        The linear layers, input first, with torch's default initialisation. They hold all
+        parameters.
+    activations : torch.nn.ModuleList
+        The activation of each hidden layer, a module of its own, for tools that hook modules.
+    dropouts : torch.nn.ModuleList of torch.nn.Dropout
+        The dropout of each hidden layer.
+
+    Notes
+    -----
+    `activation` and `dropout` may be set later. ``torch.jit.script`` takes the net, which then
+    gives its logits only.
 
     Raises
     ------
@@ -75,6 +81,8 @@ class SimpleNet(nn.Module):
     [(5, 512), (5, 256), (5, 10)]
     """
 
+    __jit_unused_properties__ = ("activation", "dropout")
+
     def __init__(
         self,
         n_features: int = 10,
@@ -87,12 +95,41 @@ class SimpleNet(nn.Module):
         self.n_features = check_whole("n_features", n_features)
         self.n_classes = check_whole("n_classes", n_classes)
         self.hidden_layer_sizes = _check_hidden_layer_sizes(hidden_layer_sizes)
-        self.activation = check_choice("activation", activation, ACTIVATIONS)
-        self.dropout = check_share("dropout", dropout)
         widths = (self.n_features, *self.hidden_layer_sizes, self.n_classes)
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths))
+        self.activation = activation
+        self.dropout = dropout
 
-    def forward(self, x: Tensor, return_activations: bool = False) -> Tensor | tuple[Tensor, ...]:
+    @property
+    def activation(self) -> str:
+        """Name of the activation."""
+        return self._activation
+
+    @activation.setter
+    def activation(self, name: str) -> None:
+        self._activation = check_choice("activation", name, ACTIVATIONS)
+        self.activations = self._one_per_hidden_layer(ACTIVATIONS[name])
+
+    @property
+    def dropout(self) -> float:
+        """Share of each hidden layer's activations set to zero while training."""
+        return self._dropout
+
+    @dropout.setter
+    def dropout(self, share: float) -> None:
+        self._dropout = check_share("dropout", share)
+        self.dropouts = self._one_per_hidden_layer(lambda: nn.Dropout(self._dropout))
+
+    def _one_per_hidden_layer(self, make: Callable[[], nn.Module]) -> nn.ModuleList:
+        return nn.ModuleList(make() for _ in self.hidden_layer_sizes).train(self.training)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for name in ("activation", "dropout"):  # as nets that kept them as plain values have them
+            if name in self.__dict__:
+                setattr(self, name, self.__dict__.pop(name))
+
+    def forward(self, x: Tensor, return_activations: bool = False) -> Tensor:
         """Compute the logits.
 
         Parameters
@@ -113,31 +150,80 @@ class SimpleNet(nn.Module):
         ValueError
             If `x` has fewer than two dimensions or rows of another width than `n_features`.
         """
-        h = self._flatten(x)
-        activate = ACTIVATIONS[self.activation]
-        *hidden_layers, output_layer = self.layers
-        activations = []
-        for layer in hidden_layers:
-            h = activate(layer(h))
+        h = x.flatten(1) if x.ndim > 2 else x
+        if not torch.jit.is_scripting():
+            self._check_rows(x, h)
+        layers = self.layers
+        activations: list[Tensor] = []
+        for layer, activation, dropout in zip(layers, self.activations, self.dropouts):  # noqa: B905
+            h = activation(layer(h))
             activations.append(h)
-            if self.training and self.dropout:
-                h = F.dropout(h, self.dropout)
-        logits = output_layer(h)
-        return (*activations, logits) if return_activations else logits
+            if dropout.training:  # asked here, as a call that changes nothing costs too
+                h = dropout(h)
+        logits = layers[-1](h)
+        if return_activations:
+            if torch.jit.is_scripting():
+                raise ValueError("a scripted SimpleNet gives its logits only")
+            else:
+                return (*activations, logits)  # type: ignore[return-value]
+        return logits
 
-    def _flatten(self, x: Tensor) -> Tensor:
+    def _check_rows(self, x: Tensor, rows: Tensor) -> None:
         if x.ndim < 2:
             raise ValueError(
                 f"SimpleNet takes rows of n_features={self.n_features} values, in a tensor of "
                 f"shape (n, {self.n_features}), but got one of shape {tuple(x.shape)}."
             )
-        rows = x.flatten(1) if x.ndim > 2 else x
         if rows.shape[1] != self.n_features:
             raise ValueError(
                 f"SimpleNet takes rows of n_features={self.n_features} values, but those of an "
                 f"input of shape {tuple(x.shape)} have {rows.shape[1]}."
             )
-        return rows
+
+
+def is_plain(net: object) -> bool:
+    """Tell whether a net is a SimpleNet whose parts are still such as it was built of.
+
+    It then computes what its layers, `activation` and `dropout` say. Hooks are not looked for.
+
+    Parameters
+    ----------
+    net : object
+        Any.
+
+    Returns
+    -------
+    bool
+        False for a subclass, and where a part was replaced by one of another kind or with other
+        settings, added, or is used twice.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth.modules import SimpleNet, is_plain
+    >>> net = SimpleNet()
+    >>> is_plain(net)
+    True
+    >>> net.layers[0] = torch.nn.Sequential(net.layers[0])
+    >>> is_plain(net)
+    False
+    """
+    if type(net) is not SimpleNet:
+        return False
+    layers, activations, dropouts = net.layers, net.activations, net.dropouts
+    parts = [net, layers, *layers, activations, *activations, dropouts, *dropouts]
+    # Settings such as the slope of a LeakyReLU are what a module's repr shows.
+    activation, dropout = repr(ACTIVATIONS[net.activation]()), repr(nn.Dropout(net.dropout))
+    return (
+        list(net.modules()) == parts  # which names each module once
+        and len(layers) - 1 == len(activations) == len(dropouts)
+        and all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
+        and len(list(net.parameters())) == 2 * len(layers)
+        and all(type(part) is ACTIVATIONS[net.activation] for part in activations)
+        and all(type(part) is nn.Dropout for part in dropouts)
+        and all(repr(part) == activation for part in activations)
+        and all(repr(part) == dropout for part in dropouts)
+    )
 
 
 def read_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from sksmooth.modules import ACTIVATIONS, SimpleNet, read_logits
+from sksmooth.modules import ACTIVATIONS, SimpleNet, is_plain, read_logits
 
 reproducible = settings(max_examples=30, deadline=None, derandomize=True)
 torch_layers = {
@@ -176,6 +176,120 @@ def test_wrong_input_width_names_both(shape, message):
 def test_bad_parameter_is_named(parameters, error, message):
     with pytest.raises(error, match=message):
         SimpleNet(**parameters)
+
+
+def test_only_the_linear_layers_have_state():
+    net = SimpleNet(hidden_layer_sizes=(4, 5))
+    names = [f"layers.{i}.{kind}" for i in range(3) for kind in ("weight", "bias")]
+    assert list(net.state_dict()) == names
+    assert [name for name, _ in net.named_parameters()] == names
+    assert [type(layer) for layer in net.layers] == [nn.Linear] * 3
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_tools_that_hook_modules_see_each_activation_and_dropout_once(activation, x):
+    net = SimpleNet(activation=activation, dropout=0.5)
+    called = []
+    for part in net.modules():
+        part.register_forward_hook(lambda part, inputs, output: called.append(part))
+    net(x)
+    (first, second, last), (a, b), (d, e) = net.layers, net.activations, net.dropouts
+    assert called == [first, a, d, second, b, e, last, net]
+    assert type(a) is type(b) is ACTIVATIONS[activation]
+    assert a is not b
+
+
+def test_activation_and_dropout_may_be_set(x):
+    net = SimpleNet(activation="relu", dropout=0.1).eval()
+    net.activation, net.dropout = "tanh", 0.25
+    assert (net.activation, net.dropout) == ("tanh", 0.25)
+    assert [part.p for part in net.dropouts] == [0.25, 0.25]
+    assert not any(part.training for part in net.modules())
+    assert is_plain(net)
+    other = SimpleNet(activation="tanh").eval()
+    other.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(x), other(x), rtol=0, atol=0)
+    for name, value in (("activation", "tahn"), ("dropout", 1.0)):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            setattr(net, name, value)
+    assert (net.activation, net.dropout) == ("tanh", 0.25)
+
+
+def test_dropout_of_one_part_may_stay_on_for_prediction(x):
+    net = SimpleNet(dropout=0.5).eval()
+    for part in net.modules():
+        if isinstance(part, nn.Dropout):
+            part.train()
+    assert not torch.equal(net(x), net(x))
+
+
+def test_no_dropout_draws_no_random_numbers(x):
+    net = SimpleNet(dropout=0.0).train()
+    state = torch.get_rng_state()
+    net(x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("sizes", [(), (4, 5)])
+def test_nets_pickled_when_activation_and_dropout_were_plain_values_load(sizes, x):
+    net = SimpleNet(hidden_layer_sizes=sizes, activation="tanh", dropout=0.25).eval()
+    state = {k: v for k, v in net.__dict__.items() if k not in ("_activation", "_dropout")}
+    state |= {"activation": "tanh", "dropout": 0.25, "_modules": {"layers": net.layers}}
+    old = SimpleNet.__new__(SimpleNet)
+    old.__setstate__(state)
+    torch.testing.assert_close(old(x), net(x), rtol=0, atol=0)
+    assert (old.activation, old.dropout) == ("tanh", 0.25)
+    assert is_plain(old)
+    assert is_plain(pickle.loads(pickle.dumps(old)))
+
+
+def replace(net, name, i, part):
+    getattr(net, name)[i] = part
+
+
+CHANGES = {
+    "layer of another kind": lambda n: replace(n, "layers", 0, nn.Sequential(n.layers[0])),
+    "layer without a bias": lambda n: replace(n, "layers", 1, nn.Linear(4, 4, bias=False)),
+    "layer used twice": lambda n: replace(n, "layers", 1, n.layers[0]),
+    "weights shared": lambda n: setattr(n.layers[1], "weight", n.layers[0].weight),
+    "layer added": lambda n: n.layers.append(nn.Linear(3, 3)),
+    "part added": lambda n: setattr(n, "norm", nn.LayerNorm(4)),
+    "parameter added": lambda n: setattr(n, "scale", nn.Parameter(torch.ones(1))),
+    "activation of another kind": lambda n: replace(n, "activations", 0, nn.Tanh()),
+    "activation with another slope": lambda n: setattr(n.activations[0], "negative_slope", 0.2),
+    "activation used twice": lambda n: replace(n, "activations", 1, n.activations[0]),
+    "activation less": lambda n: setattr(n, "activations", n.activations[:1]),
+    "dropout of another kind": lambda n: replace(n, "dropouts", 0, nn.AlphaDropout(0.1)),
+    "dropout of another share": lambda n: setattr(n.dropouts[1], "p", 0.5),
+    "subclass": lambda n: setattr(n, "__class__", type("Net", (SimpleNet,), {})),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_net_with_a_changed_part_is_not_plain(change):
+    net = SimpleNet(4, 3, (4, 4), activation="leaky_relu")
+    assert is_plain(net)
+    CHANGES[change](net)
+    assert not is_plain(net)
+
+
+@pytest.mark.parametrize("net", [None, nn.Linear(2, 2), SimpleNet])
+def test_what_is_no_net_of_this_kind_is_not_plain(net):
+    assert not is_plain(net)
+
+
+@pytest.mark.parametrize("sizes", [(), (4,), (4, 5)])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_net_can_be_scripted(sizes, activation, x, tmp_path):
+    net = SimpleNet(hidden_layer_sizes=sizes, activation=activation).eval()
+    scripted = torch.jit.script(net)
+    torch.testing.assert_close(scripted(x), net(x))
+    torch.testing.assert_close(scripted(x.view(6, 2, 5)), net(x))
+    with pytest.raises(torch.jit.Error, match="gives its logits only"):
+        scripted(x, return_activations=True)
+    torch.jit.save(scripted, tmp_path / "net.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "net.pt")(x), net(x))
 
 
 def test_logits_are_the_output_or_the_last_of_a_tuple():
