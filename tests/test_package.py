@@ -1,11 +1,14 @@
 """The package as a whole: what it exports, what it imports, what its texts promise."""
 
+import importlib
+import inspect
 import re
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sksmooth
@@ -53,6 +56,56 @@ def test_imports_go_down_the_list_of_rooms(room):
 def test_the_list_of_rooms_is_complete():
     files = {path.stem for path in (ROOT / "sksmooth").glob("*.py")}
     assert files - {"__init__"} == set(ROOMS)
+
+
+def documented_callables():
+    """Give all public functions, classes and methods that the rooms define, by their full names."""
+    for room in ROOMS:
+        module = importlib.import_module(f"sksmooth.{room}")
+        owners = [module, *(own for own in vars(module).values() if inspect.isclass(own))]
+        for owner in owners:
+            if getattr(owner, "__module__", module.__name__) != module.__name__:
+                continue
+            for name, value in vars(owner).items():
+                value = getattr(value, "__func__", value)  # of a class method
+                is_own = getattr(value, "__module__", None) == module.__name__
+                is_callable = inspect.isclass(value) or inspect.isfunction(value)
+                if is_own and is_callable and value.__doc__ and not name.startswith("_"):
+                    yield f"{room}.{value.__qualname__}", value
+
+
+CALLABLES = dict(documented_callables())
+
+
+def documented_parameters(value):
+    """Give name and description of each documented parameter."""
+    doc = inspect.getdoc(value)
+    section = re.search(r"^Parameters\n-+\n((?:.*\n(?!\S.*\n---))*)", doc + "\n", re.MULTILINE)
+    lines = re.findall(r"^(\*{0,2}\w.*?) : (.*)$", section[1] if section else "", re.MULTILINE)
+    return [(name.strip("*"), text) for names, text in lines for name in names.split(", ")]
+
+
+def test_the_callables_are_all_there():
+    found = {value.__name__ for value in CALLABLES.values()}
+    assert set(sksmooth.__all__) <= found
+    defaults = [
+        d for v in CALLABLES.values() for d in documented_parameters(v) if "default=" in d[1]
+    ]
+    assert len(defaults) > 100
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_documented_defaults_are_those_of_the_signature(name):
+    value = CALLABLES[name]
+    parameters = inspect.signature(value).parameters
+    for parameter, text in documented_parameters(value):
+        assert parameter in parameters, f"{parameter} is documented, but unknown"
+        if "default=" in text:
+            default = text.partition("default=")[2]
+            names = {**vars(sys.modules[value.__module__]), "nan": np.nan}
+            in_signature = parameters[parameter].default
+            in_docstring = eval(default, names)
+            assert in_docstring is in_signature or in_docstring == in_signature, parameter
 
 
 def test_continuous_integration_runs_the_second_command_of_the_readme():
