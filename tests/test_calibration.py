@@ -3,6 +3,7 @@ import math
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -17,6 +18,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
+from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksmooth.calibration import (
     POWER_PRECISION,
@@ -506,6 +508,56 @@ def test_logits_of_another_width_are_an_error():
 
 
 # scikit-learn's protocol
+
+_LABELS = "its labels are not the indices of its columns"
+_WIDTH = (
+    "classes_, not n_features_in_, tells the width of logits, and the message speaks of columns"
+)
+# Those of scikit-learn's checks that take logits for features of any kind, and why they fail.
+NO_FEATURES = {
+    "check_estimators_overwrite_params": _LABELS,
+    "check_estimators_fit_returns_self": _LABELS,
+    "check_readonly_memmap_input": _LABELS,
+    "check_sample_weights_pandas_series": _LABELS,
+    "check_sample_weights_not_an_array": _LABELS,
+    "check_sample_weights_shape": _LABELS,
+    "check_sample_weights_not_overwritten": _LABELS,
+    "check_dtype_object": _LABELS,
+    "check_estimators_nan_inf": "its labels are floats",
+    "check_n_features_in": _WIDTH,
+    "check_n_features_in_after_fitting": _WIDTH,
+}
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes the log-loss:UserWarning")
+@parametrize_with_checks(
+    [TemperatureScaling(), NormTemperatureScaling(prior_strength=1.0)],
+    expected_failed_checks=lambda estimator: NO_FEATURES,
+)
+def test_passes_the_checks_of_scikit_learn_that_know_no_features(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+def test_what_the_checks_ask_of_features_holds_for_logits(kind):
+    """The expected failures above, asked anew of labels that fit the logits."""
+    logits, y = draw(0)
+    for array in (logits, y):
+        array.flags.writeable = False  # as a memory map is
+    weight = np.random.default_rng(0).integers(1, 3, size=len(y)).astype(float)
+    scaling = kind(1.0)
+    assert scaling.fit(logits, y, weight) is scaling
+    assert scaling.get_params() == {"prior_strength": 1.0}
+    for other in (weight.tolist(), pd.Series(weight)):
+        assert kind(1.0).fit(logits, y, other).temperature_ == scaling.temperature_
+    assert kind(1.0).fit(logits.astype(object), y).temperature_ > 0
+    with pytest.raises(ValueError, match=r"sample_weight\.ndim|[Ss]ample weights must be 1D"):
+        kind().fit(logits, y, weight[:, None])
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="logits contains"):
+            kind().fit(np.where(logits == logits[0, 0], value, logits), y)
+    with pytest.raises(ValueError, match="must have 3 columns, as many as at fit, got 2"):
+        scaling.predict_proba(logits[:, :2])
 
 
 def test_clone_keeps_parameters_and_forgets_the_fit():
