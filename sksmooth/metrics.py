@@ -2,6 +2,20 @@
 
 All metrics take ``(y_true, y_proba)`` as :func:`sklearn.metrics.log_loss` does. The Brier score of
 several classes is scikit-learn's own :func:`sklearn.metrics.brier_score_loss`.
+
+The scorers ``neg_expected_calibration_error_scorer``, ``neg_classwise_calibration_error_scorer``
+and ``neg_area_under_risk_coverage_scorer`` are objects of this module, and so are those that
+:func:`make_probability_scorer` makes. They are given to ``scoring=`` themselves, not by name:
+scikit-learn has no public way to add a name to its own. In a dict they have the name of the key.
+
+>>> from sklearn.datasets import load_iris
+>>> from sklearn.model_selection import cross_validate
+>>> from sklearn.naive_bayes import GaussianNB
+>>> from sksmooth.metrics import neg_expected_calibration_error_scorer
+>>> scoring = {"log_loss": "neg_log_loss", "ece": neg_expected_calibration_error_scorer}
+>>> scores = cross_validate(GaussianNB(), *load_iris(return_X_y=True), scoring=scoring)
+>>> print(f"{scores['test_ece'].mean():.2f}")
+-0.05
 """
 
 from __future__ import annotations
