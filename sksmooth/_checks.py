@@ -1,4 +1,4 @@
-"""Checks of what users give, each written once: names, class indices, proportions."""
+"""Checks of what users give, each written once: names, class indices, probabilities."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array
+
+_FLOATS = [np.float64, np.float32, np.float16]
 
 
 def nearest(word: object, known: Collection[object]) -> str:
@@ -432,3 +436,190 @@ def scale_to_unit(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     """
     _, exponent = np.frexp(weight.max(axis=-1, keepdims=True))
     return np.ldexp(weight, -exponent), exponent
+
+
+def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None) -> NDArray[Any]:
+    """Return finite numbers as a vector, in their own precision where they have one.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    values : array-like of shape (n_samples,)
+        What the user gave.
+    n_samples : int, default=None
+        How many there must be. None: any number but zero.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), float64, float32 or float16
+        The numbers.
+
+    Raises
+    ------
+    ValueError
+        If they are no finite numbers, or have another shape.
+
+    Examples
+    --------
+    >>> check_vector("sample_weight", [1, 2], 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: sample_weight must have shape (3,), got (2,).
+    """
+    vector = check_array(
+        without_tensor(values), dtype=_FLOATS, ensure_2d=False, input_name=parameter
+    )
+    if vector.ndim != 1 or n_samples not in (None, len(vector)):
+        expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
+        raise ValueError(f"{parameter} must have shape {expected}, got {vector.shape}.")
+    return vector
+
+
+def check_unit_interval(parameter: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return probabilities that lie in [0, 1].
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    values : ndarray of any shape but an empty one
+        Finite numbers.
+
+    Returns
+    -------
+    ndarray
+        `values`, unchanged.
+
+    Raises
+    ------
+    ValueError
+        If one lies outside.
+
+    Examples
+    --------
+    >>> check_unit_interval("y_proba", np.array([0.5, 1.5]))
+    Traceback (most recent call last):
+    ...
+    ValueError: y_proba must hold probabilities in [0, 1], got 1.5; logits need a softmax first.
+    """
+    for extreme in (values.min(), values.max()):
+        if not 0 <= extreme <= 1:
+            raise ValueError(
+                f"{parameter} must hold probabilities in [0, 1], got {extreme}; "
+                "logits need a softmax first."
+            )
+    return values
+
+
+def check_weight(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[Any]:
+    """Return the rows' weights, ones if there are none.
+
+    Parameters
+    ----------
+    sample_weight : array-like of float, shape (n_samples,), or None
+        What the user gave.
+    n_samples : int
+        The number of rows.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), float64
+        The weights.
+
+    Raises
+    ------
+    ValueError
+        If one is negative, all are zero, or their number is another.
+
+    Examples
+    --------
+    >>> check_weight(None, 2)
+    array([1., 1.])
+    """
+    if sample_weight is None:
+        return np.ones(n_samples)
+    weight = check_vector("sample_weight", sample_weight, n_samples).astype(np.float64)
+    if weight.min() < 0:
+        raise ValueError(f"sample_weight must not be negative, got {weight.min()}.")
+    if weight.max() == 0:
+        raise ValueError("sample_weight must not be zero for all rows.")
+    return weight
+
+
+def check_probabilities(
+    y_true: ArrayLike, y_proba: ArrayLike, labels: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the column that each true label names, and the probabilities of all classes.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels of any kind: str, int, bool.
+    y_proba : array-like of float, shape (n_samples, n_classes) or (n_samples,)
+        Their predicted probabilities; for two classes also that of the second label alone.
+    labels : array-like of shape (n_classes,) or None
+        The label of each column, in any order. None means the sorted labels of `y_true`.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples,), int
+        The column of each true label.
+    proba : ndarray of shape (n_samples, n_classes), float
+        The probabilities.
+
+    Raises
+    ------
+    ValueError
+        If they are no probabilities, a label is missing or unknown, or they do not fit each other.
+
+    Examples
+    --------
+    >>> codes, proba = check_probabilities(["cat", "dog"], [0.25, 0.5], None)
+    >>> codes
+    array([0, 1])
+    >>> proba
+    array([[0.75, 0.25],
+           [0.5 , 0.5 ]])
+    """
+    proba = check_array(
+        without_tensor(y_proba),
+        dtype=_FLOATS,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name="y_proba",
+    )
+    check_unit_interval("y_proba", proba)
+    if proba.ndim == 1:
+        proba = np.column_stack((1 - proba, proba))
+    if proba.ndim != 2:
+        raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
+    # float32 and float64 pass by the 1e-4; half precision needs the grain of its own numbers on
+    # top, twice where the softmax was computed in it.
+    check_sums("y_proba", proba, 1e-4 + 2 * grain_of(y_proba))
+
+    y = as_numpy(y_true)
+    if y.shape != (len(proba),):
+        raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.")
+    if pd.isna(y).any():
+        raise ValueError("y_true must not have missing values.")
+    return _encode(y, labels, proba.shape[1]), proba
+
+
+def _encode(y: NDArray[Any], labels: ArrayLike | None, n_classes: int) -> NDArray[Any]:
+    classes = np.unique(y) if labels is None else as_numpy(labels)
+    if classes.shape != (n_classes,) or n_classes < 2:
+        hint = " Name the label of each column by labels=." if labels is None else ""
+        raise ValueError(
+            f"y_proba must have one column for each of two or more labels: it has {n_classes}, "
+            f"and the labels {'in y_true' if labels is None else 'given'} are "
+            f"{np.array2string(classes, threshold=10)}.{hint}"
+        )
+    index = pd.Index(classes)
+    if not index.is_unique:
+        raise ValueError(f"labels must not repeat, got {classes}.")
+    codes = index.get_indexer(y)
+    if (codes < 0).any():
+        unknown = pd.unique(y[codes < 0])[:5].tolist()
+        raise ValueError(f"y_true has labels that labels={classes.tolist()} lacks: {unknown}.")
+    return codes

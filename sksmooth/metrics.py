@@ -25,20 +25,18 @@ from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics._scorer import _Scorer
-from sklearn.utils import check_array, check_scalar
+from sklearn.utils import check_scalar
 
 from sksmooth._checks import (
-    as_numpy,
     check_choice,
-    check_sums,
-    grain_of,
+    check_probabilities,
+    check_unit_interval,
+    check_vector,
+    check_weight,
     scale_to_unit,
-    without_tensor,
 )
-from sksmooth._checks import check_choice as _check_choice  # noqa: F401 (plotting reads it here)
 
 __all__ = [
     "CalibrationBins",
@@ -58,8 +56,6 @@ __all__ = [
 Strategy = Literal["uniform", "quantile"]
 Norm = Literal[1, 2, "max"]
 Vector = NDArray[Any]
-
-_FLOATS = [np.float64, np.float32, np.float16]
 
 
 class CalibrationBins(NamedTuple):
@@ -147,9 +143,9 @@ def calibration_bins(
     """
     check_scalar(n_bins, "n_bins", Integral, min_val=1)
     check_choice("strategy", strategy, _EDGES)
-    confidence = _check_unit_interval("confidence", _check_vector("confidence", confidence))
+    confidence = check_unit_interval("confidence", check_vector("confidence", confidence))
     correct = _check_correct(correct, len(confidence))
-    sample_weight, exponent = scale_to_unit(_check_weight(sample_weight, len(confidence)))
+    sample_weight, exponent = scale_to_unit(check_weight(sample_weight, len(confidence)))
 
     edges = _EDGES[strategy](confidence, sample_weight, n_bins)
     # Comparing in the confidence's own precision puts float32's 0.7 on the edge 0.7, not below.
@@ -235,7 +231,7 @@ def expected_calibration_error(
     0.15
     """
     check_choice("norm", norm, _NORMS)
-    codes, y_proba = _check_probabilities(y_true, y_proba, labels)
+    codes, y_proba = check_probabilities(y_true, y_proba, labels)
     confidence, correct = _top_label(codes, y_proba)
     return _calibration_error(
         confidence, correct, norm, n_bins=n_bins, strategy=strategy, sample_weight=sample_weight
@@ -303,7 +299,7 @@ def classwise_calibration_error(
     0.25
     """
     check_choice("norm", norm, _NORMS)
-    codes, y_proba = _check_probabilities(y_true, y_proba, labels)
+    codes, y_proba = check_probabilities(y_true, y_proba, labels)
     errors = [
         _calibration_error(
             column, codes == k, norm, n_bins=n_bins, strategy=strategy, sample_weight=sample_weight
@@ -351,9 +347,9 @@ def overconfidence(
     >>> round(overconfidence([0, 1, 1, 0], [0.4, 0.6, 0.6, 0.4]), 3)
     -0.4
     """
-    codes, y_proba = _check_probabilities(y_true, y_proba, labels)
+    codes, y_proba = check_probabilities(y_true, y_proba, labels)
     confidence, correct = _top_label(codes, y_proba)
-    sample_weight, _ = scale_to_unit(_check_weight(sample_weight, len(codes)))
+    sample_weight, _ = scale_to_unit(check_weight(sample_weight, len(codes)))
     # In float64, so that the mean of many float16 confidences does not overflow.
     return float(np.average(confidence.astype(np.float64) - correct, weights=sample_weight))
 
@@ -434,9 +430,9 @@ def risk_coverage_curve(
     >>> curve.area
     0.0625
     """
-    confidence = _check_vector("confidence", confidence)
+    confidence = check_vector("confidence", confidence)
     correct = _check_correct(correct, len(confidence))
-    sample_weight, _ = scale_to_unit(_check_weight(sample_weight, len(confidence)))
+    sample_weight, _ = scale_to_unit(check_weight(sample_weight, len(confidence)))
 
     # The surest first; rows of equal confidence are one step.
     _, step = np.unique(-confidence, return_inverse=True)
@@ -507,11 +503,11 @@ def area_under_risk_coverage(
     >>> area_under_risk_coverage(y_true, y_proba, confidence=[1, 2, 3, 4])
     0.5208...
     """
-    codes, y_proba = _check_probabilities(y_true, y_proba, labels)
+    codes, y_proba = check_probabilities(y_true, y_proba, labels)
     top_probability, correct = _top_label(codes, y_proba)
     if confidence is None:
         confidence = top_probability
-    confidence = _check_vector("confidence", confidence, len(codes))
+    confidence = check_vector("confidence", confidence, len(codes))
     return risk_coverage_curve(confidence, correct, sample_weight=sample_weight).area
 
 
@@ -577,7 +573,7 @@ def _calibration_error(
     sample_weight: ArrayLike | None,
     **bin_options: Any,
 ) -> float:
-    weight, _ = scale_to_unit(_check_weight(sample_weight, len(confidence)))
+    weight, _ = scale_to_unit(check_weight(sample_weight, len(confidence)))
     bins = calibration_bins(confidence, correct, sample_weight=weight, **bin_options)
     filled = bins.weight > 0
     gap = np.abs(bins.confidence[filled] - bins.accuracy[filled])
@@ -617,84 +613,8 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
 }
 
 
-def _check_vector(name: str, values: ArrayLike, n_samples: int | None = None) -> Vector:
-    vector = check_array(without_tensor(values), dtype=_FLOATS, ensure_2d=False, input_name=name)
-    if vector.ndim != 1 or n_samples not in (None, len(vector)):
-        expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
-        raise ValueError(f"{name} must have shape {expected}, got {vector.shape}.")
-    return vector
-
-
 def _check_correct(correct: ArrayLike, n_samples: int) -> Vector:
-    correct = _check_vector("correct", correct, n_samples).astype(np.float64)
+    correct = check_vector("correct", correct, n_samples).astype(np.float64)
     if not np.isin(correct, (0, 1)).all():
         raise ValueError("correct must hold booleans (or 0 and 1), got other values.")
     return correct
-
-
-def _check_unit_interval(name: str, values: Vector) -> Vector:
-    for extreme in (values.min(), values.max()):
-        if not 0 <= extreme <= 1:
-            raise ValueError(
-                f"{name} must hold probabilities in [0, 1], got {extreme}; "
-                "logits need a softmax first."
-            )
-    return values
-
-
-def _check_weight(sample_weight: ArrayLike | None, n_samples: int) -> Vector:
-    if sample_weight is None:
-        return np.ones(n_samples)
-    weight = _check_vector("sample_weight", sample_weight, n_samples).astype(np.float64)
-    if weight.min() < 0:
-        raise ValueError(f"sample_weight must not be negative, got {weight.min()}.")
-    if weight.max() == 0:
-        raise ValueError("sample_weight must not be zero for all rows.")
-    return weight
-
-
-def _check_probabilities(
-    y_true: ArrayLike, y_proba: ArrayLike, labels: ArrayLike | None
-) -> tuple[Vector, Vector]:
-    """Return each row's column index and the probabilities of shape (n_samples, n_classes)."""
-    proba = check_array(
-        without_tensor(y_proba),
-        dtype=_FLOATS,
-        ensure_2d=False,
-        allow_nd=True,
-        input_name="y_proba",
-    )
-    _check_unit_interval("y_proba", proba)
-    if proba.ndim == 1:
-        proba = np.column_stack((1 - proba, proba))
-    if proba.ndim != 2:
-        raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
-    # float32 and float64 pass by the 1e-4; half precision needs the grain of its own numbers on
-    # top, twice where the softmax was computed in it.
-    check_sums("y_proba", proba, 1e-4 + 2 * grain_of(y_proba))
-
-    y = as_numpy(y_true)
-    if y.shape != (len(proba),):
-        raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.")
-    if pd.isna(y).any():
-        raise ValueError("y_true must not have missing values.")
-    return _encode(y, labels, proba.shape[1]), proba
-
-
-def _encode(y: Vector, labels: ArrayLike | None, n_classes: int) -> Vector:
-    classes = np.unique(y) if labels is None else as_numpy(labels)
-    if classes.shape != (n_classes,) or n_classes < 2:
-        hint = " Name the label of each column by labels=." if labels is None else ""
-        raise ValueError(
-            f"y_proba must have one column for each of two or more labels: it has {n_classes}, "
-            f"and the labels {'in y_true' if labels is None else 'given'} are "
-            f"{np.array2string(classes, threshold=10)}.{hint}"
-        )
-    index = pd.Index(classes)
-    if not index.is_unique:
-        raise ValueError(f"labels must not repeat, got {classes}.")
-    codes = index.get_indexer(y)
-    if (codes < 0).any():
-        unknown = pd.unique(y[codes < 0])[:5].tolist()
-        raise ValueError(f"y_true has labels that labels={classes.tolist()} lacks: {unknown}.")
-    return codes

@@ -18,13 +18,11 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 from sklearn.utils.validation import check_is_fitted
 
+from sksmooth._checks import check_choice, check_probabilities
 from sksmooth.metrics import (
     CalibrationBins,
     RiskCoverageCurve,
     Strategy,
-    _check_choice,
-    _check_probabilities,
-    _top_label,
     calibration_bins,
     risk_coverage_curve,
 )
@@ -389,12 +387,12 @@ class ReliabilityDisplay:
         'ECE 15.0 %'
         """
         _import_pyplot(cls.__name__)
-        codes, proba = _check_probabilities(y_true, y_proba, labels)
+        codes, proba = check_probabilities(y_true, y_proba, labels)
         if pos_label is None:
-            probability, correct = _top_label(codes, proba)
+            probability, correct = proba.max(axis=1), proba.argmax(axis=1) == codes
         else:
             classes = (np.unique(y_true) if labels is None else np.asarray(labels)).tolist()
-            _check_choice("pos_label", pos_label, classes)
+            check_choice("pos_label", pos_label, classes)
             column = classes.index(pos_label)
             probability, correct = proba[:, column], codes == column
         bins = calibration_bins(
@@ -581,7 +579,7 @@ class RiskCoverageDisplay:
         0.04
         """
         _import_pyplot(cls.__name__)
-        _check_choice("order_by", order_by, ("proba", "confidence"))
+        check_choice("order_by", order_by, ("proba", "confidence"))
         by_proba = order_by == "proba"
         return cls.from_predictions(
             y,

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from sksmooth import _checks, metrics, smoothing
+from sksmooth import _checks, smoothing
 from sksmooth._checks import (
     as_numpy,
     check_choice,
@@ -136,9 +136,8 @@ def test_numbers_are_pythons():
     assert type(check_share("p", np.float32(0.5))) is float
 
 
-def test_old_places_still_have_the_names():
+def test_old_place_still_has_the_name():
     assert smoothing.check_choice is check_choice
-    assert metrics._check_choice is check_choice
 
 
 def test_checks_import_nothing_of_the_package():
