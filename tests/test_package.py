@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
@@ -32,6 +33,13 @@ ROOMS = (
 )
 
 
+def modules_of(room):
+    """Give the module of a room, or its package and all modules in it."""
+    module = importlib.import_module(f"sksmooth.{room}")
+    inner = pkgutil.iter_modules(getattr(module, "__path__", []), f"{module.__name__}.")
+    return [module, *(importlib.import_module(found.name) for found in inner)]
+
+
 def test_every_exported_name_exists_and_is_documented():
     for name in sksmooth.__all__:
         assert getattr(sksmooth, name).__doc__, name
@@ -48,20 +56,20 @@ def test_import_loads_no_matplotlib():
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_go_down_the_list_of_rooms(room):
-    source = (ROOT / "sksmooth" / f"{room}.py").read_text()
-    imported = set(re.findall(r"^from sksmooth\.(\w+) import", source, flags=re.MULTILINE))
-    assert imported <= set(ROOMS[ROOMS.index(room) + 1 :])
+    for module in modules_of(room):
+        source = inspect.getsource(module)
+        imported = set(re.findall(r"^from sksmooth\.(\w+) import", source, flags=re.MULTILINE))
+        assert imported <= set(ROOMS[ROOMS.index(room) + 1 :])
 
 
 def test_the_list_of_rooms_is_complete():
-    files = {path.stem for path in (ROOT / "sksmooth").glob("*.py")}
-    assert files - {"__init__"} == set(ROOMS)
+    names = {module.name for module in pkgutil.iter_modules(sksmooth.__path__)}
+    assert names - {"engine"} == set(ROOMS)
 
 
 def documented_callables():
     """Give all public functions, classes and methods that the rooms define, by their full names."""
-    for room in ROOMS:
-        module = importlib.import_module(f"sksmooth.{room}")
+    for module in (module for room in ROOMS for module in modules_of(room)):
         owners = [module, *(own for own in vars(module).values() if inspect.isclass(own))]
         for owner in owners:
             if getattr(owner, "__module__", module.__name__) != module.__name__:
@@ -71,7 +79,7 @@ def documented_callables():
                 is_own = getattr(value, "__module__", None) == module.__name__
                 is_callable = inspect.isclass(value) or inspect.isfunction(value)
                 if is_own and is_callable and value.__doc__ and not name.startswith("_"):
-                    yield f"{room}.{value.__qualname__}", value
+                    yield f"{module.__name__}.{value.__qualname__}", value
 
 
 CALLABLES = dict(documented_callables())
