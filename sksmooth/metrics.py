@@ -59,7 +59,7 @@ Vector = NDArray[Any]
 
 
 class CalibrationBins(NamedTuple):
-    """The points of a reliability curve, as :func:`calibration_bins` computes them.
+    r"""The points of a reliability curve, as :func:`calibration_bins` computes them.
 
     Attributes
     ----------
@@ -72,21 +72,33 @@ class CalibrationBins(NamedTuple):
         Weighted fraction of correct rows in each bin, nan where the bin is empty.
     weight : ndarray of shape (n_bins,)
         Sum of the sample weights in each bin: the number of rows if there are no weights.
+    effective_size : ndarray of shape (n_bins,)
+        How many rows of equal weight would tell as much as those of each bin:
+        :math:`(\sum w)^2 / \sum w^2` [1]_, the number of rows if their weights are equal.
+
+    References
+    ----------
+    .. [1] Kish (1965), Survey Sampling.
 
     Examples
     --------
     >>> from sksmooth.metrics import calibration_bins
-    >>> edges, confidence, accuracy, weight = calibration_bins([0.1, 0.8], [0, 1], n_bins=4)
-    >>> edges
+    >>> bins = calibration_bins([0.1, 0.8, 0.9], [0, 1, 1], n_bins=4, sample_weight=[1, 1, 3])
+    >>> bins.edges
     array([0.  , 0.25, 0.5 , 0.75, 1.  ])
-    >>> accuracy
+    >>> bins.accuracy
     array([ 0., nan, nan,  1.])
+    >>> bins.weight
+    array([1., 0., 0., 4.])
+    >>> bins.effective_size
+    array([1. , 0. , 0. , 1.6])
     """
 
     edges: NDArray[np.float64]
     confidence: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     weight: NDArray[np.float64]
+    effective_size: NDArray[np.float64]
 
 
 def calibration_bins(
@@ -116,7 +128,7 @@ def calibration_bins(
     Returns
     -------
     CalibrationBins
-        Edges, mean confidence, accuracy and weight of the bins.
+        Edges, mean confidence, accuracy, weight and effective size of the bins.
 
     Raises
     ------
@@ -157,11 +169,13 @@ def calibration_bins(
 
     weight = bin_sums(sample_weight)
     filled = np.where(weight > 0, weight, np.nan)
+    squares = bin_sums(sample_weight**2)
     return CalibrationBins(
         edges=edges,
         confidence=bin_sums(sample_weight * confidence) / filled,
         accuracy=bin_sums(sample_weight * correct) / filled,
         weight=np.ldexp(weight, exponent),
+        effective_size=np.divide(weight**2, squares, out=np.zeros(n_bins), where=squares > 0),
     )
 
 

@@ -167,6 +167,23 @@ class TestCalibrationBins:
         with pytest.raises(ValueError, match=message):
             calibration_bins(confidence, correct, **options)
 
+    @every_strategy
+    @pytest.mark.parametrize("scale", [None, 1, 3.7, 1e-200, 1e200])
+    def test_effective_size_is_the_number_of_rows_where_they_weigh_alike(self, strategy, scale):
+        confidence = np.random.default_rng(0).uniform(size=100)
+        weight = None if scale is None else np.full(100, scale)
+        options = {"n_bins": 7, "strategy": strategy}
+        bins = calibration_bins(confidence, np.ones(100), sample_weight=weight, **options)
+        count = calibration_bins(confidence, np.ones(100), **options).weight
+        np.testing.assert_allclose(bins.effective_size, count, rtol=1e-12)
+
+    def test_effective_size_of_unequal_weights_by_hand(self):
+        weight = [1, 2, 0, 0, 5]
+        bins = calibration_bins(
+            [0.1, 0.2, 0.3, 0.6, 0.9], np.ones(5), n_bins=3, sample_weight=weight
+        )
+        np.testing.assert_allclose(bins.effective_size, [9 / 5, 0, 1], rtol=1e-15)
+
     def test_a_fractional_number_of_bins_is_a_type_error(self):
         with pytest.raises(TypeError, match="n_bins must be an instance of int"):
             calibration_bins([0.5], [1], n_bins=2.5)

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from scipy.stats import binomtest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
@@ -29,7 +30,12 @@ from sksmooth.metrics import (
     risk_coverage_curve,
 )
 from sksmooth.modules import SimpleNet
-from sksmooth.plotting import ReliabilityDisplay, RiskCoverageDisplay, TrainingDisplay
+from sksmooth.plotting import (
+    ReliabilityDisplay,
+    RiskCoverageDisplay,
+    SmoothingCurveDisplay,
+    TrainingDisplay,
+)
 
 DIAGONAL = "Perfectly calibrated"
 ANIMALS = np.array(["cat", "dog", "owl"])
@@ -253,6 +259,58 @@ def test_limits_are_the_unit_square_and_x_is_shared(data, classifiers):
     assert box.width == pytest.approx(box.height, rel=1e-3)
 
 
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_band_is_wilsons_interval_of_each_bin(data, classifiers, level):
+    _, _, X, y = data
+    display = ReliabilityDisplay.from_estimator(
+        classifiers[0], X, y, n_bins=40, confidence_level=level
+    )
+    interval = display.prob_true_interval(level)
+    empty = 0
+    for low, high, share, size in zip(
+        *interval, display.prob_true, display.bins.weight, strict=True
+    ):
+        if size == 0:
+            empty += 1
+            assert np.isnan([low, high]).all()
+        else:
+            test = binomtest(round(share * size), int(size))
+            expected = test.proportion_ci(confidence_level=level, method="wilson")
+            assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert empty > 0
+    drawn = {tuple(point) for point in display.band_.get_paths()[0].vertices}
+    filled = display.bins.weight > 0
+    for end in interval[:, filled]:
+        assert set(zip(display.prob_pred[filled], end, strict=True)) <= drawn
+    title = display.ax_.get_legend().get_title().get_text()
+    assert title == f"bands: {100 * level:g} % intervals"
+
+
+def test_band_widens_with_unequal_weights_but_not_with_their_scale(data, classifiers):
+    _, _, X, y = data
+    proba = classifiers[0].predict_proba(X)
+    uneven = np.random.default_rng(0).exponential(size=len(y))
+    widths = {}
+    for name, weight in {"none": None, "same": np.full(len(y), 9), "uneven": uneven}.items():
+        bins = calibration_bins(proba[:, 0], y == "cat", n_bins=2, sample_weight=weight)
+        widths[name] = np.ptp(ReliabilityDisplay(bins).prob_true_interval(), axis=0)
+    np.testing.assert_allclose(widths["same"], widths["none"])
+    assert (widths["uneven"] > 1.2 * widths["none"]).all()
+
+
+def test_band_has_the_curves_colour_and_can_be_left_out():
+    first = ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7], color="red")
+    assert first.band_.get_facecolor()[0, :3].tolist() == [1, 0, 0]
+    second = ReliabilityDisplay.from_predictions(
+        [0, 1], [0.2, 0.7], confidence_level=None, ax=first.ax_
+    )
+    assert second.band_ is None
+    assert len(first.ax_.collections) == 1
+    assert first.ax_.get_legend().get_title().get_text() == "bands: 95 % intervals"
+    alone = ReliabilityDisplay.from_predictions([0, 1], [0.2, 0.7], confidence_level=None)
+    assert alone.ax_.get_legend().get_title().get_text() == ""
+
+
 @pytest.mark.parametrize("keyword", ["color", "c"])
 def test_style_reaches_the_curve_and_its_colour_the_counts(keyword):
     style = {keyword: "red", "lw": 3, "marker": "*"}
@@ -270,6 +328,7 @@ def test_style_reaches_the_curve_and_its_colour_the_counts(keyword):
         ({"strategy": "quantiles"}, "strategy must be one of .* Did you mean 'quantile'"),
         ({"n_bins": 0}, "n_bins == 0"),
         ({"sample_weight": [1.0]}, "sample_weight must have shape"),
+        ({"confidence_level": 95}, r"confidence_level must be in \[0, 1\), got 95"),
     ],
 )
 def test_bad_arguments_are_named_and_leave_no_figure(data, classifiers, options, message):
@@ -437,6 +496,7 @@ def test_training_of_an_estimator_without_history_is_refused(classifiers):
             lambda: RiskCoverageDisplay(risk_coverage_curve([0.2], [True])).plot(),
             "RiskCoverageDisplay",
         ),
+        (lambda: SmoothingCurveDisplay.from_estimator(GaussianNB()), "SmoothingCurveDisplay"),
         (lambda: TrainingDisplay.from_estimator(GaussianNB()), "TrainingDisplay"),
         (lambda: TrainingDisplay([1], {"training": [1.0]}).plot(), "TrainingDisplay"),
     ],

@@ -93,9 +93,12 @@ def add_grid(ax: Axes, which: Literal["major", "both"] = "major") -> None:
     ax.set_axisbelow(True)
 
 
-def add_legend(ax: Axes) -> None:
-    """Write the legend anew, with the lines that are there now."""
-    ax.legend(loc="best", fontsize="small")
+def add_legend(ax: Axes, title: str | None = None) -> None:
+    """Write the legend anew, with the lines that are there now; None keeps the title it has."""
+    old = ax.get_legend()
+    if title is None and old is not None:
+        title = old.get_title().get_text()
+    ax.legend(loc="best", fontsize="small", title=title, title_fontsize="small")
 
 
 def with_number(name: str | None, number: str) -> str:

@@ -1,13 +1,14 @@
-"""The reliability diagram, with counts."""
+"""The reliability diagram, with a confidence band and counts."""
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sksmooth._checks import as_numpy, check_choice, check_probabilities
+from sksmooth._checks import as_numpy, check_choice, check_probabilities, check_share
 from sksmooth.metrics import CalibrationBins, Strategy, calibration_bins
 from sksmooth.plotting._shared import (
     GREY,
@@ -23,6 +24,7 @@ from sksmooth.plotting._shared import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import PolyCollection
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
@@ -34,10 +36,11 @@ class ReliabilityDisplay:
     """Reliability diagram: how often the predictions come true, against their probability.
 
     The curve shows one point a bin of predictions, over the diagonal of perfect calibration:
-    above it the predictions are not sure enough, below it too sure. The bars under it show how
-    many samples each bin holds; bins of unequal width have a line under their point instead, so
-    that the lines lie close where the samples do. Make it by :meth:`from_estimator` or
-    :meth:`from_predictions`.
+    above it the predictions are not sure enough, below it too sure. The band around the curve is
+    the confidence interval of each point [2]_: where it holds the diagonal, the distance may be
+    chance. The bars under it show how many samples each bin holds; bins of unequal width have a
+    line under their point instead, so that the lines lie close where the samples do. Make it by
+    :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -62,6 +65,8 @@ class ReliabilityDisplay:
         calibration error (ECE), of the top label or of the one class.
     line_ : matplotlib Line2D
         The curve.
+    band_ : matplotlib PolyCollection or None
+        The confidence band.
     ax_ : matplotlib Axes
         The axes of the curve. Hand it to another display as `ax` to draw both in one picture.
     ax_counts_ : matplotlib Axes
@@ -77,7 +82,8 @@ class ReliabilityDisplay:
     References
     ----------
     .. [1] Guo et al. (2017), On Calibration of Modern Neural Networks.
-    .. [2] Okabe and Ito (2008), Color Universal Design.
+    .. [2] Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference.
+    .. [3] Okabe and Ito (2008), Color Universal Design.
 
     Examples
     --------
@@ -90,6 +96,7 @@ class ReliabilityDisplay:
     """
 
     line_: Line2D
+    band_: PolyCollection | None
     ax_: Axes
     ax_counts_: Axes
     figure_: Figure | SubFigure
@@ -124,8 +131,54 @@ class ReliabilityDisplay:
         gap = np.abs(self.prob_true - self.prob_pred)[filled]
         return float(np.average(gap, weights=self.bins.weight[filled]))
 
-    def plot(self, *, ax: Axes | None = None, name: str | None = None, **kwargs: Any) -> Self:
-        """Draw the curve and the counts.
+    def prob_true_interval(self, confidence_level: float = 0.95) -> NDArray[np.float64]:
+        """Tell between which frequencies the true one of each bin may lie.
+
+        This is Wilson's score interval of a proportion [1]_, which stays within [0, 1] and is close
+        to its level with few samples too [2]_. It takes the samples of a bin as independent; those
+        of unequal weights count as fewer, by :attr:`bins.effective_size
+        <sksmooth.metrics.CalibrationBins>`. It holds for each bin alone, not for all at once.
+
+        Parameters
+        ----------
+        confidence_level : float, default=0.95
+            How often such an interval holds the true frequency, in [0, 1).
+
+        Returns
+        -------
+        ndarray of shape (2, n_bins)
+            Lower and upper ends; nan where the bin is empty.
+
+        References
+        ----------
+        .. [1] Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference.
+        .. [2] Brown, Cai and DasGupta (2001), Interval Estimation for a Binomial Proportion.
+
+        Examples
+        --------
+        >>> from sksmooth.metrics import calibration_bins
+        >>> from sksmooth.plotting import ReliabilityDisplay
+        >>> bins = calibration_bins([0.6, 0.7, 0.9, 0.9], [0, 1, 1, 1], n_bins=2)
+        >>> ReliabilityDisplay(bins).prob_true_interval().round(3)
+        array([[ nan, 0.301],
+               [ nan, 0.954]])
+        """
+        level = check_share("confidence_level", confidence_level)
+        z = NormalDist().inv_cdf((1 + level) / 2)
+        n, p = self.bins.effective_size, self.prob_true
+        half = z * np.sqrt(n * p * (1 - p) + z**2 / 4)
+        ends = (n * p + z**2 / 2 + np.stack([-half, half])) / (n + z**2)
+        return np.clip(ends, 0, 1)  # rounding may leave the interval
+
+    def plot(
+        self,
+        *,
+        ax: Axes | None = None,
+        name: str | None = None,
+        confidence_level: float | None = 0.95,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw the curve, its confidence band and the counts.
 
         Parameters
         ----------
@@ -134,9 +187,11 @@ class ReliabilityDisplay:
             unless it is the `ax_` of another display, whose picture this one then joins.
         name : str, default=None
             Name in the legend instead of `self.name`.
+        confidence_level : float, default=0.95
+            Of the band, see :meth:`prob_true_interval`. None draws none.
         **kwargs : dict
-            Handed to :meth:`matplotlib.axes.Axes.plot` for the curve, for instance ``color``; the
-            counts take the curve's colour.
+            Handed to :meth:`matplotlib.axes.Axes.plot` for the curve, for instance ``color``; band
+            and counts take the curve's colour.
 
         Returns
         -------
@@ -147,8 +202,13 @@ class ReliabilityDisplay:
         ------
         ImportError
             If matplotlib is not installed.
+        TypeError, ValueError
+            If `confidence_level` is no number in [0, 1).
         """
+        band = None if confidence_level is None else self.prob_true_interval(confidence_level)
         ax = axes_for(self, ax, (5.8, 7))
+        from matplotlib.colors import to_rgba
+
         ax_counts = _counts_axes(ax) or self._prepare_axes(ax)
         filled = self.bins.weight > 0
         self.line_ = draw_line(
@@ -164,7 +224,13 @@ class ReliabilityDisplay:
             zorder=3,
         )
         self._draw_counts(ax_counts, self.line_.get_color())
-        add_legend(ax)
+        self.band_ = title = None
+        if band is not None and confidence_level is not None:
+            color = self.line_.get_color()
+            style: dict[str, Any] = {"fc": to_rgba(color, 0.15), "ec": to_rgba(color, 0.4)}
+            self.band_ = ax.fill_between(self.prob_pred[filled], *band[:, filled], **style)
+            title = f"bands: {100 * confidence_level:g} % intervals"
+        add_legend(ax, title)
         self.ax_, self.ax_counts_, self.figure_ = ax, ax_counts, ax.figure
         return self
 
@@ -219,6 +285,7 @@ class ReliabilityDisplay:
         pos_label: Any = None,
         sample_weight: ArrayLike | None = None,
         name: str | None = None,
+        confidence_level: float | None = 0.95,
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> ReliabilityDisplay:
@@ -244,6 +311,8 @@ class ReliabilityDisplay:
         name : str, default=None
             Name in the legend; None takes the class name of the estimator, in a Pipeline that of
             the last step.
+        confidence_level : float, default=0.95
+            Of the band, see :meth:`prob_true_interval`. None draws none.
         ax : matplotlib Axes, default=None
             Axes to draw into; see :meth:`plot`.
         **kwargs : dict
@@ -286,6 +355,7 @@ class ReliabilityDisplay:
             pos_label=pos_label,
             sample_weight=sample_weight,
             name=name_of(estimator) if name is None else name,
+            confidence_level=confidence_level,
             ax=ax,
             **kwargs,
         )
@@ -302,6 +372,7 @@ class ReliabilityDisplay:
         pos_label: Any = None,
         sample_weight: ArrayLike | None = None,
         name: str | None = None,
+        confidence_level: float | None = 0.95,
         ax: Axes | None = None,
         **kwargs: Any,
     ) -> ReliabilityDisplay:
@@ -327,6 +398,8 @@ class ReliabilityDisplay:
             Non-negative weights; None weighs all rows alike.
         name : str, default=None
             Name in the legend.
+        confidence_level : float, default=0.95
+            Of the band, see :meth:`prob_true_interval`. None draws none.
         ax : matplotlib Axes, default=None
             Axes to draw into; see :meth:`plot`.
         **kwargs : dict
@@ -368,7 +441,7 @@ class ReliabilityDisplay:
             probability, correct, n_bins=n_bins, strategy=strategy, sample_weight=sample_weight
         )
         display = cls(bins, name=name, pos_label=pos_label, weighted=sample_weight is not None)
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(ax=ax, confidence_level=confidence_level, **kwargs)
 
 
 def _counts_axes(ax: Axes) -> Axes | None:
