@@ -16,6 +16,7 @@ from sksmooth.modules import SimpleNet
 from sksmooth.plotting import (
     ReliabilityDisplay,
     RiskCoverageDisplay,
+    SelectiveConfusionMatrixDisplay,
     SmoothingCurveDisplay,
     TrainingDisplay,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "NormTemperatureScaling",
     "ReliabilityDisplay",
     "RiskCoverageDisplay",
+    "SelectiveConfusionMatrixDisplay",
     "SimpleNet",
     "SmoothingCurveDisplay",
     "TemperatureScaling",

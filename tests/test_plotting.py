@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib import pyplot as plt
 from scipy.stats import binomtest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.metrics import confusion_matrix
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -33,6 +35,7 @@ from sksmooth.modules import SimpleNet
 from sksmooth.plotting import (
     ReliabilityDisplay,
     RiskCoverageDisplay,
+    SelectiveConfusionMatrixDisplay,
     SmoothingCurveDisplay,
     TrainingDisplay,
 )
@@ -496,6 +499,22 @@ def test_training_of_an_estimator_without_history_is_refused(classifiers):
             lambda: RiskCoverageDisplay(risk_coverage_curve([0.2], [True])).plot(),
             "RiskCoverageDisplay",
         ),
+        (
+            lambda: SelectiveConfusionMatrixDisplay.from_estimator(
+                GaussianNB(), [[0.0]], [0], threshold=0.5
+            ),
+            "SelectiveConfusionMatrixDisplay",
+        ),
+        (
+            lambda: SelectiveConfusionMatrixDisplay.from_predictions(
+                [0, 1], [0, 1], [0.8, 0.7], threshold=0.5
+            ),
+            "SelectiveConfusionMatrixDisplay",
+        ),
+        (
+            lambda: SelectiveConfusionMatrixDisplay([[1]], [[0]], threshold=0.5).plot(),
+            "SelectiveConfusionMatrixDisplay",
+        ),
         (lambda: SmoothingCurveDisplay.from_estimator(GaussianNB()), "SmoothingCurveDisplay"),
         (lambda: TrainingDisplay.from_estimator(GaussianNB()), "TrainingDisplay"),
         (lambda: TrainingDisplay([1], {"training": [1.0]}).plot(), "TrainingDisplay"),
@@ -611,4 +630,124 @@ def test_bad_arguments_of_the_risk_are_named_and_leave_no_figure(
         RiskCoverageDisplay.from_estimator(GaussianNB().fit(X, y), X, y, order_by="confidence")
     with pytest.raises(AttributeError, match="predict_proba"):
         RiskCoverageDisplay.from_estimator(RidgeClassifier().fit(X, y), X, y)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7, 1.1])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_are_accepted_or_rejected_by_their_probability(data, classifiers, threshold, weighted):
+    _, _, X, y = data
+    weight = np.random.default_rng(0).uniform(0, 2, len(y)) if weighted else None
+    display = SelectiveConfusionMatrixDisplay.from_estimator(
+        classifiers[0], X, y, threshold=threshold, sample_weight=weight
+    )
+    predicted = classifiers[0].predict(X)
+    accepted = classifiers[0].predict_proba(X).max(axis=1) >= threshold
+    for matrix, rows in ((display.accepted, accepted), (display.rejected, ~accepted)):
+        expected = np.zeros((3, 3))
+        if rows.any():
+            own_weight = weight[rows] if weighted else None
+            expected = confusion_matrix(
+                y[rows], predicted[rows], labels=ANIMALS, sample_weight=own_weight
+            )
+        np.testing.assert_allclose(matrix, expected, atol=1e-12)
+        assert matrix.dtype.kind == ("f" if weighted else "i")
+    for side in (display.display_accepted_, display.display_rejected_):
+        assert [text.get_text() for text in side.ax_.get_xticklabels()] == ANIMALS.tolist()
+    display.figure_.savefig(io.BytesIO())
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8])
+def test_coverage_and_risk_are_a_point_of_the_risk_coverage_curve(data, classifiers, threshold):
+    _, _, X, y = data
+    curve = RiskCoverageDisplay.from_estimator(classifiers[1], X, y)
+    display = SelectiveConfusionMatrixDisplay.from_estimator(
+        classifiers[1], X, y, threshold=threshold
+    )
+    step = np.argmin(np.abs(curve.coverage - display.coverage))
+    assert display.coverage == pytest.approx(curve.coverage[step])
+    assert display.risk == pytest.approx(curve.risk[step])
+
+
+def test_matrices_of_a_small_case_by_hand():
+    y_true, y_pred = ["cat", "dog", "owl", "owl"], ["cat", "owl", "dog", "owl"]
+    display = SelectiveConfusionMatrixDisplay.from_predictions(
+        y_true, y_pred, [4, 1, 3, 2], threshold=2, labels=["owl", "dog", "cat"]
+    )
+    assert display.accepted.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert display.rejected.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert display.coverage == 0.75
+    assert display.risk == pytest.approx(1 / 3)
+    assert display.ax_.get_title() == "Accepted: confidence ≥ 2\nshare 75.0 %, error rate 33.3 %"
+    assert display.ax_rejected_.get_title() == (
+        "Rejected: confidence < 2\nshare 25.0 %, error rate 100.0 %"
+    )
+
+
+def test_matrix_without_rows_has_no_error_rate():
+    display = SelectiveConfusionMatrixDisplay.from_predictions([0, 1], [0, 1], [1, 1], threshold=2)
+    assert display.coverage == 0
+    assert np.isnan(display.risk)
+    assert display.ax_.get_title() == "Accepted: confidence ≥ 2\nshare 0.0 %"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor])
+def test_confidence_equal_to_the_threshold_is_accepted(kind):
+    display = SelectiveConfusionMatrixDisplay.from_predictions(
+        [0, 1], [0, 1], kind([0.7, 0.2]), threshold=np.float64(0.7)
+    )
+    assert display.coverage == 0.5
+
+
+def test_matrices_draw_into_given_axes_side_by_side():
+    figure, axes = plt.subplots(1, 2, layout="constrained")
+    display = SelectiveConfusionMatrixDisplay.from_predictions(
+        [0, 1], [0, 1], [0.9, 0.2], threshold=0.7, ax=axes[1], cmap="Reds", values_format=".2f"
+    )
+    assert display.figure_ is figure
+    assert figure.axes == [*axes, display.ax_rejected_]
+    figure.canvas.draw()
+    left, right = display.ax_.get_position(), display.ax_rejected_.get_position()
+    assert left.x1 < right.x0
+    assert (left.y0, left.y1) == pytest.approx((right.y0, right.y1))
+    for side in (display.display_accepted_, display.display_rejected_):
+        assert side.im_.get_cmap().name == "Reds"
+        assert side.text_[0, 1].get_text() == "0.00"
+
+
+def test_own_confidence_is_held_against_the_threshold(data):
+    X, y, X_test, y_test = data
+    pipe = make_pipeline(
+        StandardScaler(), LabelSmoothingClassifier(max_epochs=5, random_state=0)
+    ).fit(X, y)
+    confidence = pipe[-1].confidence(pipe[:-1].transform(X_test))
+    threshold = float(np.median(confidence))
+    display = SelectiveConfusionMatrixDisplay.from_estimator(
+        pipe, X_test, y_test, threshold=threshold, order_by="confidence"
+    )
+    assert display.accepted.sum() == np.count_nonzero(confidence >= threshold)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"order_by": "probe"}, "order_by must be one of .*'probe'. Did you mean 'proba'"),
+        ({"sample_weight": [1.0]}, "sample_weight must have shape"),
+        ({"threshold": np.nan}, "threshold contains NaN"),
+        ({"y": ["lynx"] * 300}, r"labels that labels=\['cat', 'dog', 'owl'\] lacks: \['lynx'\]"),
+        ({"y": range(300)}, "Mix of label input types"),
+    ],
+)
+def test_bad_arguments_of_the_matrices_are_named_and_leave_no_figure(
+    data, classifiers, options, message
+):
+    _, _, X, y = data
+    with pytest.raises(ValueError, match=message):
+        SelectiveConfusionMatrixDisplay.from_estimator(
+            classifiers[0], X, **({"y": y, "threshold": 0.5} | options)
+        )
+    with pytest.raises(ValueError, match="labels must not repeat"):
+        SelectiveConfusionMatrixDisplay.from_predictions(
+            [0, 1], [0, 1], [0.9, 0.2], threshold=0.5, labels=[0, 1, 1]
+        )
     assert plt.get_fignums() == []

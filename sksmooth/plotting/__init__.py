@@ -7,7 +7,14 @@ something is drawn, not before.
 
 from sksmooth.plotting.reliability import ReliabilityDisplay
 from sksmooth.plotting.risk_coverage import RiskCoverageDisplay
+from sksmooth.plotting.selective_confusion import SelectiveConfusionMatrixDisplay
 from sksmooth.plotting.smoothing_curve import SmoothingCurveDisplay
 from sksmooth.plotting.training import TrainingDisplay
 
-__all__ = ["ReliabilityDisplay", "RiskCoverageDisplay", "SmoothingCurveDisplay", "TrainingDisplay"]
+__all__ = [
+    "ReliabilityDisplay",
+    "RiskCoverageDisplay",
+    "SelectiveConfusionMatrixDisplay",
+    "SmoothingCurveDisplay",
+    "TrainingDisplay",
+]

@@ -41,18 +41,27 @@ def axes_for(display: object, ax: Axes | None, figsize: tuple[float, float]) -> 
     return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
 
 
-def split_axes(ax: Axes, size: float) -> Axes:
-    """Give the lower part of an axes, `size` times the rest, to a new one that shares its x."""
+def split_axes(ax: Axes, size: float, *, sideways: bool = False) -> Axes:
+    """Give the lower or right part of an axes, `size` times the rest, to a new one beside it.
+
+    The new one shares the axis along which they touch, whose ticks have their labels once.
+    """
     from matplotlib.gridspec import GridSpec
 
     place = ax.get_subplotspec()
     if place is None:
         box = ax.get_position()
         place = GridSpec(1, 1, left=box.x0, right=box.x1, bottom=box.y0, top=box.y1)[0]
-    parts = place.subgridspec(2, 1, height_ratios=(1, size), hspace=0.08)
+    if sideways:
+        parts = place.subgridspec(1, 2, width_ratios=(1, size), wspace=0.08)
+        other = ax.figure.add_subplot(parts[1], sharey=ax)
+        other.tick_params(labelleft=False)
+    else:
+        parts = place.subgridspec(2, 1, height_ratios=(1, size), hspace=0.08)
+        other = ax.figure.add_subplot(parts[1], sharex=ax)
+        ax.tick_params(labelbottom=False)
     ax.set_subplotspec(parts[0])
-    ax.tick_params(labelbottom=False)
-    return ax.figure.add_subplot(parts[1], sharex=ax)
+    return other
 
 
 def draw_line(
