@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from difflib import get_close_matches
-from functools import cache, cached_property
+from functools import cache
 from inspect import signature
 from numbers import Integral, Real
 from typing import Any
@@ -35,13 +34,13 @@ from sklearn.utils.metadata_routing import _routing_enabled, process_routing
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, has_fit_parameter, validate_data
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScoring, PrintLog
+from skorch.callbacks import Callback, EpochTimer, PassthroughScoring, PrintLog
 from skorch.dataset import get_len, unpack_data
 from skorch.history import History
 from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from sksmooth.batches import (
+from sksmooth._batches import (
     EncodedDataset,
     TensorBatches,
     TensorRows,
@@ -54,13 +53,18 @@ from sksmooth.calibration import (
     NormTemperatureScaling,
     TemperatureScaling,
     normalized_confidence,
-    refine,
     softmax_in_place,
 )
-from sksmooth.engine.threads import limit_threads, threads_for
-from sksmooth.lockstep import FusedTraining, quickest_mode
+from sksmooth.engine.by_skorch import SkorchStack
+from sksmooth.engine.loop import Epoch, train
+from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH, Monitor
+from sksmooth.engine.plan import BY_HAND, BY_SKORCH, may_change_parts, overrides, plan
+from sksmooth.engine.randomness import OwnRandomness, single_precision
+from sksmooth.engine.stack import InMemoryStack, Member, Remade, Selection
+from sksmooth.engine.targets import check_width, float_logits
+from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
-from sksmooth.modules import SimpleNet, read_logits
+from sksmooth.modules import SimpleNet
 from sksmooth.smoothing import check_label_smoothing, check_smoothing
 
 # What other libraries call a parameter of ours.
@@ -106,28 +110,16 @@ LEARNED = (
     "_n_inputs",
 )
 
-# The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
-# all classified correctly from promising certainty.
-PRIOR_STRENGTH = 1.0
-
 CALIBRATORS = {"norm_temperature": NormTemperatureScaling, "temperature": TemperatureScaling}
-
-# How far the temperature is solved for the refined loss of an epoch: to a relative error of this
-# number's square.
-REFINING_TOLERANCE = 0.01
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
 PREDICTION_ROWS = 8192
 
-# Rows of one pass over held-out rows: fewer, since what training needs is in memory beside it.
-HELD_OUT_ROWS = 2048
-
 # A matrix product rounds the rows of its kernel's blocks alike and those left over otherwise. This
 # is a multiple of MKL's block. (Its results also depend on a row's alignment, where a layer has at
 # most 10 outputs and the number of its inputs is no multiple of 4.)
-ROWS_OF_A_BLOCK = 8
-NARROW = 256  # hidden units
+ROWS_OF_A_BLOCK = 16
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -168,44 +160,10 @@ class EpochTable(PrintLog):
             super().on_epoch_end(net, **kwargs)
 
 
-class BestEpoch:
-    """The epoch with the lowest refined loss, and the state that the net was in then.
-
-    Parameters
-    ----------
-    patience : int
-        Epochs without a lower loss after which training is to stop.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.epoch = 0
-        self.loss = np.inf
-        self.state: list[torch.Tensor] = []
-
-    @torch.no_grad()
-    def update(self, epoch: int, loss: float, state: list[torch.Tensor]) -> None:
-        """Look at the epoch that has just ended."""
-        if loss < self.loss:
-            self.epoch, self.loss = epoch, loss
-            if len(self.state) != len(state):
-                self.state = [torch.empty_like(value) for value in state]
-            if state:
-                torch._foreach_copy_(self.state, state)
-
-    @torch.no_grad()
-    def restore(self, state: list[torch.Tensor]) -> None:
-        """Go back to that epoch's state."""
-        torch._foreach_copy_(state, self.state)
-
-    def is_past(self, epoch: int) -> bool:
-        """Tell whether `epoch` is too far behind the best one, if there was any, to go on."""
-        return self.epoch > 0 and epoch - self.epoch >= self.patience
-
-
 class PredictsByProbability:
     """Labels, scores and confidence, by the logits and probabilities that a class gives."""
 
+    classes_: Any
     predict_proba: Callable[[Any], NDArray]
     predict_log_proba: Callable[[Any], NDArray]
 
@@ -301,9 +259,146 @@ class PredictsByProbability:
         NotFittedError
             Before ``fit``.
         """
-        codes = self.predict_proba(X).argmax(axis=1)
-        classes = getattr(self, "classes_", None)  # a bare fit_loop knows none
-        return codes if classes is None else classes[codes]
+        return self._labels(self.predict_proba(X).argmax(axis=1))
+
+    def _labels(self, codes: NDArray) -> NDArray:
+        return self.classes_[codes]
+
+
+class Training:
+    """What a training that is going on knows.
+
+    Parameters
+    ----------
+    patience : int or None
+        Epochs without a lower refined loss after which it stops; None: never.
+
+    Attributes
+    ----------
+    batch_weight : tensor or None
+        The weights of the rows of the batch at hand.
+    stack, monitor : Stack and Monitor
+        None before ``fit_loop``.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.batch_weight: torch.Tensor | None = None
+        self.stack: Any = None
+        self.monitor: Monitor | None = None
+
+    @contextmanager
+    def weighing(self, weight: torch.Tensor | None) -> Iterator[None]:
+        """Set the weights of the rows of a batch."""
+        self.batch_weight = weight
+        try:
+            yield
+        finally:
+            self.batch_weight = None
+
+    def held_out_logits(self) -> tuple | None:
+        """Give what the calibrator is fitted to: logits of held-out rows as the net is now."""
+        if self.monitor is None or self.monitor.best is None:
+            return None
+        best, state = self.monitor.best, self.stack.state()
+        is_as_kept = len(state) == len(best.state) and all(map(torch.equal, state, best.state))
+        # A callback may have loaded another epoch's parameters.
+        scored = best.scored if is_as_kept else self.stack.score()
+        return (*scored.of(0), self.monitor.start_of(0))
+
+
+class Session:
+    """The epochs of one net: its stack, and what is recorded and told around each epoch.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        Initialized.
+    dataset_train, dataset_valid : torch Datasets
+        The second may be None.
+    randomness : OwnRandomness
+        From which all is drawn.
+    fit_params : dict
+        Arguments of the module's forward.
+
+    Attributes
+    ----------
+    stack : Stack
+        Of this one net.
+    n_before : int
+        Epochs in the history before.
+    """
+
+    def __init__(
+        self,
+        net: LabelSmoothingClassifier,
+        dataset_train: Dataset,
+        dataset_valid: Dataset | None,
+        randomness: OwnRandomness,
+        fit_params: Mapping[str, Any],
+    ) -> None:
+        self.net = net
+        self.datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+        self.randomness = randomness
+        self.fit_params = fit_params
+        self.n_before = len(net.history)
+        with randomness:
+            self.train: Any = net.get_iterator(dataset_train, training=True)
+            self.held_out: Any = None if dataset_valid is None else net.get_iterator(dataset_valid)
+        _refuse_no_batches(self.train)
+        self.stack: Any = Remade(self._stack) if may_change_parts(net) else self._stack()
+
+    def _stack(self) -> InMemoryStack | SkorchStack:
+        """Make the stack that the net's parts and batches call for."""
+        net, train, held_out = self.net, self.train, self.held_out
+        chosen = plan(net, train, held_out, self.fit_params)
+        net.trained_by_, net.trained_by_reason_ = chosen
+        if chosen.kind == BY_SKORCH:
+            return SkorchStack(net, train, held_out, self.randomness, self.fit_params)
+        member = Member(
+            net.module_,
+            net.criterion_,
+            Selection(train.rows, train.index),
+            None if held_out is None else Selection(held_out.rows, held_out.index),
+            self.randomness.generator(train.rows.X.device),
+        )
+        return InMemoryStack(
+            [member],
+            net.optimizer_,
+            train.batch_size,
+            len(net.classes_inferred_),
+            by_hand=chosen.kind == BY_HAND,
+            shuffle=train.shuffle,
+            drop_last=train.drop_last,
+            rows_at_once=net.rows_at_once(),
+        )
+
+    def begin_epoch(self) -> None:
+        """Tell callbacks that an epoch begins."""
+        with self.randomness:
+            self.net.notify("on_epoch_begin", **self.datasets)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Record an epoch in the history, and tell callbacks; or refuse what it came to."""
+        net = self.net
+        for failure in epoch.failed.values():
+            raise net.diverged(failure, len(net.history))
+        history, (losses,) = net.history, epoch.losses
+        if net.trained_by_ != BY_SKORCH:  # which has recorded the batches itself
+            history[-1]["batches"].extend(losses.batches(0))
+            history.record("train_batch_count", len(losses.sizes[0]))
+        history.record("train_loss", float(epoch.train_loss[0]))
+        if epoch.scores is not None:
+            scores = {name: float(own[0]) for name, own in epoch.scores.named().items()}
+            if net.trained_by_ != BY_SKORCH:
+                batch = {"valid_loss": scores["valid_loss"]}
+                batch["valid_batch_size"] = self.held_out.n_rows
+                history[-1]["batches"].append(batch)
+                history.record("valid_batch_count", 1)
+            for name, score in scores.items():
+                history.record(name, score)
+        with self.randomness:
+            net.notify("on_epoch_end", **self.datasets)
 
 
 class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
@@ -395,6 +490,11 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         The fitted calibrator; None where there is none.
     best_epoch_ : int
         The epoch, from 1, whose parameters are kept.
+    trained_by_ : {"by hand", "by autograd", "by skorch"}
+        Whose training steps were taken: those written out by hand for SimpleNet, autograd's without
+        skorch's notifications, or skorch's own.
+    trained_by_reason_ : str
+        Why.
     history : skorch.history.History
         What was recorded per epoch: `train_loss`, `valid_loss`, `refined_loss`, `valid_acc`, `dur`.
     class_prior_ : ndarray of shape (n_classes,)
@@ -438,16 +538,8 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     history_ = None
     virtual_params_: dict[str, Callable] = {}  # noqa: RUF012
 
-    # Inside the training loop the net speaks class indices, as its batches do.
-    _speaks_codes = False
-    # Known while the net is trained, see `_train`.
-    _held_out: Iterable | None = None
-    _fused: FusedTraining | None = None
-    _best: BestEpoch | None = None
-    _refined: NDArray | None = None  # the inverse temperature of the last epoch
-    _quiet = False
-    # The weights of the batch at hand: skorch's get_loss has no argument for them.
-    _batch_weight: torch.Tensor | None = None
+    # What a training that is going on knows, and skorch's hooks have no argument for.
+    _training: Training | None = None
 
     _parameter_constraints: dict[str, list] = {  # noqa: RUF012
         "smoothing": [str, "array-like", torch.Tensor],
@@ -821,7 +913,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             return dataset_train, self._encode_given(dataset_valid)
         if self.train_split is None:
             return dataset, None
-        train, held_out = hold_out(get_len(dataset), y, self.train_split, self._draw_seed())
+        train, held_out = hold_out(get_len(dataset), y, self.train_split, self.draw_seed())
         if held_out is None:
             return dataset, None
         indices: list[Any] = [train, held_out]
@@ -889,7 +981,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             batches.n_rows <= batches.batch_size
             and not batches.drop_last
             and hasattr(getattr(self, "criterion_", None), "reduction")
-            and not self._overrides("get_loss")
+            and not overrides(self, "get_loss")
         )
 
     # -- parts --------------------------------------------------------------------------------
@@ -905,7 +997,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             ("print_log", EpochTable()),
         ]
 
-    def _draw_seed(self) -> int:
+    def draw_seed(self) -> int:
         """Draw a seed: first for the parts, then for training, then for the held-out rows."""
         return self._random_state.randint(2**31 - 1)
 
@@ -921,7 +1013,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             Itself.
         """
         self._random_state = check_random_state(self.random_state)
-        with self._torch_seeded():
+        with OwnRandomness(self.draw_seed()), single_precision():
             return super().initialize()
 
     def initialize_history(self) -> LabelSmoothingClassifier:
@@ -967,10 +1059,10 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         """Build the criterion and tell it how to smooth. A hook of skorch's."""
         given = self.get_params_for("criterion")
         self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
-        self._set_smoothing()
+        self.set_smoothing()
         return self
 
-    def _set_smoothing(self) -> None:
+    def set_smoothing(self) -> None:
         """Bring `label_smoothing` and `smoothing` to the criterion."""
         criterion = self.criterion_
         values = {
@@ -996,21 +1088,6 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     def _smooths_unevenly(self) -> bool:
         is_uniform = isinstance(self.smoothing, str) and self.smoothing == "uniform"
         return self.label_smoothing > 0 and not is_uniform
-
-    @contextmanager
-    def _torch_seeded(self) -> Iterator[None]:
-        """Seed torch from `random_state`; put its global generators back afterwards."""
-        seed = self._draw_seed()
-        device = torch.device(self.device or "cpu")
-        if device.type == "cpu":
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                yield
-        else:
-            n_devices = torch.get_device_module(device.type).device_count()
-            with torch.random.fork_rng(devices=range(n_devices), device_type=device.type):
-                torch.manual_seed(seed)
-                yield
 
     # -- training -----------------------------------------------------------------------------
 
@@ -1051,11 +1128,11 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         self.check_training_readiness()
         warm = self.warm_start and self.initialized_ and hasattr(self, "classes_inferred_")
         with self._unchanged_on_error(in_place=self.warm_start and self.initialized_):
-            rows, y = self._prepare(X, y, sample_weight, warm=warm)
+            rows, y = self.prepare(X, y, sample_weight, warm=warm)
             self._train(rows, y, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
         return self
 
-    def _prepare(
+    def prepare(
         self, X: Any, y: Any, sample_weight: Any, *, warm: bool = False
     ) -> tuple[Dataset, NDArray[np.int64] | None]:
         """Check parameters and rows, and build the parts unless they are to be trained further."""
@@ -1166,33 +1243,40 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
-            self._set_smoothing()
+            self.set_smoothing()
         X = rows.X if isinstance(rows, TensorRows) else rows
-        self._speaks_codes = True
-        self._best = BestEpoch(self.patience) if early_stopping else None
+        n_before = len(self.history)
+        patience = self.patience if early_stopping else None
+        with self.in_training(patience) as training, single_precision():
+            self.notify("on_train_begin", X=X, y=y)
+            self.fit_loop(rows, y, epochs=epochs, **fit_params)
+            monitor = training.monitor
+            best = None if monitor is None else monitor.best
+            best_epoch = len(self.history) if best is None else n_before + int(best.epoch[0])
+            self.conclude(best_epoch, training.held_out_logits, X, y)
+
+    @contextmanager
+    def in_training(self, patience: int | None = None) -> Iterator[Training]:
+        """Be in training: callbacks meet class indices, and the batches' weights count.
+
+        Parameters
+        ----------
+        patience : int or None, default=None
+            Epochs without a lower refined loss after which :meth:`fit_loop` stops; None: never.
+
+        Yields
+        ------
+        Training
+            What is known of it.
+        """
+        if self._training is not None:
+            yield self._training
+            return
+        self._training = Training(patience)
         try:
-            module = getattr(self, "module_", None)
-            n_rows = get_len(rows) if self.batch_size == -1 else self.batch_size
-            with self._torch_seeded(), threads_for(module, n_rows):
-                self.notify("on_train_begin", X=X, y=y)
-                # Ctrl-C, or a callback that ends training: keep the net trained so far.
-                with suppress(KeyboardInterrupt):
-                    self.fit_loop(rows, y, epochs=epochs, **fit_params)
-                self._go_to_best_epoch()
-                self._refuse_infinite_parameters()
-                self.notify("on_train_end", X=X, y=y)
-                self._calibrate(self._held_out)
+            yield self._training
         finally:
-            for name in (
-                "_speaks_codes",
-                "_held_out",
-                "_fused",
-                "_quiet",
-                "_best",
-                "_batch_weight",
-                "_refined",
-            ):
-                self.__dict__.pop(name, None)
+            del self._training
 
     def fit_loop(
         self,
@@ -1220,249 +1304,133 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         -------
         LabelSmoothingClassifier
             Itself.
-        """
-        self.check_data(X, y)
-        self.check_training_readiness()
-        split_params = self._split_params(_routing_method, fit_params)
-        dataset_train, dataset_valid = self.get_split_datasets(X, y, **split_params)
-        datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
-        iterator_train = self.get_iterator(dataset_train, training=True)
-        if isinstance(iterator_train, TensorBatches) and len(iterator_train) == 0:
-            raise ValueError(
-                f"The {get_len(dataset_train)} rows to train on are fewer than batch_size="
-                f"{iterator_train.batch_size}, and drop_last leaves out a batch that is not full."
-            )
-        iterator_valid = None if dataset_valid is None else self.get_iterator(dataset_valid)
-        self._quiet = self._is_quiet()
-        if isinstance(iterator_valid, TensorBatches) and self._quiet:
-            iterator_valid.batch_size = max(iterator_valid.batch_size, HELD_OUT_ROWS)
-            if len(iterator_valid) == 1:  # few enough to have them twice
-                iterator_valid.gather()
-        self._held_out = iterator_valid
-        for _ in range(self.max_epochs if epochs is None else epochs):
-            self.notify("on_epoch_begin", **datasets)
-            self.run_single_epoch(
-                iterator_train, True, "train", step_fn=self.train_step, **fit_params
-            )
-            self.run_single_epoch(
-                iterator_valid, False, "valid", step_fn=self.validation_step, **fit_params
-            )
-            self.notify("on_epoch_end", **datasets)
-            if self._best is not None and self._best.is_past(len(self.history)):
-                break
-        return self
-
-    def run_single_epoch(
-        self,
-        iterator: Iterable | None,
-        training: bool,
-        prefix: str,
-        step_fn: Callable,
-        **fit_params: Any,
-    ) -> None:
-        """Run one pass over the batches and record its scores. A hook of skorch's.
-
-        Parameters
-        ----------
-        iterator : iterable of batches or None
-            None: nothing to do.
-        training : bool
-            Whether to train, or to score on held-out rows.
-        prefix : {"train", "valid"}
-            Begins the names of the scores.
-        step_fn : callable
-            Takes a batch, gives its loss and the module's output.
-        **fit_params : dict
-            Passed on to `step_fn`.
 
         Raises
         ------
         ValueError
-            If the training loss is not a finite number.
+            If the training loss or the logits of held-out rows are not finite numbers.
+        KeyboardInterrupt
+            If it comes before the first epoch has ended. Later, it ends the training.
         """
-        if iterator is None:
-            return
-        held_out = None if training else _HeldOut(_count_rows(iterator), self._read_logits)
-        passed = _Pass(held_out)
-        if self._quiet:
-            self._run_quietly(iterator, training, step_fn, passed, fit_params)
-            passed.record(self.history, prefix)
-        else:
+        self.check_data(X, y)
+        self.check_training_readiness()
+        randomness = OwnRandomness(self.draw_seed())
+        with randomness:
+            split_params = self._split_params(_routing_method, fit_params)
+            datasets = self.get_split_datasets(X, y, **split_params)
+        with self.in_training() as training:
+            session = Session(self, *datasets, randomness, fit_params)
+            monitor = Monitor([session.stack], patience=training.patience)
+            training.monitor, training.stack = monitor, session.stack
+            n_epochs = self.max_epochs if epochs is None else epochs
+            is_interrupted = train(
+                [session.stack], monitor, n_epochs, session.begin_epoch, session.end_epoch
+            )
+            if is_interrupted:
+                del self.history[session.n_before + monitor.n_epochs :]
+            if is_interrupted or training.patience is not None:
+                monitor.restore()
+        return self
 
-            def step(batch: Any, **params: Any) -> dict[str, Any]:
-                self._batch_weight = getattr(batch, "sample_weight", None)
-                outcome = step_fn(batch, **params)
-                passed.add(batch, outcome)
-                return outcome
+    def rows_at_once(self) -> int | None:
+        """Give how many rows the module is to see at once in evaluation.
 
-            super().run_single_epoch(iterator, training, prefix, step, **fit_params)
-        loss = passed.mean_loss()
-        if training and not np.isfinite(loss):
-            raise self._diverged(f"The training loss turned {loss}")
-        self.history.record(f"{prefix}_loss", loss)
-        if held_out is not None:
-            self._score_held_out(held_out)
-
-    def _run_quietly(
-        self, iterator: Iterable, training: bool, step_fn: Callable, passed: _Pass, fit_params: dict
-    ) -> None:
-        """Run one pass over the batches that no callback takes part in, by the quickest steps."""
-        if training and step_fn == self.train_step:
-            if self._fused is None or self._may_change_parts():
-                self._fused = self._fuse(iterator, fit_params)
-            if self._fused is not None:
-                self._run_fused(iterator, self._fused, passed)
-                return
-            self._set_training(True)
-            step_fn = self._plain_train_step
-        elif self._fused is not None and isinstance(iterator, TensorBatches):
-            step_fn = self._fused_valid_step
-        for batch in iterator:
-            self._batch_weight = getattr(batch, "sample_weight", None)
-            passed.add(batch, step_fn(batch, **fit_params))
-
-    def _run_fused(self, iterator: Iterable, fused: FusedTraining, passed: _Pass) -> None:
-        try:
-            with quickest_mode(fused.adam):
-                for batch in iterator:
-                    X, y = batch
-                    passed.add_loss(fused.step(X, y, batch.sample_weight), y, batch.sample_weight)
-        finally:  # also after Ctrl-C
-            fused.finish()
-
-    @torch.no_grad()
-    def _fused_valid_step(self, batch: Any) -> dict[str, torch.Tensor]:
-        assert self._fused is not None
-        X, y = batch
-        logits, loss = self._fused.score(X, y, batch.sample_weight)
-        return {"loss": loss, "y_pred": logits}
-
-    def _diverged(self, what: str) -> ValueError:
-        return ValueError(
-            f"{what} in epoch {len(self.history)}. A lower learning rate than lr={self.lr} or "
-            "features scaled to a similar range, as by StandardScaler, may help."
-        )
-
-    def _refuse_infinite_parameters(self) -> None:
-        """Refuse what the last step of all made infinite or NaN, after which there is no loss."""
-        parameters = [value for module in self._trained_modules() for value in module.parameters()]
-        if not all(parameter.isfinite().all() for parameter in parameters):
-            raise self._diverged("The net's parameters turned infinite or NaN")
-
-    def _is_quiet(self) -> bool:
-        """Tell whether no callback and no overridden hook takes part in the single batches."""
-        hooks = ("on_batch_begin", "on_batch_end", "on_grad_computed")
-        heard = any(
-            getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
-            for _, callback in self.callbacks_
-            if not (type(callback) is LRScheduler and callback.step_every == "epoch")
-            for hook in hooks
-        )
-        steps = ("train_step", "train_step_single", "get_train_step_accumulator")
-        parts = ("notify", "validation_step", "infer", "get_loss")
-        return not heard and not self._overrides(*hooks, *steps, *parts)
-
-    def _overrides(self, *hooks: str) -> bool:
-        """Tell whether a subclass, or an attribute of this net, stands in for one of the hooks."""
-        own = LabelSmoothingClassifier
-        return any(
-            hook in self.__dict__ or getattr(type(self), hook) is not getattr(own, hook)
-            for hook in hooks
-        )
-
-    def _may_change_parts(self) -> bool:
-        """Tell whether something may act on module, criterion or optimizer between two epochs."""
-        hooks = ("_default_callbacks", "on_epoch_begin", "on_epoch_end")
-        return bool(self.callbacks) or self._overrides(*hooks)
-
-    def _fuse(self, iterator: Iterable, fit_params: dict) -> FusedTraining | None:
-        """Make the hand-written training step, where it serves."""
-        parts = (self._modules, self._criteria, self._optimizers)
-        if (
-            not isinstance(iterator, TensorBatches)
-            or fit_params
-            or parts != (["module"], ["criterion"], ["optimizer"])
-            or self._overrides("infer", "get_loss", "_step_optimizer", "_zero_grad_optimizer")
-            or not FusedTraining.serves(self.module_, self.criterion_, self.optimizer_)
-        ):
+        Returns
+        -------
+        int or None
+            None: as many as pay, since nobody set a number and the module is SimpleNet.
+        """
+        given = self.get_params_for("iterator_valid").get("batch_size")
+        if given is None and type(getattr(self, "module_", None)) is SimpleNet:
             return None
-        sizes = (self.module_.n_features, self.module_.n_classes)
-        n_classes = len(getattr(self, "classes_inferred_", ()))  # unknown to a bare fit_loop
-        if sizes != (getattr(self, "_n_inputs", None), n_classes):
-            return None  # get_loss says what is wrong
-        return FusedTraining(self.module_, self.criterion_, self.optimizer_)
+        size = self.batch_size if given is None else given
+        return None if size == -1 else int(size)
 
-    def _plain_train_step(self, batch: Any, **fit_params: Any) -> dict[str, torch.Tensor]:
-        """Train on a batch as skorch's train_step does, without its notifications."""
-        Xi, yi = unpack_data(batch)
-        losses = []
+    def weighing(self, weight: torch.Tensor | None) -> AbstractContextManager:
+        """Let :meth:`get_loss` weigh the rows of a batch, as it has no argument for that.
 
-        def closure() -> torch.Tensor:
-            self._zero_grad_optimizer()
-            loss = self.get_loss(self.infer(Xi, **fit_params), yi, X=Xi, training=True)
-            loss.backward()
-            losses.append(loss)
-            return loss
+        Parameters
+        ----------
+        weight : tensor of shape (n,) or None
+            The weights of the rows; None weighs all alike.
 
-        self._step_optimizer(closure)
-        return {"loss": losses[0]}
+        Returns
+        -------
+        context manager
+            In which they are weighed.
+        """
+        training = self._training
+        return nullcontext() if training is None else training.weighing(weight)
 
-    def _score_held_out(self, held_out: _HeldOut) -> None:
-        """Record accuracy and refined loss on the held-out rows; remember the best epoch."""
-        logits, y, weight = held_out.get()
-        if not np.isfinite(logits).all():
-            raise self._diverged("The logits of held-out rows turned infinite or NaN")
-        refined = refine(
-            logits,
-            y,
-            weight,
-            prior_strength=PRIOR_STRENGTH,
-            start=self._refined,
-            tolerance=REFINING_TOLERANCE,
+    def diverged(self, what: str, epoch: int) -> ValueError:
+        """Make the error for numbers that are no longer finite.
+
+        Parameters
+        ----------
+        what : str
+            Which numbers.
+        epoch : int
+            When, from 1.
+
+        Returns
+        -------
+        ValueError
+            With advice.
+        """
+        return ValueError(
+            f"{what} in epoch {epoch}. A lower learning rate than lr={self.lr} or features scaled "
+            "to a similar range, as by StandardScaler, may help."
         )
-        self._refined = refined.inverse_temperature
-        is_right = logits.argmax(1) == y
-        accuracy = is_right.mean() if weight is None else np.average(is_right, weights=weight)
-        self.history.record("valid_acc", float(accuracy))
-        self.history.record("refined_loss", float(refined.log_loss))
-        if self._best is not None:
-            # To look for the parameters in the module takes longer than to copy them.
-            state = self._trained_state() if self._fused is None else self._fused.parameters
-            self._best.update(len(self.history), float(refined.log_loss), state)
 
-    def _go_to_best_epoch(self) -> None:
-        self.best_epoch_ = len(self.history)
-        if self._best is not None and self._best.state:
-            self.best_epoch_ = self._best.epoch
-            self._best.restore(self._trained_state())
+    def conclude(
+        self,
+        best_epoch: int,
+        held_out: Callable[[], tuple | None],
+        X: Any = None,
+        y: Any = None,
+    ) -> None:
+        """Do what comes after the last epoch: notify, calibrate.
 
-    def _trained_modules(self) -> list[torch.nn.Module]:
-        return [getattr(self, f"{name}_") for name in self._modules]
+        Parameters
+        ----------
+        best_epoch : int
+            The epoch, from 1, whose parameters the module has.
+        held_out : callable
+            Gives logits, class indices and weights of the held-out rows, and where to begin to
+            look for the temperature; None where no rows were held out.
+        X, y : array-like, default=None
+            The rows, for callbacks.
 
-    def _trained_state(self) -> list[torch.Tensor]:
-        """Give the modules' parameters and buffers."""
-        modules = self._trained_modules()
-        return [value for module in modules for value in (*module.parameters(), *module.buffers())]
-
-    def _finish(self, held_out: Dataset | None, best_epoch: int) -> None:
-        """Do what comes after training that was done elsewhere: in lockstep with other nets."""
+        Raises
+        ------
+        ValueError
+            If the net's parameters are not finite numbers.
+        """
         self.best_epoch_ = best_epoch
-        self._refuse_infinite_parameters()
-        self.notify("on_train_end", X=None, y=None)
-        self._calibrate(None if held_out is None else self.get_iterator(held_out))
+        self.refuse_infinite_parameters()
+        self.notify("on_train_end", X=X, y=y)
+        self._calibrate(held_out())
 
-    def _calibrate(self, held_out: Iterable | None) -> None:
-        """Fit the calibrator to the held-out rows, the module being as it will stay."""
+    def refuse_infinite_parameters(self) -> None:
+        """Refuse what the last step of all made infinite or NaN, after which there is no loss.
+
+        Raises
+        ------
+        ValueError
+            If the net's parameters are not finite numbers.
+        """
+        parameters = [
+            value for name in self._modules for value in getattr(self, f"{name}_").parameters()
+        ]
+        if not all(parameter.isfinite().all() for parameter in parameters):
+            raise self.diverged("The net's parameters turned infinite or NaN", self.best_epoch_)
+
+    def _calibrate(self, held_out: tuple | None) -> None:
+        """Fit the calibrator to the logits of held-out rows."""
         if self.calibration is None:
             self.calibrator_ = None
         elif held_out is not None:
-            scored = _HeldOut(_count_rows(held_out), self._read_logits)
-            for batch in held_out:
-                scored.add(batch, self.evaluation_step(batch))
-            logits, y, weight = scored.get()
-            if not np.isfinite(logits).all():
-                raise self._diverged("The logits of held-out rows turned infinite or NaN")
-            self.calibrator_ = self._fit_calibrator(logits, y, weight)
+            self.calibrator_ = self.fit_calibrator(*held_out)
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
@@ -1470,14 +1438,49 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
                     f"Too few rows to hold any out by train_split={self.train_split}: trained on "
                     "all of them, without calibration"
                     + (" and early stopping." if self.early_stopping else "."),
-                    stacklevel=4,
+                    stacklevel=5,
                 )
 
-    def _fit_calibrator(self, logits: NDArray, y: NDArray, sample_weight: NDArray | None) -> Any:
+    def fit_calibrator(
+        self,
+        logits: NDArray,
+        y: NDArray,
+        sample_weight: NDArray | None,
+        start: float | None = None,
+        *,
+        warn: bool = True,
+    ) -> Any:
+        """Fit a calibrator as `calibration` says.
+
+        Parameters
+        ----------
+        logits : ndarray of shape (n_samples, n_classes)
+            Logits of rows that were not trained on.
+        y : ndarray of shape (n_samples,)
+            Their class indices.
+        sample_weight : ndarray of shape (n_samples,) or None
+            Their weights.
+        start : float or None, default=None
+            The inverse temperature to begin with.
+        warn : bool, default=True
+            Whether to warn of a temperature that does not settle.
+
+        Returns
+        -------
+        object
+            The calibrator.
+
+        Raises
+        ------
+        ValueError
+            If logits are not finite, or the calibrator gives probabilities of another shape.
+        """
+        if not np.isfinite(logits).all():
+            raise self.diverged(BAD_LOGITS, self.best_epoch_)
         if isinstance(self.calibration, str):
             kind = CALIBRATORS[self.calibration]
             scaling = kind(prior_strength=PRIOR_STRENGTH)
-            return scaling.solve(logits, y, sample_weight, start=self._refined)
+            return scaling.solve(logits, y, sample_weight, start=start, warn=warn)
         calibrator: Any = clone(self.calibration, safe=False)
         weights = {}
         if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
@@ -1518,23 +1521,29 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         ValueError
             If the logits have another width than the number of classes.
         """
-        logits = self._read_logits(y_pred)
+        logits = self.read_logits(y_pred)
         n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
-        if logits.ndim != 2 or n_classes not in (None, logits.shape[1]):
-            raise ValueError(
-                f"module={_name(self.module)} gives logits of shape {tuple(logits.shape)}, but y "
-                f"has {n_classes} classes: its output must have shape (n_samples, {n_classes})."
-            )
+        check_width(self.module, logits, n_classes)
         y_true = to_tensor(y_true, device=self.device)
-        if self._batch_weight is None:
+        weight = None if self._training is None else self._training.batch_weight
+        if weight is None:
             return self.criterion_(logits, y_true)
-        return mean_loss(self.criterion_, logits, y_true, self._batch_weight)
+        return mean_loss(self.criterion_, logits, y_true, weight)
 
-    def _read_logits(self, output: Any) -> torch.Tensor:
-        """Read the logits from the module's output."""
-        output = read_logits(output)
-        if output.dtype in (torch.float16, torch.bfloat16):  # under autocast
-            output = output.float()
+    def read_logits(self, output: Any) -> torch.Tensor:
+        """Read the logits from the module's output.
+
+        Parameters
+        ----------
+        output : tensor or tuple of tensors
+            What ``forward`` returned.
+
+        Returns
+        -------
+        tensor of shape (n, n_classes), float32
+            The logits.
+        """
+        output = float_logits(output)
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
         if isinstance(criterion, torch.nn.NLLLoss):  # with which skorch's modules give
             return torch.log(output + torch.finfo(output.dtype).eps)  # probabilities
@@ -1542,13 +1551,18 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
 
     # -- prediction ---------------------------------------------------------------------------
 
+    def _labels(self, codes: NDArray) -> NDArray:
+        # In training, callbacks compare with the class indices that the batches have. A bare
+        # fit_loop knows no labels.
+        if self._training is not None or not hasattr(self, "classes_inferred_"):
+            return codes
+        return self.classes_[codes]
+
     @property
     def classes_(self) -> NDArray:
         """The labels, in the order of the columns of ``predict_proba``."""
         if "classes_inferred_" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__} has no classes_ before fit.")
-        if self._speaks_codes:
-            return np.arange(len(self.classes_inferred_))
         return self.classes_inferred_
 
     def forward_iter(
@@ -1573,7 +1587,8 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         if not isinstance(X, torch.Tensor | np.ndarray) or self.dataset is not TensorRows:
             yield from super().forward_iter(X, training=training, device=device)
             return
-        for chunk in to_tensor(X, device="cpu").split(max(self.batch_size, PREDICTION_ROWS)):
+        rows = to_tensor(X, device="cpu")
+        for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
             output = self.evaluation_step((chunk, None), training=training)
             yield _to(output, device)
 
@@ -1650,7 +1665,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         """Check rows and run them through the net."""
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer
             self.check_is_fitted()
-        if not (is_dataset(X) or _is_several_inputs(X) or self._speaks_codes):
+        if not (is_dataset(X) or _is_several_inputs(X) or self._training is not None):
             X = self._check_rows(X)
         logits = self._all_logits(X)
         return logits if math.isfinite(logits.sum()) else _mend_overflow(logits)
@@ -1658,25 +1673,24 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
     def _all_logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through the net; where nothing stands in for skorch's hooks, without them."""
         hooks = ("forward_iter", "evaluation_step", "infer")
-        if not isinstance(X, torch.Tensor) or self._overrides(*hooks) or len(self._modules) > 1:
-            chunks = (to_numpy(self._read_logits(output)) for output in self.forward_iter(X))
+        if not isinstance(X, torch.Tensor) or overrides(self, *hooks) or len(self._modules) > 1:
+            chunks = (to_numpy(self.read_logits(output)) for output in self.forward_iter(X))
             n_rows = None if isinstance(X, IterableDataset) else get_len(X)
             return _in_one_array(chunks, n_rows)
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad():
-            if X.shape[0] <= ROWS_OF_A_BLOCK and _is_narrow(self.module_):
-                with limit_threads(0):
+            at_once = self.rows_at_once() or PREDICTION_ROWS
+            with threads_for_rows(self.module_, min(X.shape[0], at_once)):
+                if X.shape[0] <= at_once:
                     return self._forward(X).astype(np.float64)
-            if X.shape[0] <= PREDICTION_ROWS:
-                return self._forward(X).astype(np.float64)
-            return _in_one_array(map(self._forward, X.split(PREDICTION_ROWS)), len(X))
+                return _in_one_array(map(self._forward, X.split(at_once)), len(X))
 
     def _forward(self, X: torch.Tensor) -> NDArray[np.float32]:
         rows = fill_up(X)
         if self.device != "cpu":
             rows = _to(rows, self.device)
-        return self._read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]
+        return self.read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]
 
     def _check_rows(self, X: Any) -> torch.Tensor:
         X = _as_array(X)
@@ -1701,86 +1715,6 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
             and X.shape[1] == self.__dict__.get("n_features_in_")
             and "feature_names_in_" not in self.__dict__
         )
-
-
-class _Pass:
-    """What one pass over the batches leaves behind.
-
-    Parameters
-    ----------
-    held_out : _HeldOut or None
-        Collects the outputs, where the rows are held out.
-    """
-
-    def __init__(self, held_out: _HeldOut | None = None) -> None:
-        self.held_out = held_out
-        self.losses: list[torch.Tensor] = []
-        self.sizes: list[int] = []
-        self.totals: list[Any] = []
-
-    def add(self, batch: Any, step: dict[str, Any]) -> None:
-        """Take in a batch and the outcome of its step."""
-        _, y = unpack_data(batch)
-        self.add_loss(step["loss"].detach(), y, getattr(batch, "sample_weight", None))
-        if self.held_out is not None:
-            self.held_out.add(batch, step["y_pred"])
-
-    def add_loss(self, loss: torch.Tensor, y: Any, weight: torch.Tensor | None) -> None:
-        """Take in the loss of a batch; nothing waits for its value before the pass has ended."""
-        self.losses.append(loss)
-        self.sizes.append(len(y))
-        self.totals.append(len(y) if weight is None else weight.sum())
-
-    @cached_property
-    def values(self) -> list[float]:
-        """The losses of the batches."""
-        return torch.stack(self.losses).tolist()
-
-    def record(self, history: History, prefix: str) -> None:
-        """Record the batches in the history, as skorch does while they run."""
-        history[-1]["batches"].extend(
-            {f"{prefix}_loss": loss, f"{prefix}_batch_size": size}
-            for loss, size in zip(self.values, self.sizes, strict=True)
-        )
-        history.record(f"{prefix}_batch_count", len(self.values))
-
-    def mean_loss(self) -> float:
-        """Average the batches' losses, each weighing as much as its rows."""
-        totals = [float(total) for total in self.totals]
-        return math.fsum(map(operator.mul, self.values, totals)) / math.fsum(totals)
-
-
-class _HeldOut:
-    """Logits, class indices and weights of held-out rows, collected batch by batch.
-
-    Parameters
-    ----------
-    n_rows : int or None
-        How many there are, if that is known.
-    read : callable
-        Reads logits from the module's output.
-    """
-
-    def __init__(self, n_rows: int | None, read: Callable[[Any], torch.Tensor]) -> None:
-        self.read = read
-        self.logits = _Joined(n_rows)
-        self.labels: list[torch.Tensor] = []
-        self.weights: list[torch.Tensor] = []
-
-    def add(self, batch: Any, output: Any) -> None:
-        """Take in a batch and the module's output for it."""
-        _, y = unpack_data(batch)
-        self.logits.add(self.read(output).cpu().numpy())
-        self.labels.append(torch.as_tensor(y))
-        weight = getattr(batch, "sample_weight", None)
-        if weight is not None:
-            self.weights.append(weight)
-
-    def get(self) -> tuple[NDArray, NDArray, NDArray | None]:
-        """Give logits, class indices and weights."""
-        y = torch.cat(self.labels).cpu().numpy()
-        weight = torch.cat(self.weights).cpu().numpy() if self.weights else None
-        return self.logits.get(), y, weight
 
 
 class _Joined:
@@ -1824,12 +1758,12 @@ class _Joined:
         return self.array[: self.end]
 
 
-def _count_rows(batches: Any) -> int | None:
-    """Give how many rows a pass over the batches gives, if that can be known."""
-    if isinstance(batches, TensorBatches):
-        return batches.n_rows
-    dataset: Any = getattr(batches, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else None
+def _refuse_no_batches(batches: Any) -> None:
+    if isinstance(batches, TensorBatches) and len(batches) == 0:
+        raise ValueError(
+            f"The {batches.n_rows} rows to train on are fewer than batch_size="
+            f"{batches.batch_size}, and drop_last leaves out a batch that is not full."
+        )
 
 
 @cache
@@ -1857,7 +1791,7 @@ def fill_up(X: torch.Tensor) -> torch.Tensor:
     Returns
     -------
     tensor of shape (m, ...)
-        The same rows, perhaps with copies of the first behind them, m being a multiple of 8.
+        The same rows, perhaps with copies of the first behind them, m being a multiple of 16.
     """
     n_missing = -X.shape[0] % ROWS_OF_A_BLOCK
     if n_missing == 0:
@@ -1916,14 +1850,6 @@ def _is_several_inputs(X: Any) -> bool:
 def _as_array(data: Any) -> Any:
     """Give a tensor as an array, and anything else as it is."""
     return to_numpy(data) if isinstance(data, torch.Tensor) else data
-
-
-def _is_narrow(module: Any) -> bool:
-    """Tell whether one thread takes few rows through a net before another would have woken up.
-
-    On a busy machine, waiting for that other thread takes milliseconds.
-    """
-    return type(module) is SimpleNet and max(module.hidden_layer_sizes, default=1) <= NARROW
 
 
 def _in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:

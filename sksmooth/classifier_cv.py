@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_random_state, column_or_1d, get_tags, metadata_routing
@@ -30,38 +29,27 @@ from skorch.utils import is_dataset, to_numpy
 from torch import Tensor
 from torch.utils.data import Subset
 
-from sksmooth.batches import TensorRows, merge_repeated
-from sksmooth.calibration import refine
+from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth._fit import MAX_MEMBERS
 from sksmooth.classifier import (
     PREDICTION_ROWS,
-    PRIOR_STRENGTH,
-    REFINING_TOLERANCE,
-    BestEpoch,
     LabelSmoothingClassifier,
     PredictsByProbability,
+    Session,
     _as_array,
     _is_several_inputs,
     _mend_overflow,
+    fill_up,
 )
-from sksmooth.engine.threads import threads_for
-from sksmooth.lockstep import (
-    GATHERED_ENTRIES,
-    Lockstep,
-    Member,
-    Part,
-    StackedModules,
-    StackedNets,
-    _pad,
-    _take,
-    reason_against_stacking,
-)
-from sksmooth.modules import SimpleNet
+from sksmooth.engine.by_hand import HandNets
+from sksmooth.engine.loop import Epoch, train
+from sksmooth.engine.monitor import Best, Monitor
+from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack
+from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
+from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection
+from sksmooth.engine.threads import threads_for_rows
+from sksmooth.modules import is_plain
 from sksmooth.smoothing import check_label_smoothing
-from sksmooth.together import MAX_MEMBERS, Job, reason_to_go_alone
-
-# Matrix products of fewer rows are summed in another order: with that many at least, the
-# probabilities of a row do not depend on the rows that are predicted with it.
-FEWEST_ROWS = 16
 
 # What tells the nets from LabelSmoothingClassifier's, where no estimator does. One net needs width
 # and small steps; several that are averaged do as well with less of both, and many are trained.
@@ -132,6 +120,10 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         The epochs of the chosen ε: `epoch`, `train_loss`, `refined_loss`, `valid_acc`.
     estimators_ : list of LabelSmoothingClassifier
         The fitted nets: of each fold, or the one of all rows.
+    trained_by_ : {"by hand", "by autograd", "by skorch"}
+        Whose training steps were taken, see LabelSmoothingClassifier.
+    trained_by_reason_ : str
+        Why.
     alone_because_ : str or None
         Why the nets were trained one by one; None where they were trained in lockstep.
     classes_ : ndarray of shape (n_classes,)
@@ -323,7 +315,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         nets = training.trained_nets(best)
         if not self.ensemble:
             nets = nets[-1:]
-        logits = training.best_logits[best]
+        logits = training.best.scored.logits[best]
         calibrator = training.calibrate(best)
         for net in nets:
             net.calibrator_ = calibrator
@@ -333,7 +325,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         results = training.results()
         fitted = {
             "label_smoothing_": float(training.label_smoothings[best]),
-            "best_epoch_": int(training.best_epoch[best]),
+            "best_epoch_": int(training.best.epoch[best]),
             "calibrator_": calibrator,
             "temperature_": getattr(calibrator, "temperature_", None),
             "oof_proba_": oof_proba,
@@ -342,6 +334,8 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             "history_": _history(results, training.label_smoothings[best]),
             "estimators_": nets,
             "alone_because_": training.alone_because,
+            "trained_by_": nets[0].trained_by_,
+            "trained_by_reason_": nets[0].trained_by_reason_,
             "classes_": nets[0].classes_,
             "n_features_in_": nets[0].n_features_in_,
         }
@@ -423,25 +417,35 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
         check_is_fitted(self)
         nets = self.estimators_
-        if self.alone_because_ is not None:
+        stack = self._stack()
+        if stack is None:
             return np.stack([net._logits(X) for net in nets])
-        modules: list[Any] = [net.module_ for net in nets]
-        rows = nets[0]._check_rows(X)
-        if type(modules[0]) is SimpleNet:
-            stack: Any = StackedNets.of(modules)
-            rows = rows.flatten(1)
-        else:
-            stack = StackedModules(modules)
-        missing = FEWEST_ROWS - len(rows)
-        padded = (
-            torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])]) if missing > 0 else rows
-        )
-        outputs = [
-            stack.logits(chunk.expand(len(nets), *chunk.shape))
-            for chunk in padded.split(max(FEWEST_ROWS, PREDICTION_ROWS // len(nets)))
-        ]
-        logits = to_numpy(torch.cat(outputs, 1)[:, : len(rows)]).astype(np.float64)
+        rows = fill_up(nets[0]._check_rows(X).flatten(1))
+        at_once = max(1, PREDICTION_ROWS // len(nets))
+        outputs = []
+        for chunk in rows.split(at_once):
+            with threads_for_rows(nets[0].module_, len(chunk), len(nets)):
+                on_device = chunk.to(stack.weights[0].device)
+                outputs.append(stack.logits(on_device.expand(len(nets), *chunk.shape)))
+        logits = to_numpy(torch.cat(outputs, 1)[:, : _num_samples(X)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else _mend_overflow(logits)
+
+    def _stack(self) -> HandNets | None:
+        """Give the nets as one stack, where they are SimpleNets; made anew where they changed."""
+        modules: list[Any] = [net.module_ for net in self.estimators_]
+        if not all(map(is_plain, modules)):
+            return None
+        parameters = [parameter for module in modules for parameter in module.parameters()]
+        version = [(id(own), own.data_ptr(), own._version) for own in parameters]
+        kept, stack = _STACKS.get(self, (None, None))
+        if kept != version:
+            stack = HandNets.of(modules)
+            _STACKS[self] = version, stack
+        return stack
+
+
+# Of estimators that predict: no part of their state, and in no pickle.
+_STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, HandNets]] = WeakKeyDictionary()
 
 
 def _of_each(function: Callable[[NDArray], NDArray], logits: NDArray) -> NDArray[np.float64]:
@@ -514,12 +518,8 @@ class _Training:
         The rows that at least one fold leaves out: those that are scored.
     y, weight : ndarrays, the second may be None
         Their class indices and weights.
-    n_epochs : int
-        Epochs trained so far.
-    best_epoch, best_loss : ndarrays of shape (E,)
-        The epoch of each ε with the lowest refined loss, and that loss.
-    best_logits : ndarray of shape (E, n_left_out, K)
-        The out-of-fold logits of that epoch.
+    monitor : Monitor
+        Its sets are the ε, each over all folds.
     alone_because : str or None
         Why the nets are not trained in lockstep.
     """
@@ -542,23 +542,16 @@ class _Training:
         self.left_out = np.flatnonzero(times)
         self.times = torch.from_numpy(times[self.left_out]).to(torch.float32)[:, None]
         self.y = to_numpy(rows.y)[self.left_out]
-        self.weight = None
+        self.weight: NDArray | None = None
         if rows.sample_weight is not None:
             self.weight = to_numpy(rows.sample_weight)[self.left_out].astype(np.float64)
-        n_values = len(self.label_smoothings)
-        self.n_epochs = 0
-        self.active = np.ones(n_values, dtype=bool)
-        self.best_epoch = np.zeros(n_values, dtype=int)
-        self.best_loss = np.full(n_values, np.inf)
-        self.best_logits: NDArray = np.empty(0)
-        self.inverse_temperature = np.ones(n_values)
         self.recorded: list[tuple] = []
 
     def make_net(self, label_smoothing: float, fold: int) -> LabelSmoothingClassifier:
         """Make an untrained net."""
         params: dict[str, Any] = {"random_state": self.seeds[fold]}
         net = clone(self.estimator).set_params(label_smoothing=label_smoothing, **params)
-        net._prepare(self.rows, None, None)
+        net.prepare(self.rows, None, None)
         return net
 
     def run(self, max_members: int, verbose: int) -> None:
@@ -566,111 +559,109 @@ class _Training:
         self.stacks = self._make_stacks(max_members)
         if verbose and self.alone_because is not None:
             print(f"Not trained in lockstep: {self.alone_because}.")
-        with ExitStack() as contexts, suppress(KeyboardInterrupt):
+        estimator = self.estimator
+        self.monitor = Monitor(
+            self.stacks,
+            [np.asarray(stack.values) for stack in self.stacks],
+            estimator.patience if estimator.early_stopping else None,
+            self._collect,
+        )
+
+        def begin_epoch() -> None:
+            for stack in self.stacks:
+                stack.begin_epoch()
+
+        def end_epoch(epoch: Epoch) -> None:
+            self._record(epoch)
+            if verbose:
+                self._print_epoch(epoch.number)
+            for stack, losses in zip(self.stacks, epoch.losses, strict=True):
+                stack.end_epoch(epoch.number, losses)
+
+        with ExitStack() as contexts, single_precision():
             for stack in self.stacks:
                 contexts.enter_context(stack.in_training())
-            for _ in range(self.estimator.max_epochs):
-                self._run_epoch()
-                if verbose:
-                    self._print_epoch()
-                if not self.active.any():
-                    break
-        if self.n_epochs == 0:
-            raise KeyboardInterrupt
+            train(self.stacks, self.monitor, estimator.max_epochs, begin_epoch, end_epoch)
 
     def _make_stacks(self, max_members: int) -> list[Any]:
         """Put the nets in stacks; one by one where they cannot be stacked."""
+        n_values, n_folds = len(self.label_smoothings), len(self.splits)
         first = self.label_smoothings[0]
         folds = [
             _Fold.of(self.make_net(first, number), split, self.rows)
             for number, split in enumerate(self.splits)
         ]
-        pairs = [
-            (value, k) for value in range(len(self.label_smoothings)) for k in range(len(folds))
-        ]
-        net = self.first = folds[0].net
-        self.alone_because = _reason_against_stacking(net, folds[0].train)
+        pairs = [(value, k) for value in range(n_values) for k in range(n_folds)]
+        self.first = folds[0].net
+        self.alone_because = folds[0].reason_against_stacking(self.n_classes)
         if self.alone_because is not None:
             return [_Alone(self, pair, folds[pair[1]]) for pair in pairs]
-        criteria = []
-        for label_smoothing in self.label_smoothings:
-            net.label_smoothing = label_smoothing
-            criteria.append(net.initialize_criterion().criterion_)
-        stacks = []
+        stacks: list[Any] = []
         for n_batches in sorted({fold.n_batches for fold in folds}):
             alike = [(value, k) for value, k in pairs if folds[k].n_batches == n_batches]
             for chosen in np.array_split(alike, -(-len(alike) // max_members)):
-                stacks.append(_Stack(self, chosen.tolist(), folds, criteria))
+                if len(chosen) == 1:
+                    (pair,) = chosen.tolist()
+                    stacks.append(_Alone(self, pair, folds[pair[1]]))
+                else:
+                    stacks.append(_Together(self, chosen.tolist(), folds))
         return stacks
 
-    def _run_epoch(self) -> None:
-        """Train every net by one epoch; look whether that was the best one of its ε."""
-        n_values = len(self.label_smoothings)
-        train_loss = np.zeros(n_values)
-        logits = torch.zeros(n_values * len(self.left_out), self.n_classes)
-        for stack in self.stacks:
-            train_loss += np.bincount(stack.values, stack.run_epoch(), n_values)
-            scored = stack.score_held_out().index_select(0, stack.source)
-            logits.index_add_(0, stack.target, scored)
-        self.n_epochs += 1
-        logits = logits.view(n_values, len(self.left_out), self.n_classes) / self.times
-        self._look_for_best(train_loss / len(self.splits), logits.numpy())
-
-    def _look_for_best(self, train_loss: NDArray, logits: NDArray) -> None:
-        active = np.flatnonzero(self.active)
-        own = logits[active]
-        finite = np.isfinite(train_loss[active]) & np.isfinite(own).all((1, 2))
-        if not finite.all():
-            for _ in range(len(self.first.history), self.n_epochs):
-                self.first.history.new_epoch()
-            label_smoothing = self.label_smoothings[active[np.argmin(finite)]]
-            raise self.first._diverged(f"The loss of {label_smoothing=} turned NaN or infinite")
-        n_rows = (len(active), len(self.left_out))
-        refined = refine(
-            own,
-            np.broadcast_to(self.y, n_rows),
-            None if self.weight is None else np.broadcast_to(self.weight, n_rows),
-            prior_strength=PRIOR_STRENGTH,
-            start=None if self.n_epochs == 1 else self.inverse_temperature[active],
-            tolerance=REFINING_TOLERANCE,
+    def _collect(self, stacks: Sequence[Any]) -> Scored:
+        """Give the out-of-fold logits of each ε."""
+        n_values, n_left_out = len(self.label_smoothings), len(self.left_out)
+        logits = torch.zeros(n_values * n_left_out, self.n_classes)
+        for stack in stacks:
+            scored = stack.score()
+            if scored is not None:
+                own = torch.from_numpy(scored.logits).flatten(0, 1)
+                logits.index_add_(0, stack.target, own.index_select(0, stack.source))
+        logits = logits.view(n_values, n_left_out, self.n_classes) / self.times
+        everywhere = (n_values, n_left_out)
+        weight = self.weight
+        return Scored(
+            logits.numpy(),
+            np.broadcast_to(self.y, everywhere),
+            None if weight is None else np.broadcast_to(weight, everywhere),
+            [n_left_out] * n_values,
+            weight is not None,
         )
-        self.inverse_temperature[active] = refined.inverse_temperature
-        accuracy = np.average(own.argmax(-1) == self.y, axis=1, weights=self.weight)
-        scores = zip(active, refined.log_loss, accuracy, train_loss[active], strict=True)
-        self.recorded += [(value, self.n_epochs, *scored) for value, *scored in scores]
-        self._keep_best(active, refined.log_loss, logits)
 
-    def _keep_best(self, active: NDArray, loss: NDArray, logits: NDArray) -> None:
-        """Keep what belongs to the best epoch of each ε, or to the last one."""
-        stops_early = self.estimator.early_stopping
-        is_best = np.full(len(loss), True) if not stops_early else loss < self.best_loss[active]
-        best = active[is_best]
-        self.best_epoch[best] = self.n_epochs
-        self.best_loss[best] = loss[is_best]
-        if self.n_epochs == 1:
-            self.best_logits = logits.copy()
-        self.best_logits[best] = logits[best]
-        if stops_early:
-            for stack in self.stacks:
-                stack.keep(best)
-            self.active &= self.n_epochs - self.best_epoch < self.estimator.patience
+    def _record(self, epoch: Epoch) -> None:
+        for value in epoch.failed:
+            label_smoothing = self.label_smoothings[value]
+            what = f"The loss of {label_smoothing=} turned NaN or infinite"
+            raise self.first.diverged(what, epoch.number)
+        assert epoch.scores is not None
+        columns = (epoch.scores.refined_loss, epoch.scores.accuracy, epoch.train_loss)
+        self.recorded += [
+            (int(value), epoch.number, *(column[value] for column in columns))
+            for value in np.flatnonzero(epoch.active)
+        ]
 
-    def calibrate(self, value: int) -> Any:
+    @property
+    def best(self) -> Best:
+        """The best epoch of each ε."""
+        assert self.monitor.best is not None
+        return self.monitor.best
+
+    def calibrate(self, value: int, *, warn: bool = True) -> Any:
         """Give the calibrator of the out-of-fold logits of the ε with that number, or None."""
         if self.estimator.calibration is None:
             return None
-        return self.first._fit_calibrator(self.best_logits[value], self.y, self.weight)
+        self.first.best_epoch_ = int(self.best.epoch[value])
+        logits = self.best.scored.logits[value]
+        return self.first.fit_calibrator(logits, self.y, self.weight, warn=warn)
 
     def choose(self) -> int:
         """Give the number of the ε whose calibrated out-of-fold probabilities are best."""
-        if self.estimator.calibration is None or len(self.best_loss) == 1:
-            return int(np.argmin(self.best_loss))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # it is told of the ε chosen
-            losses = [
-                self.log_loss(self.calibrate(value).predict_proba(logits))
-                for value, logits in enumerate(self.best_logits)
-            ]
+        if self.estimator.calibration is None or len(self.best.loss) == 1:
+            return int(np.argmin(self.best.loss))
+        losses = [
+            # A warning is for the ε that is chosen.
+            self.log_loss(self.calibrate(value, warn=False).predict_proba(logits))
+            for value, logits in enumerate(self.best.scored.logits)
+        ]
         return int(np.argmin(losses))
 
     def log_loss(self, proba: NDArray) -> float:
@@ -678,13 +669,13 @@ class _Training:
         labels = np.arange(self.n_classes)
         return log_loss(self.y, proba, sample_weight=self.weight, labels=labels)
 
-    def _print_epoch(self) -> None:
+    def _print_epoch(self, number: int) -> None:
         losses = [
             f"ε={self.label_smoothings[value]:g} {loss:.4f}"
             for value, epoch, loss, *_ in self.recorded
-            if epoch == self.n_epochs
+            if epoch == number
         ]
-        print(f"epoch {self.n_epochs:>3}, refined loss:  " + "  ".join(losses))
+        print(f"epoch {number:>3}, refined loss:  " + "  ".join(losses))
 
     def results(self) -> dict[str, NDArray]:
         """Give the scores of each ε and epoch, one row after the other."""
@@ -695,21 +686,20 @@ class _Training:
 
     def trained_nets(self, value: int) -> list[LabelSmoothingClassifier]:
         """Give the nets of the ε with that number, of each fold, as at its best epoch."""
-        by_fold = {fold: net for stack in self.stacks for fold, net in stack.trained_nets(value)}
+        self.monitor.restore([value])
+        by_fold = {
+            fold: net
+            for stack in self.stacks
+            for (own, fold), net in zip(stack.pairs, stack.nets, strict=True)
+            if own == value
+        }
         nets = [by_fold[fold] for fold in sorted(by_fold)]
         for net in nets:
             net.label_smoothing = self.label_smoothings[value]
-            net._set_smoothing()
-            net.best_epoch_ = int(self.best_epoch[value])
-            net._refuse_infinite_parameters()
+            net.set_smoothing()
+            net.best_epoch_ = int(self.best.epoch[value])
+            net.refuse_infinite_parameters()
         return nets
-
-
-def _reason_against_stacking(net: LabelSmoothingClassifier, train: Part) -> str | None:
-    reason = reason_to_go_alone(Job(net, None, None))
-    if reason is None:
-        reason = reason_against_stacking(net.module_, net.criterion_, net.optimizer_, train)
-    return reason
 
 
 class _Fold(NamedTuple):
@@ -721,10 +711,8 @@ class _Fold(NamedTuple):
         Untrained.
     seed : int
         Seeds the order of the rows, and dropout.
-    train : Part
-        The rows to train on.
-    batch_size, n_batches : int
-        Rows of a batch, batches of an epoch.
+    batches : iterable
+        The batches to train on.
     held_out : ndarray of int
         The rows left out.
     scored : tensor of int64
@@ -735,9 +723,7 @@ class _Fold(NamedTuple):
 
     net: LabelSmoothingClassifier
     seed: int
-    train: Part
-    batch_size: int
-    n_batches: int
+    batches: Any
     held_out: NDArray[np.intp]
     scored: Tensor
     place: Tensor
@@ -745,26 +731,38 @@ class _Fold(NamedTuple):
     @classmethod
     def of(cls, net: LabelSmoothingClassifier, split: _Split, rows: TensorRows) -> _Fold:
         """Make the rows of a split ready."""
-        n_rows = len(split.train)
-        batch_size = n_rows if net.batch_size == -1 else net.batch_size
-        chosen = torch.from_numpy(split.train).to(rows.X.device)
-        train = Part(rows, chosen)
-        scored = torch.from_numpy(split.held_out)
-        place = torch.arange(len(scored))
-        if n_rows <= batch_size:
-            # As in LabelSmoothingClassifier: rounding is to see no difference between a row of
+        seed = net.draw_seed()
+        with OwnRandomness(seed):
+            batches = net.get_iterator(_subset(rows, split.train), training=True)
+        held_out = split.held_out
+        scored, place = held_out, np.arange(len(held_out))
+        if isinstance(batches, TensorBatches) and len(batches) == 1:
+            # Rows that repeat were merged, so that rounding sees no difference between a row of
             # weight two and two rows. So they are scored once, too.
-            train = Part.of(merge_repeated(rows.take(chosen)))
-            X = to_numpy(rows.X.flatten(1))[split.held_out]
+            X = to_numpy(rows.X.flatten(1))[held_out]
             _, first, group = np.unique(X, axis=0, return_index=True, return_inverse=True)
-            scored, place = scored[first], torch.from_numpy(group.ravel())
-        n_batches = -(-n_rows // batch_size)
-        seed = net._draw_seed()
-        return cls(net, seed, train, batch_size, n_batches, split.held_out, scored, place)
+            scored, place = held_out[first], group.ravel()
+        return cls(net, seed, batches, held_out, torch.from_numpy(scored), torch.from_numpy(place))
+
+    @property
+    def n_batches(self) -> int:
+        return len(self.batches)
+
+    def reason_against_stacking(self, n_classes: int) -> str | None:
+        """Tell what keeps the net from being trained in a stack with those of other folds."""
+        net = self.net
+        reason = against_company(net, {})
+        if reason is None and not isinstance(self.batches, TensorBatches):
+            reason = "the rows are not in memory"
+        if reason is None:
+            some_rows = self.batches.rows.X[self.batches.index[:2]]
+            parts = (net.module_, net.criterion_, net.optimizer_)
+            reason = against_stacking(*parts, some_rows, n_classes)
+        return reason
 
 
-class _Stack:
-    """Nets that are trained in lockstep.
+class _Together:
+    """A stack of nets of several ε and folds.
 
     Parameters
     ----------
@@ -774,149 +772,121 @@ class _Stack:
         The numbers of each net's ε and fold.
     folds : list of _Folds
         All folds.
-    criteria : list of torch criteria
-        Of each ε.
 
     Attributes
     ----------
     values : list of int
         The number of each net's ε.
+    nets : list of LabelSmoothingClassifier
+        Of each pair; those of a fold are the same one, since they begin alike.
     source, target : tensors of int64
-        Which rows of :meth:`score_held_out` belong to which out-of-fold logits, those of all ε
-        being one after the other.
+        Which of the logits scored belong to which out-of-fold logits, those of all ε being one
+        after the other.
     """
 
     def __init__(
-        self,
-        training: _Training,
-        pairs: list[tuple[int, int]],
-        folds: list[_Fold],
-        criteria: list[torch.nn.Module],
+        self, training: _Training, pairs: list[tuple[int, int]], folds: list[_Fold]
     ) -> None:
         self.pairs = pairs
         self.values = [value for value, _ in pairs]
         own = [folds[k] for _, k in pairs]
         self.nets = [fold.net for fold in own]
+        net = self.nets[0]
+        criteria = {}
+        for value in sorted(set(self.values)):
+            net.label_smoothing = training.label_smoothings[value]
+            criteria[value] = net.initialize_criterion().criterion_
+        device = training.rows.X.device
+        seeds = {(fold.seed, len(fold.batches.index)): fold.seed for fold in own}
+        generators = {key: make_generator(seed, device) for key, seed in seeds.items()}
         members = [
             Member(
                 fold.net.module_,
                 criteria[value],
-                fold.train,
-                None,
-                torch.Generator().manual_seed(fold.seed),
+                Selection(fold.batches.rows, fold.batches.index),
+                Selection(training.rows, fold.scored.to(device)) if len(fold.scored) else None,
+                generators[fold.seed, len(fold.batches.index)],
             )
             for value, fold in zip(self.values, own, strict=True)
         ]
-        batch_size = max(fold.batch_size for fold in own)
-        optimizer = own[0].net.optimizer_
-        self.lockstep = Lockstep(members, optimizer, batch_size, training.n_classes)
-        self.is_simple = isinstance(self.lockstep.stack, StackedNets)
-        self.X = training.rows.X.flatten(1) if self.is_simple else training.rows.X
-        widths = self.nets[0].module_.hidden_layer_sizes if self.is_simple else ()
-        self.widest = max([self.X[0].numel(), *widths])
-        nowhere = torch.zeros(1, dtype=torch.int64)  # of the nets that see all rows
-        self.scored, _ = _pad([fold.scored if len(fold.scored) else nowhere for fold in own])
-        self.source, self.target = _places(training, pairs, folds, self.scored.shape[1])
-        self.best: list[Tensor] | None = None
+        self.plan = plan_stack(net, members[0].train)
+        self.stack = InMemoryStack(
+            members,
+            net.optimizer_,
+            max(fold.batches.batch_size for fold in own),
+            training.n_classes,
+            by_hand=self.plan.kind == BY_HAND,
+            rows_at_once=net.rows_at_once(),
+        )
+        for net in self.nets:
+            net.trained_by_, net.trained_by_reason_ = self.plan
+        self.n_members = len(pairs)
+        self.run_epoch, self.score = self.stack.run_epoch, self.stack.score
+        self.state, self.write_back = self.stack.state, self.stack.write_back
+        n_scored = max(len(fold.scored) for fold in own)
+        self.source, self.target = _places(training, pairs, folds, n_scored)
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
-        """Do what holds during training."""
-        with threads_for(self.nets[0].module_, self.lockstep.batch_size, len(self.nets)):
-            yield
+        """Do nothing: no callback hears of these nets' training."""
+        yield
 
-    def run_epoch(self) -> NDArray[np.float64]:
-        """Train every net by one pass over its rows; give the mean losses."""
-        # The dropout of SimpleNets has generators of its own.
-        with nullcontext() if self.is_simple else self.nets[0]._torch_seeded():
-            return self.lockstep.run_epoch().mean_losses().numpy()
+    def begin_epoch(self) -> None:
+        """Do nothing."""
 
-    @torch.no_grad()
-    def score_held_out(self) -> Tensor:
-        """Give the logits of the rows held out, those of one net after those of another."""
-        at_once = max(1, GATHERED_ENTRIES // (len(self.nets) * self.widest))
-        logits = self.lockstep.stack.logits
-        parts = [logits(_take(self.X, index)) for index in self.scored.split(at_once, 1)]
-        return torch.cat(parts, 1).flatten(0, 1)
-
-    def keep(self, values: NDArray) -> None:
-        """Keep the parameters that the nets of some ε have now."""
-        parameters = self.lockstep.stack.parameters
-        if self.best is None:
-            self.best = [parameter.clone() for parameter in parameters]
-        chosen = torch.from_numpy(np.flatnonzero(np.isin(self.values, values)))
-        for best, parameter in zip(self.best, parameters, strict=True):
-            best[chosen] = parameter[chosen]
-
-    def trained_nets(self, value: int) -> Iterator[tuple[int, LabelSmoothingClassifier]]:
-        """Give fold and net of one ε, with the parameters kept or else the last ones."""
-        parameters = self.lockstep.stack.parameters if self.best is None else self.best
-        for m, (own, fold) in enumerate(self.pairs):
-            if own == value:
-                self.lockstep.write_back(m, parameters)
-                yield fold, self.nets[m]
+    def end_epoch(self, number: int, losses: Losses) -> None:
+        """Do nothing."""
 
 
 class _Alone:
-    """A net that cannot be stacked. It has the methods and attributes of :class:`_Stack`."""
+    """A net that is trained by itself. It has the methods and attributes of :class:`_Together`."""
+
+    n_members = 1
 
     def __init__(self, training: _Training, pair: tuple[int, int], fold: _Fold) -> None:
         value, number = pair
-        self.values, self.fold = [value], number
-        self.net = training.make_net(training.label_smoothings[value], number)
-        self.rows, self.n_classes = training.rows, training.n_classes
-        self.scored = fold.scored
-        self.source, self.target = _places(training, [(value, 0)], [fold], max(1, len(self.scored)))
-        split = training.splits[number]
-        parts: list[Any] = [Subset(self.rows, part.tolist()) for part in split]
-        self.datasets = parts[0], parts[1] if len(split.held_out) else None
-        self.best: BestEpoch | None = None
+        self.pairs, self.values = [pair], [value]
+        self.rows = training.rows
+        self.net = net = training.make_net(training.label_smoothings[value], number)
+        self.nets = [net]
+        self.randomness = OwnRandomness(net.draw_seed())
+        train_rows = _subset(self.rows, training.splits[number].train)
+        held_out = _subset(self.rows, fold.scored.numpy()) if len(fold.scored) else None
+        self.datasets = train_rows, held_out
+        self.scored: Scored | None = None
+        self.source, self.target = _places(training, [(value, 0)], [fold], len(fold.scored))
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
-        """Let the net find its rows, and its callbacks hear of the training."""
-        net = self.net
-        names = set(vars(net))
-        net._speaks_codes = True
-        net.train_split = lambda *_, **__: self.datasets
-        try:
-            net.notify("on_train_begin", X=self.rows.X, y=self.rows.y)
+        """Let callbacks hear of the training."""
+        with self.net.in_training():
+            self.net.notify("on_train_begin", X=self.rows.X, y=self.rows.y)
+            self.session = Session(self.net, *self.datasets, self.randomness, {})
+            self.stack = self.session.stack
+            self.run_epoch = self.stack.run_epoch
+            self.state, self.write_back = self.stack.state, self.stack.write_back
+            self.monitor = Monitor([self.stack], collect=lambda stacks: self.scored)
             yield
-            net.notify("on_train_end", X=self.rows.X, y=self.rows.y)
-        finally:
-            net.train_split = None
-            for name in set(vars(net)) - names:
-                if name.startswith("_"):  # known in training only
-                    delattr(net, name)
+            self.net.notify("on_train_end", X=self.rows.X, y=self.rows.y)
 
-    def run_epoch(self) -> list[float]:
-        """Train the net by one pass over its rows."""
-        with self.net._torch_seeded():
-            self.net.fit_loop(self.rows, epochs=1)
-        return [self.net.history[-1]["train_loss"]]
+    def begin_epoch(self) -> None:
+        self.session.begin_epoch()
 
-    def score_held_out(self) -> Tensor:
-        """Give the logits of the rows held out."""
-        net = self.net
-        outputs = [
-            net._read_logits(net.evaluation_step((self.rows.X[index], None))).cpu().float()
-            for index in self.scored.split(PREDICTION_ROWS)
-            if len(index)
-        ]
-        return torch.cat(outputs) if outputs else torch.empty(0, self.n_classes)
+    def score(self) -> Scored | None:
+        """Score the rows held out."""
+        self.scored = self.stack.score()
+        return self.scored
 
-    def keep(self, values: NDArray) -> None:
-        """Keep the parameters that the net has now, if it is of one of these ε."""
-        if self.values[0] in values:
-            self.best = BestEpoch(patience=1)
-            self.best.update(len(self.net.history), 0.0, self.net._trained_state())
+    def end_epoch(self, number: int, losses: Losses) -> None:
+        """Record the epoch in the net's history."""
+        train_loss, scores = self.monitor.look([losses])
+        active = np.array([True])
+        epoch = Epoch(number, [losses], train_loss, scores, active, self.monitor.failed, 0.0)
+        self.session.end_epoch(epoch)
 
-    def trained_nets(self, value: int) -> Iterator[tuple[int, LabelSmoothingClassifier]]:
-        """Give fold and net, with the parameters kept or else the last ones."""
-        if self.values[0] == value:
-            if self.best is not None:
-                self.best.restore(self.net._trained_state())
-            yield self.fold, self.net
+
+def _subset(rows: TensorRows, index: NDArray) -> Subset:
+    return Subset(rows, index.tolist())
 
 
 def _places(

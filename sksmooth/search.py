@@ -23,8 +23,8 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
 
+from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth.classifier import LabelSmoothingClassifier
-from sksmooth.together import MAX_MEMBERS, Job, divide, fit_together, params_key
 
 
 class BatchedGridSearchCV(GridSearchCV):

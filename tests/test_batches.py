@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from sksmooth.batches import (
+from sksmooth._batches import (
     FEWEST_HELD_OUT,
     INDICES_AT_ONCE,
     Batch,

@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
+from skorch.callbacks import Callback
+from torch import nn
 
-from sksmooth import LabelSmoothingClassifier, make_tabular
-from sksmooth.engine.threads import flops_of, limit_threads
+from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth.engine.threads import flops_of, limit_threads, threads_for
 
 
 @pytest.fixture
@@ -74,3 +77,80 @@ assert n_threads == 2
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@contextmanager
+def threads_allowed(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Threads(Callback):
+    """Note the number of threads before, in and after every forward pass."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.seen = set()
+        net.module_.register_forward_hook(lambda *_: self.seen.add(torch.get_num_threads()))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "parameters", "used"),
+    [
+        (1, {}, 1),
+        (2, {}, 1),
+        (2, {"module__hidden_layer_sizes": (900, 900), "batch_size": -1}, 2),
+        (1, {"module__hidden_layer_sizes": (900, 900), "batch_size": -1}, 1),
+    ],
+)
+def test_fit_uses_as_many_threads_as_pay(allowed, parameters, used):
+    X, y = make_tabular(200, random_state=0)
+    threads = Threads()
+    with threads_allowed(allowed):
+        net = LabelSmoothingClassifier(
+            callbacks=[("threads", threads)], max_epochs=2, train_split=None, **parameters
+        )
+        net.fit(X, y)
+        assert torch.get_num_threads() == allowed
+        net.partial_fit(X, y)
+        assert torch.get_num_threads() == allowed
+    assert threads.seen == {used}
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_threads_are_given_back_when_training_fails(error):
+    def fail(*args):
+        assert torch.get_num_threads() == 1
+        raise error
+
+    class Failing(Callback):
+        def on_train_begin(self, net, **kwargs):
+            net.module_.register_forward_hook(fail)
+
+    with threads_allowed(2):
+        with pytest.raises(error):
+            LabelSmoothingClassifier(callbacks=[Failing()]).fit(*make_tabular(200, random_state=0))
+        assert torch.get_num_threads() == 2
+
+
+def test_more_threads_than_allowed_are_never_asked_for():
+    wide = SimpleNet(n_features=2000, hidden_layer_sizes=2000)
+    with threads_allowed(2):
+        with threads_for(wide, batch_size=10_000):
+            assert torch.get_num_threads() == 2
+        with threads_for(nn.Conv1d(1, 1, 1), batch_size=1):  # whose work its size does not tell
+            assert torch.get_num_threads() == 2
+        with suppress(ZeroDivisionError), threads_for(SimpleNet(), batch_size=1):
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize(("n_nets", "used"), [(1, 1), (5, 1), (25, 2)])
+def test_a_stack_uses_more_threads_than_one_net(n_nets, used):
+    net = SimpleNet(10, 3, hidden_layer_sizes=(64, 32))
+    with threads_allowed(2), threads_for(net, batch_size=128, n_nets=n_nets):
+        assert torch.get_num_threads() == used

@@ -7,9 +7,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+
+from sksmooth.modules import SimpleNet
 
 # What one more thread must have to do in one go to pay for being woken, in floating-point
 # operations: products of one net have to be cut in pieces, those of a stack are dealt out net by
@@ -125,6 +128,34 @@ def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextMa
     return limit_threads(None if flops is None else 3 * batch_size * n_nets * flops, n_nets)
 
 
+def threads_for_rows(module: Any, n_rows: int, n_nets: int = 1) -> AbstractContextManager:
+    """Let the calling thread use as many of torch's threads as a forward pass can keep busy.
+
+    Parameters
+    ----------
+    module : torch module
+        The net.
+    n_rows : int
+        Rows that go through it.
+    n_nets : int, default=1
+        How many such nets there are in one stack.
+
+    Returns
+    -------
+    context manager
+        See :func:`limit_threads`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with threads_for_rows(torch.nn.Linear(10, 3), n_rows=1):
+    ...     torch.get_num_threads()
+    1
+    """
+    flops = flops_of(module)
+    return limit_threads(None if flops is None else n_rows * n_nets * flops, n_nets)
+
+
 def flops_of(module: Any) -> float | None:
     """Give the work of a module's forward pass on a row, a third of that of a training step.
 
@@ -144,6 +175,9 @@ def flops_of(module: Any) -> float | None:
     >>> flops_of(torch.nn.Linear(10, 5, bias=False))
     100.0
     """
+    if type(module) is SimpleNet and type(module.layers) is torch.nn.ModuleList:
+        widths = (module.n_features, *module.hidden_layer_sizes, module.n_classes)
+        return 2.0 * sum((1 + n_in) * n_out for n_in, n_out in pairwise(widths))
     owners = [part for part in module.modules() if part._parameters]
     if not all(isinstance(part, DENSE_LAYERS) for part in owners):
         return None

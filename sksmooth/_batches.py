@@ -178,15 +178,17 @@ class TensorBatches:
             gathered = self.rows.batch(here if order is None else order[here])
             yield from gathered.split(self.batch_size)
 
-    def gather(self) -> None:
-        """Copy the rows that are chosen, now instead of in every pass."""
-        if self.chosen is not None:
-            self.rows, self.chosen = self.rows.take(self.chosen), None
+    @property
+    def index(self) -> torch.Tensor:
+        """Indices of the rows that a pass goes over."""
+        if self.chosen is None:
+            return torch.arange(len(self.rows), device=self.rows.X.device)
+        return self.chosen
 
     def merge_repeated(self) -> None:
         """Go over every distinct row once, with the weight of its repetitions."""
-        self.gather()
-        self.rows = merge_repeated(self.rows)
+        rows = self.rows if self.chosen is None else self.rows.take(self.chosen)
+        self.rows, self.chosen = merge_repeated(rows), None
 
 
 class ShuffledIndices(Sampler):

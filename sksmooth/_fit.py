@@ -1,0 +1,384 @@
+"""Fits many classifiers at once: in lockstep where they can be, else one by one."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch.callbacks import PrintLog
+from torch.nn.parameter import is_lazy
+
+from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.engine.loop import Epoch, train
+from sksmooth.engine.monitor import Monitor
+from sksmooth.engine.plan import (
+    BY_HAND,
+    against_company,
+    against_stacking,
+    draws_random_numbers,
+    plan_stack,
+)
+from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
+from sksmooth.engine.stack import InMemoryStack, Member, Selection
+
+# What classifiers may differ in and still be trained in one stack.
+MAY_DIFFER = ("class_weight", "label_smoothing", "random_state", "smoothing")
+
+# The most nets in one stack: beyond, a step takes as long for each net more.
+MAX_MEMBERS = 64
+
+
+@dataclass
+class Job:
+    """A classifier that is to be fitted, and what became of it.
+
+    Parameters
+    ----------
+    estimator : LabelSmoothingClassifier
+        Fitted in place.
+    X, y : array-like
+        Its training rows. Jobs that are given the same objects share one checked copy.
+    fit_params : dict
+        Further arguments of its ``fit``.
+
+    Attributes
+    ----------
+    seconds : float
+        Its share of the time taken.
+    error : Exception or None
+        What its ``fit`` raised.
+    alone_because : str or None
+        Why it was fitted by itself; None where it was trained in lockstep.
+    """
+
+    estimator: LabelSmoothingClassifier
+    X: Any
+    y: Any
+    fit_params: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: Exception | None = None
+    alone_because: str | None = None
+
+
+def fit_together(
+    jobs: Sequence[Job],
+    *,
+    max_members: int = MAX_MEMBERS,
+    on_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Fit classifiers, with the results of fitting each by itself.
+
+    Parameters
+    ----------
+    jobs : sequence of Jobs
+        The classifiers. One that cannot be fitted has its `error` set; the others go on.
+    max_members : int, default=64
+        The most nets in one stack.
+    on_epoch : callable, default=None
+        Called after every epoch of a stack, with the number of nets in it.
+
+    Examples
+    --------
+    >>> from sksmooth import LabelSmoothingClassifier, make_tabular
+    >>> X, y = make_tabular(random_state=0)
+    >>> jobs = [Job(LabelSmoothingClassifier(random_state=seed), X, y) for seed in range(3)]
+    >>> fit_together(jobs)
+    >>> [job.alone_because for job in jobs]
+    [None, None, None]
+    >>> bool(jobs[2].estimator.score(X, y) > 0.9)
+    True
+    """
+    checked: dict[tuple[int, int], TensorRows] = {}
+    reasons: dict[Hashable, str | None] = {}
+    runners: dict[Hashable, list[_Runner]] = {}
+    for job in jobs:
+        job.alone_because = against_company(job.estimator, job.fit_params)
+        if job.alone_because is None:
+            with _timed([job]), _errors_kept(job):
+                runner = _Runner(job, checked)
+                kind = runner.kind()
+                if kind not in reasons:
+                    reasons[kind] = runner.reason_to_go_alone()
+                job.alone_because = reasons[kind]
+                runners.setdefault(kind, []).append(runner)
+    for kind, alike in runners.items():
+        if reasons[kind] is None:
+            _run_stacks(alike, max_members, on_epoch)
+    for job in jobs:
+        if job.alone_because is not None and job.error is None:
+            with _timed([job]), _errors_kept(job):
+                job.estimator.fit(job.X, job.y, **job.fit_params)
+
+
+def divide(jobs: Sequence[Job], n_tasks: int) -> list[NDArray[np.int64]]:
+    """Part jobs into groups that can be fitted at the same time, each by :func:`fit_together`.
+
+    Classifiers that might be trained in one stack stay together, where there are other groups
+    enough.
+
+    Parameters
+    ----------
+    jobs : sequence of Jobs
+        The classifiers. Where neighbours have rows in common, so do groups.
+    n_tasks : int
+        How many are fitted at the same time: no fewer groups are made, where there are jobs enough.
+
+    Returns
+    -------
+    list of ndarrays of int64
+        The positions in `jobs` of each group's members.
+
+    Examples
+    --------
+    >>> from sksmooth import LabelSmoothingClassifier
+    >>> jobs = [Job(LabelSmoothingClassifier(lr=lr), [], []) for lr in (0.1, 0.2, 0.1, 0.1)]
+    >>> [group.tolist() for group in divide(jobs, n_tasks=2)]
+    [[0, 2], [3], [1]]
+    >>> [group.tolist() for group in divide(jobs, n_tasks=1)]
+    [[0, 1, 2, 3]]
+    """
+    if n_tasks == 1:
+        return [np.arange(len(jobs))]
+    kinds: dict[Hashable, list[int]] = {}
+    for number, job in enumerate(jobs):
+        alone = against_company(job.estimator, job.fit_params) is not None
+        kinds.setdefault(number if alone else _common_params(job.estimator), []).append(number)
+    groups = []
+    for alike in kinds.values():
+        n_groups = -(-len(alike) * n_tasks // len(jobs))
+        groups.extend(np.array_split(np.asarray(alike), min(n_groups, len(alike))))
+    return groups
+
+
+def params_key(params: Mapping[str, Any]) -> Hashable:
+    """Give a key that parameters have in common where they are equal.
+
+    Parameters
+    ----------
+    params : dict
+        Parameters by name.
+
+    Returns
+    -------
+    hashable
+        The key. What cannot be pickled equals itself only.
+
+    Examples
+    --------
+    >>> params_key({"lr": 0.1}) == params_key({"lr": 0.1}) != params_key({"lr": 0.2})
+    True
+    """
+    return tuple((name, _value_key(params[name])) for name in sorted(params))
+
+
+def _value_key(value: Any) -> Hashable:
+    if isinstance(value, _ATOMS):  # most are, and a hash of its pickle takes much longer
+        return type(value), value
+    try:
+        return joblib.hash(value)
+    except (pickle.PicklingError, TypeError):
+        return id(value)
+
+
+_ATOMS = (type(None), bool, int, float, str, type, FunctionType)
+
+
+def _common_params(estimator: LabelSmoothingClassifier) -> Hashable:
+    """Give a key to the parameters that all classifiers of one stack have in common."""
+    params = estimator.get_params(deep=False)
+    return params_key({name: value for name, value in params.items() if name not in MAY_DIFFER})
+
+
+class _Runner:
+    """A classifier on its way through the phases of ``fit``, between which it waits for others."""
+
+    def __init__(self, job: Job, checked: dict[tuple[int, int], TensorRows]) -> None:
+        self.job = job
+        self.estimator = job.estimator
+        sample_weight = job.fit_params.get("sample_weight")
+        is_shared = all(
+            value is None
+            for value in (sample_weight, self.estimator.class_weight, self.estimator.classes)
+        )
+        key = (id(job.X), id(job.y))
+        X = checked.get(key, job.X) if is_shared else job.X
+        prepared: Any = self.estimator.prepare(X, job.y, sample_weight)
+        rows, codes = prepared
+        if is_shared and isinstance(rows, TensorRows):
+            checked[key] = rows
+        self.seed = self.estimator.draw_seed()
+        with OwnRandomness(self.seed):
+            train, held_out = self.estimator.get_split_datasets(rows, codes)
+            self.batches: Any = self.estimator.get_iterator(train, training=True)
+            self.held_out: Any = held_out and self.estimator.get_iterator(held_out)
+
+    def reason_to_go_alone(self) -> str | None:
+        """Tell what in the classifier's parts keeps its kind from being trained in a stack."""
+        if not all(isinstance(own, TensorBatches) for own in (self.batches, self.held_out) if own):
+            return "the rows, or those that train_split holds out, are not in memory"
+        estimator, batches = self.estimator, self.batches
+        parts = (estimator.module_, estimator.criterion_, estimator.optimizer_)
+        some_rows = batches.rows.X[batches.index[:2]]
+        n_classes = len(estimator.classes_inferred_)
+        reason = against_stacking(*parts, some_rows, n_classes)
+        if reason is None and draws_random_numbers(estimator.module_, some_rows):
+            reason = "the module draws random numbers by itself, as dropout does"
+        return reason
+
+    def kind(self) -> Hashable:
+        """Give what is the same for all that can be trained in one stack."""
+        parameters = list(self.estimator.module_.parameters())
+        shapes = None if any(map(is_lazy, parameters)) else tuple(p.shape for p in parameters)
+        n_classes = len(self.estimator.classes_inferred_)
+        n_batches = len(self.batches) if isinstance(self.batches, TensorBatches) else None
+        others = (shapes, n_classes, n_batches, self.held_out is None)
+        return _common_params(self.estimator), others
+
+    def member(self, generators: dict[tuple[int, int], torch.Generator]) -> Member:
+        """Give the member of a stack, with the generator of all that draw the same."""
+        rows, index = self.batches.rows, self.batches.index
+        key = (self.seed, len(index))
+        if key not in generators:
+            generators[key] = make_generator(self.seed, rows.X.device)
+        held_out = self.held_out and Selection(self.held_out.rows, self.held_out.index)
+        estimator = self.estimator
+        return Member(
+            estimator.module_,
+            estimator.criterion_,
+            Selection(rows, index),
+            held_out,
+            generators[key],
+        )
+
+    def record(self, row: dict[str, Any]) -> None:
+        """Record an epoch in the history, and print it where that was asked for."""
+        self.estimator.history.append(row)
+        if self.estimator.verbose:
+            for _, callback in self.estimator.callbacks_:
+                if isinstance(callback, PrintLog):
+                    callback.on_epoch_end(self.estimator)
+
+
+def _run_stacks(
+    runners: list[_Runner], max_members: int, on_epoch: Callable[[int], None] | None
+) -> None:
+    """Train nets of one kind, in as few stacks as hold them."""
+    n_stacks = -(-len(runners) // max_members)
+    for stack in np.array_split(np.arange(len(runners)), n_stacks):
+        members = [runners[number] for number in stack]
+        with _timed([runner.job for runner in members]), single_precision():
+            try:
+                _run(members, on_epoch)
+            except Exception as error:  # of one member's module, for instance
+                for runner in members:
+                    runner.job.alone_because = f"training in a stack failed: {error}"
+
+
+def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None:
+    """Train a stack: the epochs, early stopping, calibration."""
+    first = runners[0].estimator
+    for runner in runners:
+        rows = runner.batches.rows
+        runner.estimator.notify("on_train_begin", X=rows.X, y=rows.y)
+    generators: dict[tuple[int, int], torch.Generator] = {}
+    members = [runner.member(generators) for runner in runners]
+    # All rows at once are of different numbers, in folds of unequal size.
+    batch_size = max(runner.batches.batch_size for runner in runners)
+    chosen = plan_stack(first, members[0].train)
+    stack = InMemoryStack(
+        members,
+        first.optimizer_,
+        batch_size,
+        len(first.classes_inferred_),
+        by_hand=chosen.kind == BY_HAND,
+        rows_at_once=first.rows_at_once(),
+    )
+    monitor = Monitor([stack], patience=first.patience if first.early_stopping else None)
+    records = _Records(runners)
+
+    def end_epoch(epoch: Epoch) -> None:
+        records.add(epoch)
+        if on_epoch is not None:
+            on_epoch(len(runners))
+
+    if train([stack], monitor, first.max_epochs, lambda: None, end_epoch):
+        raise KeyboardInterrupt  # half of a search is none
+    monitor.restore([m for m, runner in enumerate(runners) if runner.job.error is None])
+    for m, runner in enumerate(runners):
+        if runner.job.error is None:
+            with _errors_kept(runner.job):
+                runner.estimator.trained_by_, runner.estimator.trained_by_reason_ = chosen
+                _conclude(runner.estimator, monitor, m)
+
+
+def _conclude(estimator: LabelSmoothingClassifier, monitor: Monitor, m: int) -> None:
+    best = monitor.best
+    if best is None:
+        estimator.conclude(monitor.n_epochs, lambda: None)
+    else:
+        held_out = (*best.scored.of(m), monitor.start_of(m))
+        estimator.conclude(int(best.epoch[m]), lambda: held_out)
+
+
+class _Records:
+    """Writes the epochs of a stack into its classifiers' histories."""
+
+    def __init__(self, runners: list[_Runner]) -> None:
+        self.runners = runners
+        self.best: dict[str, NDArray] = {}  # scores so far, of each classifier
+
+    def add(self, epoch: Epoch) -> None:
+        for m, what in epoch.failed.items():
+            job = self.runners[m].job
+            job.error = job.estimator.diverged(what, epoch.number)
+        (losses,) = epoch.losses
+        scores = {"train_loss": epoch.train_loss}
+        if epoch.scores is not None:
+            scores.update(epoch.scores.named())
+        columns = {name: values.tolist() for name, values in scores.items()}
+        columns.update(self._flag_best(scores))
+        seconds = epoch.seconds / len(self.runners)
+        for m in np.flatnonzero(epoch.active).tolist():
+            batches = losses.batches(m)
+            own = {name: values[m] for name, values in columns.items()}
+            row = {"batches": batches, "epoch": epoch.number, "train_batch_count": len(batches)}
+            self.runners[m].record({**row, **own, "dur": seconds})
+
+    def _flag_best(self, scores: dict[str, NDArray]) -> dict[str, list[bool]]:
+        """Tell which scores are their classifier's best so far, as BestFlag does for one net."""
+        flags = {}
+        for name, values in scores.items():
+            cost = -values if name == "valid_acc" else values
+            best = self.best.get(name, np.full(len(cost), np.inf))
+            flags[f"{name}_best"] = (cost < best).tolist()
+            self.best[name] = np.fmin(cost, best)
+        return flags
+
+
+@contextmanager
+def _timed(jobs: Sequence[Job]) -> Iterator[None]:
+    """Divide the time that the block takes among jobs."""
+    begin = time.perf_counter()
+    yield
+    share = (time.perf_counter() - begin) / len(jobs)
+    for job in jobs:
+        job.seconds += share
+
+
+@contextmanager
+def _errors_kept(job: Job) -> Iterator[None]:
+    """Keep what the block raises as the job's error, for whoever asked for the fit to raise."""
+    try:
+        yield
+    except Exception as error:
+        job.error = error

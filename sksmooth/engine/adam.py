@@ -1,0 +1,179 @@
+"""Optimizers whose step is the same wherever the gradients come from; Adam's without overhead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+# They treat every number by itself and need no closure.
+ELEMENTWISE_OPTIMIZERS = (
+    torch.optim.Adadelta,
+    torch.optim.Adagrad,
+    torch.optim.Adam,
+    torch.optim.Adamax,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.RMSprop,
+    torch.optim.SGD,
+)
+
+
+class FusedAdam:
+    """The step of an Adam or AdamW optimizer, without the overhead around it.
+
+    ``Optimizer.step`` spends more time on its bookkeeping than on parameters as few as
+    SimpleNet's. The optimizer stays in charge: its state is what is updated, and its learning rate
+    is read at every step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+        With one group of parameters, ``fused=True``, and gradients that stay the same tensors.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        (self.group,) = optimizer.param_groups
+        gathered: Any = ([], [], [], [], [], [])  # parameters, gradients, their moments, steps
+        optimizer._init_group(self.group, *gathered)  # type: ignore[attr-defined]
+        *self.tensors, self.steps = gathered
+        # One count for all parameters, since counting costs more than the update itself.
+        self.count = self.steps[0].clone()
+        self.counts = [self.count] * len(self.steps)
+        is_decoupled = self.group["decoupled_weight_decay"]
+        self.update: Any = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
+
+    @staticmethod
+    def serves(optimizer: Any) -> bool:
+        """Tell whether an optimizer is one that this steps just as it steps itself.
+
+        Parameters
+        ----------
+        optimizer : torch optimizer
+            Any.
+
+        Returns
+        -------
+        bool
+            True for torch's own Adam and AdamW with one group of parameters, fused, without hooks
+            or a replaced ``step``, that updated all parameters equally often, and whose state has
+            the parameters' shapes: the kernel does not look.
+        """
+        return (
+            type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
+            and len(optimizer.param_groups) == 1
+            and bool(optimizer.param_groups[0]["fused"])
+            and "step" not in vars(optimizer)  # torch's schedulers watch it
+            and not has_step_hooks(optimizer)
+            and len({float(state["step"]) for state in optimizer.state.values()}) <= 1
+            and len(optimizer.state) in (0, len(optimizer.param_groups[0]["params"]))
+            and all(
+                moment.shape == parameter.shape
+                for parameter, state in optimizer.state.items()
+                for name, moment in state.items()
+                if name != "step"
+            )
+        )
+
+    def step(self) -> None:
+        """Update the parameters by their gradients. To be called under ``torch.no_grad``."""
+        group = self.group
+        beta1, beta2 = group["betas"]
+        self.count += 1
+        self.update(
+            *self.tensors,
+            self.counts,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=group["amsgrad"],
+            maximize=group["maximize"],
+        )
+
+    def finish(self) -> None:
+        """Tell the optimizer how many steps were taken; to be called before it steps itself."""
+        for steps in self.steps:
+            steps.copy_(self.count)
+
+
+class Updates:
+    """The steps of an optimizer, by :class:`FusedAdam` where that serves.
+
+    Parameters
+    ----------
+    optimizer : torch optimizer
+        Needs no closure.
+    fused : bool
+        Whether the gradients stay the same tensors, as FusedAdam needs it.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, fused: bool = True) -> None:
+        self.adam = FusedAdam(optimizer) if fused and FusedAdam.serves(optimizer) else None
+        self.step: Callable[[], Any] = optimizer.step if self.adam is None else self.adam.step
+
+    def quickest_mode(self) -> AbstractContextManager:
+        """Give torch's mode in which steps cost least.
+
+        The state of an optimizer other than FusedAdam comes to be at its first step, which must not
+        be in inference mode: autograd could not go on from there.
+        """
+        return torch.no_grad() if self.adam is None else torch.inference_mode()
+
+    def finish(self) -> None:
+        """Leave the optimizer as if it had taken the steps itself."""
+        if self.adam is not None:
+            self.adam.finish()
+
+
+def restacked(
+    optimizer: torch.optim.Optimizer, values: list[torch.Tensor], gradients: list[torch.Tensor]
+) -> torch.optim.Optimizer:
+    """Make an optimizer of the same kind and settings over other parameters.
+
+    Parameters
+    ----------
+    optimizer : torch optimizer
+        With one group of parameters.
+    values, gradients : lists of tensors
+        The parameters, and where their gradients are written.
+
+    Returns
+    -------
+    torch optimizer
+        Without a state yet.
+    """
+    (group,) = optimizer.param_groups
+    settings = {name: value for name, value in group.items() if name in optimizer.defaults}
+    settings.pop("decoupled_weight_decay", None)
+    parameters = [torch.nn.Parameter(value) for value in values]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    kind: Any = type(optimizer)
+    return kind(parameters, **settings)
+
+
+def has_step_hooks(optimizer: Any) -> bool:
+    """Tell whether an optimizer's step, or every optimizer's, calls anything else.
+
+    Parameters
+    ----------
+    optimizer : torch optimizer
+        Any.
+
+    Returns
+    -------
+    bool
+        Whether there are hooks.
+    """
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )

@@ -1,0 +1,196 @@
+"""Training steps of any torch module by autograd, for one net or a stack of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from sksmooth.engine.randomness import OwnRandomness
+from sksmooth.engine.targets import Targets, check_width, float_logits, stacked_loss
+
+
+class OneModule:
+    """A torch module as a stack of one: called as it is, so that it may be any.
+
+    Parameters
+    ----------
+    module : torch module
+        The net.
+    optimizer : torch optimizer
+        Over its parameters.
+    randomness : OwnRandomness
+        What the module's forward draws from.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, randomness: OwnRandomness
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.randomness = randomness
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Compute the logits, in evaluation mode.
+
+        Parameters
+        ----------
+        X : tensor of shape (1, n, ...)
+            The rows.
+
+        Returns
+        -------
+        tensor of shape (1, n, n_classes)
+            The logits.
+        """
+        if self.module.training:
+            self.module.eval()
+        with torch.no_grad():
+            return float_logits(self.module(X[0]))[None]
+
+    score = logits
+
+    def loss_and_gradients(
+        self,
+        X: Tensor,
+        y: Tensor,
+        targets: Targets,
+        sample_weight: Tensor | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Compute the loss on a batch, and its gradients, as skorch does.
+
+        Parameters
+        ----------
+        X : tensor of shape (1, n, ...)
+            The rows.
+        y : tensor of shape (1, n), int64
+            Class indices.
+        targets : Targets
+            The smoothed labels.
+        sample_weight : tensor of shape (1, n), default=None
+            Weights of the rows.
+        sizes : sequence of one int, default=None
+            Not used.
+
+        Returns
+        -------
+        tensor of shape (1,)
+            The mean loss.
+        """
+        self.module.train()
+        self.optimizer.zero_grad()
+        with torch.enable_grad():
+            with self.randomness:
+                logits = float_logits(self.module(X[0]))
+            check_width(self.module, logits, targets.mass.shape[1])
+            loss = stacked_loss(logits[None], y, targets, sample_weight)
+            loss.sum().backward()
+        return loss.detach()
+
+
+class StackedModules:
+    """The parameters of M torch modules of one architecture, and their gradients by autograd.
+
+    Parameters
+    ----------
+    modules : sequence of M torch modules
+        Alike but for the values of their parameters, and without buffers.
+    randomness : OwnRandomness, default=None
+        What the modules' forward draws from in training.
+
+    Attributes
+    ----------
+    parameters, gradients : lists of tensors
+        The parameters, stacked, in the order of ``module.parameters()``, and what
+        :meth:`loss_and_gradients` writes.
+    """
+
+    def __init__(
+        self, modules: Sequence[torch.nn.Module], randomness: OwnRandomness | None = None
+    ) -> None:
+        named = [dict(module.named_parameters()) for module in modules]
+        self.names = list(named[0])
+        self.parameters = [
+            torch.stack([own[name].detach() for own in named]) for name in self.names
+        ]
+        self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
+        self.randomness = randomness
+        # Whoever trains and whoever predicts has one of their own: its mode is a state.
+        self.skeleton = copy.deepcopy(modules[0]).to("meta").eval()
+
+    def logits(self, X: Tensor) -> Tensor:
+        """Compute the logits, in evaluation mode.
+
+        Parameters
+        ----------
+        X : tensor of shape (M, n, ...)
+            Each net's rows.
+
+        Returns
+        -------
+        tensor of shape (M, n, n_classes)
+            Each net's logits.
+        """
+        if self.skeleton.training:
+            self.skeleton.eval()
+        with torch.no_grad():
+            return self._forward(self.parameters, X)
+
+    score = logits
+
+    def loss_and_gradients(
+        self,
+        X: Tensor,
+        y: Tensor,
+        targets: Targets,
+        sample_weight: Tensor | None = None,
+        sizes: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Compute each net's loss on its batch, and write its gradients.
+
+        Parameters
+        ----------
+        X : tensor of shape (M, n, ...)
+            Each net's rows.
+        y : tensor of shape (M, n), int64
+            Class indices.
+        targets : Targets
+            The smoothed labels.
+        sample_weight : tensor of shape (M, n), default=None
+            Weights of the rows; 0 for padding.
+        sizes : sequence of M ints, default=None
+            How many rows are a net's own; not used.
+
+        Returns
+        -------
+        tensor of shape (M,)
+            The mean losses.
+        """
+        self.skeleton.train()
+        with torch.enable_grad():
+            parameters = [parameter.requires_grad_() for parameter in self.parameters]
+            if self.randomness is None:
+                logits = self._forward(parameters, X)
+            else:
+                with self.randomness:
+                    logits = self._forward(parameters, X)
+            loss = stacked_loss(logits, y, targets, sample_weight)
+            gradients = torch.autograd.grad(loss.sum(), parameters)
+        for parameter, own, gradient in zip(
+            self.parameters, self.gradients, gradients, strict=True
+        ):
+            parameter.requires_grad_(False)
+            own.copy_(gradient)
+        return loss.detach()
+
+    def _forward(self, parameters: Sequence[Tensor], X: Tensor) -> Tensor:
+        def forward(values: tuple[Tensor, ...], rows: Tensor) -> Any:
+            named = dict(zip(self.names, values, strict=True))
+            return float_logits(functional_call(self.skeleton, named, (rows,)))
+
+        return vmap(forward, randomness="different")(tuple(parameters), X)

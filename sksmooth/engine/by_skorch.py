@@ -1,0 +1,142 @@
+"""A stack of one that skorch's own steps train: for all that listens to them or replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from skorch.dataset import unpack_data
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from sksmooth.engine.randomness import OwnRandomness, lent
+from sksmooth.engine.stack import Losses, Scored, uncached_autocast
+from sksmooth.engine.threads import threads_for
+
+
+class SkorchStack:
+    """Trains a net by its ``run_single_epoch``, and whatever that calls.
+
+    Parameters
+    ----------
+    net : skorch net
+        With a context manager ``weighing(weight)``, in which its loss weighs the rows of a batch,
+        and ``read_logits(output)``.
+    train : iterable
+        Its training batches.
+    held_out : iterable or None
+        Batches of held-out rows.
+    randomness : OwnRandomness
+        From which is drawn, whatever draws.
+    fit_params : dict
+        Arguments of the module's forward.
+    """
+
+    n_members = 1
+
+    def __init__(
+        self,
+        net: Any,
+        train: Iterable,
+        held_out: Iterable | None,
+        randomness: OwnRandomness,
+        fit_params: Mapping[str, Any],
+    ) -> None:
+        self.net = net
+        self.train = train
+        self.held_out = held_out
+        self.device = torch.device(net.device or "cpu")
+        self.fit_params = fit_params
+        self.randomness = randomness
+
+    def run_epoch(self) -> Losses:
+        """Train by one pass over the batches."""
+        passed = _Pass(self.net)
+        self._run(self.train, True, "train", self.net.train_step, passed)
+        return passed.losses()
+
+    def score(self) -> Scored | None:
+        """Score the held-out rows, as skorch does."""
+        if self.held_out is None:
+            return None
+        passed = _Pass(self.net, keeps_logits=True)
+        self._run(self.held_out, False, "valid", self.net.validation_step, passed)
+        return passed.scored()
+
+    def _run(self, batches: Any, training: bool, prefix: str, step_fn: Any, passed: _Pass) -> None:
+        def step(batch: Any, **params: Any) -> dict[str, Any]:
+            with self.net.weighing(getattr(batch, "sample_weight", None)):
+                outcome = step_fn(batch, **params)
+            passed.add(batch, outcome)
+            return outcome
+
+        with self._seeded(), uncached_autocast(self.device), self._threads():
+            self.net.run_single_epoch(batches, training, prefix, step, **self.fit_params)
+
+    def _seeded(self) -> AbstractContextManager:
+        if not self.net.compile:
+            return self.randomness
+        # The compiler knows no modes.
+        devices = dict.fromkeys((torch.device("cpu"), self.device))
+        return lent(*map(self.randomness.generator, devices))
+
+    def _threads(self) -> AbstractContextManager:
+        module = getattr(self.net, "module_", None)  # a subclass may name it otherwise
+        n_rows = getattr(self.train, "batch_size", None)
+        if n_rows is None or module is None or any(map(is_lazy, module.parameters())):
+            return nullcontext()
+        return threads_for(module, n_rows)
+
+    def state(self) -> list[Tensor]:
+        """Give the parameters and buffers of all modules."""
+        modules = [getattr(self.net, f"{name}_") for name in self.net._modules]
+        return [value for module in modules for value in (*module.parameters(), *module.buffers())]
+
+    @torch.no_grad()
+    def write_back(self, m: int, state: Sequence[Tensor]) -> None:
+        """Give the modules what a copy of their state holds."""
+        torch._foreach_copy_(self.state(), list(state))
+
+
+class _Pass:
+    """What one pass over the batches leaves behind."""
+
+    def __init__(self, net: Any, keeps_logits: bool = False) -> None:
+        self.net = net
+        self.keeps_logits = keeps_logits
+        self.values: list[Tensor] = []
+        self.totals: list[float] = []
+        self.sizes: list[int] = []
+        self.logits: list[NDArray] = []
+        self.labels: list[NDArray] = []
+        self.weights: list[NDArray] = []
+
+    def add(self, batch: Any, outcome: dict[str, Any]) -> None:
+        """Take in a batch and the outcome of its step."""
+        _, y = unpack_data(batch)
+        weight = getattr(batch, "sample_weight", None)
+        self.values.append(outcome["loss"].detach().cpu())
+        self.sizes.append(len(y))
+        self.totals.append(float(len(y) if weight is None else weight.sum()))
+        if self.keeps_logits:
+            self.logits.append(self.net.read_logits(outcome["y_pred"]).detach().cpu().numpy())
+            self.labels.append(torch.as_tensor(y).cpu().numpy())
+            if weight is not None:
+                self.weights.append(weight.cpu().numpy())
+
+    def losses(self) -> Losses:
+        """Give the losses of the batches."""
+        values = torch.stack(self.values).reshape(1, -1)
+        return Losses(values, torch.tensor([self.totals]), [self.sizes])
+
+    def scored(self) -> Scored:
+        """Give the logits of all rows."""
+        logits = np.concatenate(self.logits)[None]
+        y = np.concatenate(self.labels)[None].astype(np.int64)
+        weight = np.concatenate(self.weights)[None] if self.weights else None
+        is_weighted = weight is not None
+        return Scored(logits, y, weight, [y.shape[1]], is_weighted, self.losses().means())

@@ -1,0 +1,93 @@
+"""The loop over epochs: the only one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sksmooth.engine.monitor import Monitor, Scores
+from sksmooth.engine.stack import Losses, Stack
+
+
+class Epoch(NamedTuple):
+    """What an epoch leaves behind.
+
+    Parameters
+    ----------
+    number : int
+        From 1.
+    losses : list of Losses
+        Of each stack.
+    train_loss : ndarray of shape (S,)
+        The mean training loss of each set's nets.
+    scores : Scores or None
+        Of each set; None where no rows are held out.
+    active : ndarray of shape (S,), bool
+        The sets that were still in training, and have not failed.
+    failed : dict of int to str
+        What went wrong in it, by the number of the set.
+    seconds : float
+        What it took.
+    """
+
+    number: int
+    losses: list[Losses]
+    train_loss: NDArray[np.float64]
+    scores: Scores | None
+    active: NDArray[np.bool_]
+    failed: dict[int, str]
+    seconds: float
+
+
+def train(
+    stacks: Sequence[Stack],
+    monitor: Monitor,
+    max_epochs: int,
+    on_epoch_begin: Callable[[], Any],
+    on_epoch_end: Callable[[Epoch], Any],
+) -> bool:
+    """Train stacks until their monitor says so, or for a number of epochs.
+
+    Whoever interrupts, as Ctrl-C does, after the first epoch ends the training: the monitor has
+    kept the best one. Before, there is nothing to keep, and the interrupt goes on.
+
+    Parameters
+    ----------
+    stacks : sequence of Stacks
+        Whose nets are trained.
+    monitor : Monitor
+        Watches them.
+    max_epochs : int
+        The most epochs.
+    on_epoch_begin : callable
+        Called before each epoch.
+    on_epoch_end : callable
+        Called after each with the Epoch.
+
+    Returns
+    -------
+    bool
+        Whether it was interrupted.
+    """
+    try:
+        for number in range(1, max_epochs + 1):
+            on_epoch_begin()
+            begin = time.perf_counter()
+            losses = [stack.run_epoch() for stack in stacks]
+            active = monitor.active.copy()
+            train_loss, scores = monitor.look(losses)
+            failed = {own: what for own, what in monitor.failed.items() if active[own]}
+            active[list(failed)] = False
+            seconds = time.perf_counter() - begin
+            on_epoch_end(Epoch(number, losses, train_loss, scores, active, failed, seconds))
+            if monitor.is_over:
+                break
+    except KeyboardInterrupt:
+        if monitor.n_epochs == 0:
+            raise
+        return True
+    return False

@@ -1,0 +1,271 @@
+"""Watches held-out rows after each epoch: the only early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sksmooth.calibration import refine
+from sksmooth.engine.stack import Losses, Scored, Stack
+
+# The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
+# all classified correctly from promising certainty.
+PRIOR_STRENGTH = 1.0
+
+# How far the temperature is solved for the refined loss of an epoch: to a relative error of this
+# number's square.
+REFINING_TOLERANCE = 0.01
+
+BAD_LOSS = "The training loss turned {}"
+BAD_LOGITS = "The logits of held-out rows turned infinite or NaN"
+
+
+class Scores(NamedTuple):
+    """The scores of sets of held-out rows after an epoch; NaN for sets that are done.
+
+    Parameters
+    ----------
+    refined_loss, accuracy : ndarrays of shape (S,)
+        The log-loss after fitting the temperature, and the share of rows classified correctly.
+    losses : ndarray of shape (S,) or None
+        The training losses on these rows.
+    """
+
+    refined_loss: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    losses: NDArray | None
+
+    def named(self) -> dict[str, NDArray]:
+        """Give the scores by their names in skorch's history."""
+        loss = {} if self.losses is None else {"valid_loss": self.losses}
+        return {**loss, "valid_acc": self.accuracy, "refined_loss": self.refined_loss}
+
+
+class Best(NamedTuple):
+    """The best epoch of each set, and what was then. Never changed, only replaced as a whole.
+
+    Parameters
+    ----------
+    epoch : ndarray of shape (S,), int
+        From 1; 0 where there is none yet.
+    loss : ndarray of shape (S,)
+        The refined loss.
+    scored : Scored
+        The logits of the held-out rows.
+    state : list of tensors
+        Copies of the stacks' states, one stack's after the other's.
+    """
+
+    epoch: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    scored: Scored
+    state: list[Tensor]
+
+
+class Monitor:
+    """Remembers the best epoch so far, and tells when there is none to be hoped for.
+
+    It watches sets of held-out rows: one for a fit, one for each net of a search, or one for each ε
+    over all its folds.
+
+    Parameters
+    ----------
+    stacks : sequence of Stacks
+        Whose nets are trained.
+    sets : sequence of ndarrays of int, default=None
+        For each stack, which set each of its members belongs to. None: a set for each member of the
+        only stack.
+    patience : int or None, default=None
+        Epochs without a lower refined loss after which a set is done. None: never, and the last
+        epoch is the best.
+    collect : callable, default=None
+        Takes the stacks, gives the Scored of all sets. None: what the only stack scores.
+
+    Attributes
+    ----------
+    n_epochs : int
+        How many epochs it has looked at.
+    active : ndarray of shape (S,), bool
+        The sets that are not done.
+    failed : dict of int to str
+        What went wrong with a set.
+    best : Best or None
+        None before the first epoch, and where no rows are held out.
+    inverse_temperature : ndarray of shape (S,) or None
+        Of the last epoch that was looked at.
+    """
+
+    def __init__(
+        self,
+        stacks: Sequence[Stack],
+        sets: Sequence[NDArray[np.intp]] | None = None,
+        patience: int | None = None,
+        collect: Callable[[Sequence[Stack]], Scored | None] | None = None,
+    ) -> None:
+        self.stacks = stacks
+        self.sets = [np.arange(stacks[0].n_members)] if sets is None else sets
+        self.patience = patience
+        self.collect = collect or _score_the_only_one
+        n_sets = 1 + max(int(own.max()) for own in self.sets)
+        self.n_epochs = 0
+        self.active = np.ones(n_sets, dtype=bool)
+        self.failed: dict[int, str] = {}
+        self.best: Best | None = None
+        self.inverse_temperature: NDArray | None = None
+        self._spare: list[Tensor] | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no set is left to train for."""
+        return not self.active.any()
+
+    def look(self, losses: Sequence[Losses]) -> tuple[NDArray[np.float64], Scores | None]:
+        """Look at the epoch that has just ended.
+
+        Parameters
+        ----------
+        losses : sequence of Losses
+            Of each stack.
+
+        Returns
+        -------
+        train_loss : ndarray of shape (S,)
+            The mean training loss of each set's nets.
+        scores : Scores or None
+            None where no rows are held out.
+        """
+        train_loss = self._train_loss(losses)
+        self._give_up(~np.isfinite(train_loss), [BAD_LOSS.format(loss) for loss in train_loss])
+        scored = self.collect(self.stacks)
+        scores = None if scored is None else self._score(scored)
+        self.n_epochs += 1
+        if scored is not None and scores is not None:
+            self._look_for_best(scored, scores)
+        return train_loss, scores
+
+    def _train_loss(self, losses: Sequence[Losses]) -> NDArray[np.float64]:
+        n_sets = len(self.active)
+        sets = np.concatenate(self.sets)
+        means = np.concatenate([own.means() for own in losses])
+        return np.bincount(sets, means, n_sets) / np.bincount(sets, None, n_sets)
+
+    def _give_up(self, failed: NDArray[np.bool_], what: Sequence[str]) -> None:
+        for number in np.flatnonzero(self.active & failed).tolist():
+            self.failed[number] = what[number]
+        self.active &= ~failed
+
+    def _score(self, scored: Scored) -> Scores:
+        n_sets = len(self.active)
+        self._give_up(~np.isfinite(scored.logits).all(axis=(1, 2)), [BAD_LOGITS] * n_sets)
+        active = np.flatnonzero(self.active)
+        refined_loss, accuracy = np.full(n_sets, np.nan), np.full(n_sets, np.nan)
+        if len(active):
+            everywhere = len(active) == n_sets
+            own = slice(None) if everywhere else active
+            logits, y = scored.logits[own], scored.y[own]
+            weight = None if scored.weight is None else scored.weight[own]
+            before = self.inverse_temperature
+            refined = refine(
+                logits,
+                y,
+                weight,
+                prior_strength=PRIOR_STRENGTH,
+                start=None if before is None else before[active],
+                tolerance=REFINING_TOLERANCE,
+            )
+            known = np.ones(n_sets) if before is None else before.copy()
+            known[active] = refined.inverse_temperature
+            self.inverse_temperature = known
+            refined_loss[active] = refined.log_loss
+            accuracy[active] = np.average(logits.argmax(-1) == y, axis=1, weights=weight)
+        return Scores(refined_loss, accuracy, scored.losses)
+
+    def _look_for_best(self, scored: Scored, scores: Scores) -> None:
+        n_sets, before = len(self.active), self.best
+        if before is None or self.patience is None:
+            improved = self.active.copy()
+        else:
+            improved = self.active & (scores.refined_loss < before.loss)
+        if before is None:
+            epoch, loss = np.zeros(n_sets, dtype=np.int64), np.full(n_sets, np.inf)
+        else:
+            epoch, loss = before.epoch, before.loss
+        if improved.any() or before is None:
+            self.best = Best(
+                np.where(improved, self.n_epochs, epoch),
+                np.where(improved, scores.refined_loss, loss),
+                scored if before is None else _merge(before.scored, scored, improved),
+                self._copy_state(improved),
+            )
+            self._spare = None if before is None else before.state
+        if self.patience is not None and self.best is not None:
+            self.active &= self.n_epochs - self.best.epoch < self.patience
+
+    @torch.no_grad()
+    def _copy_state(self, improved: NDArray[np.bool_]) -> list[Tensor]:
+        """Copy the state of the nets of some sets; of the others, what was kept before."""
+        states = [stack.state() for stack in self.stacks]
+        now = [tensor for state in states for tensor in state]
+        if self._spare is None or len(self._spare) != len(now):
+            kept = [torch.empty_like(tensor) for tensor in now]
+        else:
+            kept = self._spare
+        if self.best is None or improved.all():
+            torch._foreach_copy_(kept, now)
+            return kept
+        before, copies = iter(self.best.state), iter(kept)
+        for state, sets in zip(states, self.sets, strict=True):
+            is_new = torch.from_numpy(improved[sets])
+            for tensor in state:
+                _choose(is_new, tensor, next(before), next(copies))
+        return kept
+
+    def start_of(self, number: int) -> float | None:
+        """Give where to begin to look for the temperature of a set."""
+        known = self.inverse_temperature
+        return None if known is None else float(known[number])
+
+    def restore(self, numbers: Collection[int] | None = None) -> None:
+        """Give the modules of some sets the state of their best epoch.
+
+        Where nothing was kept, since no rows are held out, they get the state as it is now.
+
+        Parameters
+        ----------
+        numbers : collection of int, default=None
+            Which sets; None: all.
+        """
+        kept = None if self.best is None else iter(self.best.state)
+        for stack, sets in zip(self.stacks, self.sets, strict=True):
+            state = stack.state()
+            if kept is not None:
+                state = [next(kept) for _ in state]
+            for m, number in enumerate(sets):
+                if numbers is None or number in numbers:
+                    stack.write_back(m, state)
+
+
+def _score_the_only_one(stacks: Sequence[Stack]) -> Scored | None:
+    return stacks[0].score()
+
+
+def _choose(is_new: Tensor, now: Tensor, before: Tensor, out: Tensor) -> None:
+    """Write to `out` the members of `now` that are new, and else those of `before`."""
+    if len(is_new) == 1:
+        out.copy_(now if bool(is_new) else before)
+    else:
+        where = is_new.to(now.device).view(-1, *[1] * (now.ndim - 1))
+        torch.where(where, now, before, out=out)
+
+
+def _merge(before: Scored, now: Scored, improved: NDArray[np.bool_]) -> Scored:
+    """Give the sets of `now` that improved, and else those of `before`."""
+    if improved.all():
+        return now
+    logits = np.where(improved[:, None, None], now.logits, before.logits)
+    return now._replace(logits=logits)

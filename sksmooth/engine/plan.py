@@ -1,0 +1,359 @@
+"""How a net is trained, and why: the only chooser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from skorch.callbacks import Callback, LRScheduler
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from sksmooth._batches import TensorBatches, TensorRows, make_batches
+from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS, has_step_hooks
+from sksmooth.engine.by_autograd import StackedModules
+from sksmooth.engine.randomness import OwnRandomness
+from sksmooth.engine.stack import Selection
+from sksmooth.engine.targets import float_logits, is_known
+from sksmooth.modules import SimpleNet, is_plain
+
+BY_HAND = "by hand"
+BY_AUTOGRAD = "by autograd"
+BY_SKORCH = "by skorch"
+
+# Where hooks are defined that are no user's.
+_OWN_ROOMS = ("sksmooth.classifier", "skorch.classifier", "skorch.net")
+
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+_STEP_HOOKS = (
+    "_step_optimizer",
+    "_zero_grad_optimizer",
+    "get_loss",
+    "get_train_step_accumulator",
+    "infer",
+    "notify",
+    "run_single_epoch",
+    "train_step",
+    "train_step_single",
+    "validation_step",
+)
+
+
+class Plan(NamedTuple):
+    """How a net is trained.
+
+    Parameters
+    ----------
+    kind : {"by hand", "by autograd", "by skorch"}
+        By the steps written out here, by autograd, or by skorch's own.
+    because : str
+        The reason.
+    """
+
+    kind: str
+    because: str
+
+
+def plan(net: Any, train: Any, held_out: Any, fit_params: Mapping[str, Any]) -> Plan:
+    """Choose how one net is trained, once its parts are built.
+
+    Parameters
+    ----------
+    net : skorch net
+        With module, criterion and optimizer.
+    train : iterable
+        Its training batches.
+    held_out : iterable or None
+        The batches that are scored after each epoch.
+    fit_params : dict
+        Arguments of the module's forward.
+
+    Returns
+    -------
+    Plan
+        The choice.
+    """
+    reason = _against_the_engine(net, (train, held_out), fit_params)
+    if reason is not None:
+        return Plan(BY_SKORCH, reason)
+    return plan_stack(net, Selection(train.rows, train.index))
+
+
+def plan_stack(net: Any, train: Selection) -> Plan:
+    """Choose how nets are trained that nothing keeps from being trained in a stack.
+
+    Parameters
+    ----------
+    net : skorch net
+        The first of them, with its parts.
+    train : Selection
+        Its training rows.
+
+    Returns
+    -------
+    Plan
+        The choice.
+    """
+    reason = against_by_hand(net.module_, net.criterion_, net.optimizer_)
+    if reason is None and not _fits(net.module_, train.table.X, _n_classes(net)):
+        reason = "SimpleNet is not of the data's sizes"
+    if reason is not None:
+        return Plan(BY_AUTOGRAD, reason)
+    return Plan(BY_HAND, "SimpleNet's gradients are known")
+
+
+def _fits(module: SimpleNet, X: Tensor, n_classes: int) -> bool:
+    return (module.n_features, module.n_classes) == (X[0].numel(), n_classes)
+
+
+def _n_classes(net: Any) -> int:
+    return len(getattr(net, "classes_inferred_", ()))  # unknown to a bare fit_loop
+
+
+def _against_the_engine(net: Any, batches: tuple, fit_params: Mapping[str, Any]) -> str | None:
+    """Tell what needs skorch's own steps."""
+    parts = (net._modules, net._criteria, net._optimizers)
+    if parts != (["module"], ["criterion"], ["optimizer"]):
+        return "there are other parts than module, criterion and optimizer"
+    reasons = {
+        "a callback listens to the batches": _is_heard(net),
+        "a hook of skorch is overridden": overrides(net, *_BATCH_HOOKS, *_STEP_HOOKS),
+        "the rows are not in memory": not all(
+            isinstance(own, TensorBatches) for own in batches if own is not None
+        ),
+        "arguments of forward are given": bool(fit_params),
+        "compile is set": bool(net.compile),
+        "the criterion is not known": not is_known(net.criterion_) or _has_hooks(net.criterion_),
+        "the optimizer may need a closure": type(net.optimizer_) not in ELEMENTWISE_OPTIMIZERS,
+        "the module has lazy parameters": any(map(is_lazy, net.module_.parameters())),
+        "the number of classes is not known": _n_classes(net) == 0,
+        "the criterion's weight does not fit": not _weight_fits(net),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _weight_fits(net: Any) -> bool:
+    weight = getattr(net.criterion_, "weight", None)
+    return weight is None or weight.shape == (_n_classes(net),)
+
+
+def _is_heard(net: Any) -> bool:
+    """Tell whether a callback takes part in the single batches."""
+    return any(
+        getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
+        for _, callback in net.callbacks_
+        if not (type(callback) is LRScheduler and callback.step_every == "epoch")
+        for hook in _BATCH_HOOKS
+    )
+
+
+def overrides(net: Any, *hooks: str) -> bool:
+    """Tell whether a net's class, or an attribute of the net, replaces one of skorch's hooks.
+
+    Parameters
+    ----------
+    net : skorch net
+        The net.
+    *hooks : str
+        Names of methods.
+
+    Returns
+    -------
+    bool
+        Whether any is the user's own.
+    """
+    kind = type(net)
+    return any(
+        hook in net.__dict__ or getattr(kind, hook).__module__ not in _OWN_ROOMS for hook in hooks
+    )
+
+
+def may_change_parts(net: Any) -> bool:
+    """Tell whether something may act on module, criterion or optimizer between two epochs.
+
+    Parameters
+    ----------
+    net : skorch net
+        The net.
+
+    Returns
+    -------
+    bool
+        Whether there are callbacks or hooks of the user's own.
+    """
+    is_own = type(net)._default_callbacks.fget.__module__ in _OWN_ROOMS
+    return bool(net.callbacks) or not is_own or overrides(net, "on_epoch_begin", "on_epoch_end")
+
+
+def against_by_hand(module: Any, criterion: Any, optimizer: Any) -> str | None:
+    """Tell what keeps a net from being trained by the steps written out here.
+
+    Parameters
+    ----------
+    module, criterion, optimizer : objects
+        Its parts.
+
+    Returns
+    -------
+    str or None
+        The reason; None where there is none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import LabelSmoothingLoss
+    >>> net = torch.nn.Linear(2, 2)
+    >>> against_by_hand(net, LabelSmoothingLoss(), torch.optim.SGD(net.parameters()))
+    'the module is not SimpleNet as it was built'
+    """
+    if not is_plain(module):
+        return "the module is not SimpleNet as it was built"
+    parameters = list(module.parameters())
+    reasons = {
+        "the module has hooks": any(_has_hooks(part) for part in [*module.modules(), *parameters]),
+        "some parameters are frozen": not all(p.requires_grad for p in parameters),
+        "some parameters are not float32": any(p.dtype != torch.float32 for p in parameters),
+        "the optimizer has other parameters than the module": _optimized(optimizer)
+        != {id(p) for p in parameters},
+        "autocast is on": torch.is_autocast_enabled(parameters[0].device.type),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def against_company(net: Any, fit_params: Mapping[str, Any]) -> str | None:
+    """Tell what in a classifier's parameters keeps it from sharing a stack with others.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        Need not be initialized.
+    fit_params : dict
+        Arguments of its ``fit``.
+
+    Returns
+    -------
+    str or None
+        The reason; None where there is none.
+    """
+    if type(net).__module__ not in _OWN_ROOMS:
+        return f"{type(net).__name__} is not LabelSmoothingClassifier itself"
+    names = net.get_params(deep=False)
+    reasons = {
+        "callbacks are set": bool(net.callbacks)
+        or any(name.startswith("callbacks__") for name in names),
+        "compile is set": bool(net.compile),
+        "warm_start is set": bool(net.warm_start),
+        "a dataset is set": net.dataset is not TensorRows,
+        "an iterator is set": net.iterator_train is not make_batches
+        or net.iterator_valid is not make_batches
+        or any(name.startswith("iterator_train__") for name in names),
+        "arguments of forward are given": bool(set(fit_params) - {"sample_weight"}),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def against_stacking(
+    module: Any, criterion: Any, optimizer: Any, X: Tensor, n_classes: int
+) -> str | None:
+    """Tell what keeps a net from being trained in a stack with others of its kind.
+
+    Parameters
+    ----------
+    module, criterion, optimizer : objects
+        Its parts.
+    X : tensor of shape (n, ...)
+        Some of its training rows.
+    n_classes : int
+        The number of classes.
+
+    Returns
+    -------
+    str or None
+        The reason; None where there is none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import LabelSmoothingLoss
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    >>> optimizer = torch.optim.AdamW(net.parameters())
+    >>> against_stacking(net, LabelSmoothingLoss(), optimizer, torch.zeros(4, 2), n_classes=2)
+    'the module has buffers, such as statistics of batches'
+    """
+    parameters = list(module.parameters())
+    if any(map(is_lazy, parameters)):
+        return "the module has lazy parameters"
+    weight = getattr(criterion, "weight", None)
+    reasons = {
+        "the criterion is not known": not is_known(criterion) or _has_hooks(criterion),
+        "the criterion's weight does not fit": weight is not None and weight.shape != (n_classes,),
+        "the optimizer may mix parameters": type(optimizer) not in ELEMENTWISE_OPTIMIZERS,
+        "the optimizer has several groups of parameters": len(optimizer.param_groups) > 1,
+        "the optimizer has hooks": has_step_hooks(optimizer),
+        "the optimizer has other parameters than the module": _optimized(optimizer)
+        != {id(p) for p in parameters},
+        "some parameters are frozen": not all(p.requires_grad for p in parameters),
+        "the module has buffers, such as statistics of batches": any(
+            True for _ in module.buffers()
+        ),
+        "the module has hooks": any(_has_hooks(p) for p in [*module.modules(), *parameters]),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    is_simple = is_plain(module) and _fits(module, X, n_classes)
+    return reason if reason is not None or is_simple else _against_vmap(module, X, n_classes)
+
+
+def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | None:
+    """Try whether two copies of a module, stacked, give what one gives: logits of each class."""
+    try:
+        stacked = StackedModules([module, module]).logits(torch.stack([X, X]))
+        module.eval()
+        with torch.no_grad():
+            alone = float_logits(module(X))
+    except Exception as error:  # whatever a module's forward may raise under vmap
+        return f"the module cannot be stacked: {error}"
+    if alone.shape != (len(X), n_classes):
+        return "the module does not give a number for each class"
+    same = stacked.shape[1:] == alone.shape and torch.allclose(stacked[0], alone, atol=1e-5)
+    return None if same else "the module gives something else when it is stacked"
+
+
+def draws_random_numbers(module: torch.nn.Module, X: Tensor) -> bool:
+    """Tell whether a module's training draws random numbers by itself, as dropout does.
+
+    In a stack its numbers would not be those that it draws alone. SimpleNet's dropout is drawn
+    from each member's own generator.
+
+    Parameters
+    ----------
+    module : torch module
+        The net.
+    X : tensor of shape (n, ...)
+        Some of its training rows.
+
+    Returns
+    -------
+    bool
+        Whether it does.
+    """
+    if type(module) is SimpleNet:
+        return False
+    with OwnRandomness(seed=0) as randomness, torch.no_grad():
+        module.train()
+        module(X)
+    return randomness.has_drawn
+
+
+def _optimized(optimizer: Any) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
+
+def _has_hooks(part: Any) -> bool:
+    """Tell whether a module or a parameter calls anything else in its forward or backward pass."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return (
+        any(getattr(part, name, None) for name in (*names, "_post_accumulate_grad_hooks"))
+        or "forward" in vars(part)
+        or bool(torch.nn.modules.module._has_any_global_hook())
+    )

@@ -1,0 +1,231 @@
+"""Random numbers from generators of one's own, whatever draws them.
+
+torch's layers draw their initial weights, and dropout its masks, from torch's global generator,
+which belongs to everybody in the process. Here a mode of torch, which holds for the calling thread
+only, gives each of those draws a generator of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_aten = torch.ops.aten
+
+
+class OwnRandomness(TorchDispatchMode):
+    """Let whatever draws random numbers inside of it draw from generators of its own.
+
+    Parameters
+    ----------
+    seed : int
+        Seeds a generator for each device, which gives the numbers that torch's own gives after
+        ``torch.manual_seed(seed)``.
+
+    Attributes
+    ----------
+    has_drawn : bool
+        Whether anything was drawn.
+
+    Examples
+    --------
+    >>> import torch
+    >>> before = torch.get_rng_state()
+    >>> with OwnRandomness(seed=0):
+    ...     one = torch.nn.Linear(2, 2)
+    >>> with OwnRandomness(seed=0):
+    ...     other = torch.nn.Linear(2, 2)
+    >>> torch.equal(one.weight, other.weight), torch.equal(before, torch.get_rng_state())
+    (True, True)
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.generators: dict[tuple[str, int], torch.Generator] = {}
+        self.has_drawn = False
+
+    @classmethod
+    def of(cls, generator: torch.Generator) -> OwnRandomness:
+        """Draw from a generator that is there, on its device; on others, from one of its seed."""
+        randomness = cls(generator.initial_seed())
+        device = generator.device
+        randomness.generators[device.type, device.index or 0] = generator
+        return randomness
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        draw = _drawing(func)
+        if draw is None or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        self.has_drawn = True
+        tensor = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
+        device = kwargs.get("device") if tensor is None else tensor.device
+        return draw(*args, **{**kwargs, "generator": self.generator(device)})
+
+    def generator(self, device: Any = None) -> torch.Generator:
+        """Give the generator of a device; None is the CPU's."""
+        device = torch.device("cpu" if device is None else device)
+        key = (device.type, device.index or 0)
+        if key not in self.generators:
+            self.generators[key] = make_generator(self.seed, device)
+        return self.generators[key]
+
+
+def make_generator(seed: int, device: Any = None) -> torch.Generator:
+    """Make a seeded generator on a device.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    device : str or torch.device or None, default=None
+        None is the CPU.
+
+    Returns
+    -------
+    torch.Generator
+        The generator.
+    """
+    return torch.Generator("cpu" if device is None else device).manual_seed(seed)
+
+
+@cache
+def _drawing(func: Any) -> Callable | None:
+    """Give the operation that draws as `func` does, but from a generator; None if it draws none."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return None
+    if func is _aten.native_dropout.default:
+        return _native_dropout
+    for name in (func._overloadname, "generator", f"{func._overloadname}_generator"):
+        found = getattr(func.overloadpacket, name, None)
+        if found is not None and any(arg.name == "generator" for arg in found._schema.arguments):
+            return found
+    return _by_the_global_generator(func)
+
+
+def _native_dropout(
+    x: torch.Tensor, p: float, train: bool | None, *, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = torch.ones_like(x, dtype=torch.bool)
+    if train is False:
+        return x, mask
+    mask.bernoulli_(1 - p, generator=generator)
+    return x * mask * (0.0 if p == 1 else 1 / (1 - p)), mask
+
+
+def _by_the_global_generator(func: Any) -> Callable:
+    """Make an operation that takes no generator draw from the global one, put back at once."""
+
+    def draw(*args: Any, generator: torch.Generator, **kwargs: Any) -> Any:
+        with lent(generator):
+            return func(*args, **kwargs)
+
+    return draw
+
+
+_LOCK = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+@contextmanager
+def lent(*generators: torch.Generator) -> Iterator[None]:
+    """Let torch's global generators draw what the given ones would, one thread at a time.
+
+    For what no generator of one's own reaches, such as compiled modules. torch's are put back
+    afterwards, and the given ones go on from there.
+
+    Parameters
+    ----------
+    *generators : torch.Generator
+        One for each device.
+    """
+    others = [own.device for own in generators if own.device.type != "cpu"]
+    forked: dict[str, Any] = {"device_type": others[0].type} if others else {}
+    with _LOCK, torch.random.fork_rng(devices=[own.index or 0 for own in others], **forked):
+        for own in generators:
+            _global_generator(own.device).set_state(own.get_state())
+        try:
+            yield
+        finally:
+            for own in generators:
+                own.set_state(_global_generator(own.device).get_state())
+
+
+def _global_generator(device: torch.device) -> torch.Generator:
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.get_device_module(device.type).default_generators[device.index or 0]
+
+
+# What makes tensors of torch's default dtype where none is said.
+_FACTORIES = (
+    torch.empty,
+    torch.eye,
+    torch.linspace,
+    torch.logspace,
+    torch.ones,
+    torch.rand,
+    torch.randn,
+    torch.zeros,
+)
+# Of these, those made of Python's floats.
+_FACTORIES_OF_VALUES = (torch.arange, torch.full, torch.scalar_tensor, torch.tensor)
+
+
+class _SinglePrecision(TorchFunctionMode):
+    """Make tensors of float32 where no dtype is said."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        is_free = kwargs.get("dtype") is None and kwargs.get("out") is None
+        if is_free and (
+            func in _FACTORIES or (func in _FACTORIES_OF_VALUES and any(map(_is_float, args)))
+        ):
+            kwargs = {**kwargs, "dtype": torch.float32}
+        return func(*args, **kwargs)
+
+
+def _is_float(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_is_float, value))
+    return type(value) is float
+
+
+def single_precision() -> AbstractContextManager:
+    """Make tensors of float32 where no dtype is said, whatever torch's default dtype is.
+
+    Returns
+    -------
+    context manager
+        It holds for the calling thread only.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with single_precision():
+    ...     torch.nn.Linear(2, 2).weight.dtype
+    torch.float32
+    """
+    is_needed = torch.get_default_dtype() != torch.float32
+    return _SinglePrecision() if is_needed else nullcontext()

@@ -1,0 +1,586 @@
+"""A stack: M ≥ 1 nets of one architecture that take the same steps, each on rows of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import repeat
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sksmooth._batches import TensorRows
+from sksmooth.engine.adam import Updates, restacked
+from sksmooth.engine.by_autograd import OneModule, StackedModules
+from sksmooth.engine.by_hand import HandNets
+from sksmooth.engine.randomness import OwnRandomness
+from sksmooth.engine.targets import Targets, stacked_loss
+from sksmooth.engine.threads import flops_of, limit_threads
+from sksmooth.modules import SimpleNet
+
+# Numbers of X, or of a layer's output, that are gathered for all members at a time.
+GATHERED_ENTRIES = 2**22
+
+# Rows of one forward pass of SimpleNet: enough to make its overhead small, few enough that the
+# activations stay in the processor's cache.
+ROWS_AT_ONCE = 2048
+
+
+class Losses(NamedTuple):
+    """The losses of the batches of an epoch.
+
+    Parameters
+    ----------
+    values : tensor of shape (M, n_batches)
+        The mean loss of each batch.
+    weights : tensor of shape (M, n_batches)
+        What each batch weighs.
+    sizes : list of M lists of n_batches ints
+        The rows of each batch.
+    """
+
+    values: Tensor
+    weights: Tensor
+    sizes: list[list[int]]
+
+    def means(self) -> NDArray[np.float64]:
+        """Give each member's mean loss, of shape (M,)."""
+        weights = self.weights.double()
+        return ((self.values.double() * weights).sum(1) / weights.sum(1)).cpu().numpy()
+
+    def batches(self, m: int) -> list[dict[str, float]]:
+        """Give a member's batches as skorch's history records them."""
+        return [
+            {"train_loss": loss, "train_batch_size": size}
+            for loss, size in zip(self.values[m].tolist(), self.sizes[m], strict=True)
+            if size
+        ]
+
+
+class Scored(NamedTuple):
+    """The logits of sets of held-out rows, filled up to the longest set.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (S, n, K), float32
+        Of each set.
+    y : ndarray of shape (S, n), int64
+        Class indices.
+    weight : ndarray of shape (S, n) or None
+        Weights of the rows, 0 for what fills up; None where all weigh alike.
+    lengths : list of S ints
+        How many rows, which come first, are a set's own.
+    is_weighted : bool
+        Whether the rows themselves have weights.
+    losses : ndarray of shape (S,) or None
+        The mean training losses of each set.
+    """
+
+    logits: NDArray
+    y: NDArray
+    weight: NDArray | None
+    lengths: list[int]
+    is_weighted: bool = False
+    losses: NDArray | None = None
+
+    def of(self, number: int) -> tuple[NDArray, NDArray, NDArray | None]:
+        """Give logits, class indices and weights of one set."""
+        own = slice(self.lengths[number])
+        weight = self.weight[number, own] if self.is_weighted and self.weight is not None else None
+        return self.logits[number, own], self.y[number, own], weight
+
+
+class Stack(Protocol):
+    """What the loop over epochs trains."""
+
+    n_members: int
+
+    def run_epoch(self) -> Losses:
+        """Train every net by one pass over its rows."""
+
+    def score(self) -> Scored | None:
+        """Give the logits of the held-out rows, a set for each net; None where there are none."""
+
+    def state(self) -> list[Tensor]:
+        """Give what training changes, the members along the first axis if there are several."""
+
+    def write_back(self, m: int, state: Sequence[Tensor]) -> None:
+        """Give a member's module what a state holds of it."""
+
+
+class Selection(NamedTuple):
+    """Some of the rows of a table.
+
+    Parameters
+    ----------
+    table : TensorRows
+        The table; several selections may share it.
+    chosen : tensor of int64
+        Which rows.
+    """
+
+    table: TensorRows
+    chosen: Tensor
+
+    @classmethod
+    def of(cls, rows: TensorRows) -> Selection:
+        """Select all rows of a table."""
+        return cls(rows, torch.arange(len(rows), device=rows.X.device))
+
+    def none(self) -> Selection:
+        """Select no rows of the same table."""
+        return Selection(self.table, self.chosen[:0])
+
+
+class Member(NamedTuple):
+    """One net of a stack.
+
+    Parameters
+    ----------
+    module : torch module
+        The net, with its initial parameters.
+    criterion : torch criterion
+        One that :func:`~sksmooth.engine.targets.is_known` knows.
+    train : Selection
+        The rows to train on.
+    held_out : Selection or None
+        The rows to score after each epoch.
+    generator : torch.Generator
+        On the rows' device. The order of the rows and dropout are drawn from it. Members that share
+        one draw the same: nets that differ in ε only, for instance, since to draw costs more than
+        to copy. They must have equally many rows.
+    """
+
+    module: torch.nn.Module
+    criterion: torch.nn.Module
+    train: Selection
+    held_out: Selection | None
+    generator: torch.Generator
+
+
+class InMemoryStack:
+    """Trains M nets on rows in memory.
+
+    Each member has its own rows, its own smoothing and its own randomness, and becomes what it
+    would have become alone. They have in common: the architecture, the optimizer, the size of the
+    batches and, since one step is taken for all, the number of batches in an epoch.
+
+    Parameters
+    ----------
+    members : sequence of M Members
+        The nets. A single one is trained in place, several are copied until :meth:`write_back`.
+    optimizer : torch optimizer
+        Of a single net; or one whose kind and settings all members use.
+    batch_size : int
+        Rows of a batch.
+    n_classes : int
+        K.
+    by_hand : bool
+        Whether the steps are those written out by hand, or autograd's.
+    shuffle : bool, default=True
+        Draw a new order of each member's rows for every epoch.
+    drop_last : bool, default=False
+        Leave out a last batch that is not full.
+    rows_at_once : int or None, default=None
+        The most rows of a net in one forward pass of scoring. None: as many as pay.
+
+    Attributes
+    ----------
+    nets : HandNets, OneModule or StackedModules
+        Compute logits, losses and gradients.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sksmooth import LabelSmoothingLoss, SimpleNet
+    >>> rows = TensorRows(torch.eye(3).repeat(20, 1), torch.arange(3).repeat(20))
+    >>> net = SimpleNet(n_features=3, n_classes=3)
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> member = Member(net, LabelSmoothingLoss(), Selection.of(rows), None, generator)
+    >>> optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=True)
+    >>> stack = InMemoryStack([member], optimizer, batch_size=16, n_classes=3, by_hand=True)
+    >>> first, *_, last = [stack.run_epoch().means().item() for _ in range(10)]
+    >>> last < first
+    True
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        optimizer: torch.optim.Optimizer,
+        batch_size: int,
+        n_classes: int,
+        *,
+        by_hand: bool,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        rows_at_once: int | None = None,
+    ) -> None:
+        self.members = members
+        self.n_members = len(members)
+        self.batch_size = batch_size
+        self.by_hand = by_hand
+        train = [member.train for member in members]
+        held_out = [member.held_out or member.train.none() for member in members]
+        rows = _Concatenated([selection.table for selection in train + held_out])
+        self.X, self.y, self.weight = rows.X, rows.y, rows.weight
+        self.device = self.X.device
+        self.train, self.is_row = _fill_up([rows.index(selection) for selection in train])
+        self.n_rows = [len(selection.chosen) for selection in train]
+        self.sizes = self._sizes_of_batches(drop_last)
+        self.n_trained = len(self.sizes) * batch_size if drop_last else self.train.shape[1]
+        self.is_shuffled = shuffle and self.train.shape[1] > batch_size
+        self.gathered: list[tuple] | None = None
+        self.held_out = (
+            _HeldOut(rows, held_out) if any(len(own.chosen) for own in held_out) else None
+        )
+        self.generators = [member.generator for member in members]
+        self.nets, self.updates = self._make_nets(optimizer)
+        criteria = [member.criterion for member in members]
+        like = next(members[0].module.parameters())
+        self.targets = Targets.of(criteria, n_classes, like.detach().float())
+        self.rows_at_once = rows_at_once or self._rows_that_pay()
+        self.flops_of_a_row = flops_of(members[0].module)
+
+    # -- building -----------------------------------------------------------------------------
+
+    def _make_nets(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Updates]:
+        modules: list[Any] = [member.module for member in self.members]
+        randomness = OwnRandomness.of(self.generators[0])
+        nets: Any
+        if self.n_members == 1:
+            if self.by_hand:
+                nets = HandNets.around(modules[0], self.generators)
+            else:
+                nets = OneModule(modules[0], optimizer, randomness)
+            return nets, Updates(optimizer, fused=self.by_hand)
+        if self.by_hand:
+            nets = HandNets.of(modules, self.generators)
+        else:
+            nets = StackedModules(modules, randomness)
+        return nets, Updates(restacked(optimizer, nets.parameters, nets.gradients))
+
+    def _sizes_of_batches(self, drop_last: bool) -> list[list[int]]:
+        """Give how many rows of each member are in each batch, (n_batches, M)."""
+        starts = range(0, max(self.n_rows), self.batch_size)
+        sizes = [
+            [min(max(n_rows - start, 0), self.batch_size) for n_rows in self.n_rows]
+            for start in starts
+        ]
+        return [batch for batch in sizes if not drop_last or max(batch) == self.batch_size]
+
+    def _rows_that_pay(self) -> int:
+        """Give how many rows of each net go through it at once where nobody set a number."""
+        module: Any = self.members[0].module
+        widths = module.hidden_layer_sizes if isinstance(module, SimpleNet) else ()
+        widest = max([self.X[0].numel(), *widths])
+        return max(1, min(ROWS_AT_ONCE, GATHERED_ENTRIES // (self.n_members * widest)))
+
+    # -- training -----------------------------------------------------------------------------
+
+    def run_epoch(self) -> Losses:
+        """Train every net by one pass over its rows.
+
+        Returns
+        -------
+        Losses
+            Of the batches.
+        """
+        mode = self.updates.quickest_mode() if self.by_hand else torch.no_grad()
+        values, weights = [], []
+        with self._threads(3 * self.batch_size), uncached_autocast(self.device), mode:
+            try:
+                for (X, y, weight), sizes in zip(self._batches(), self.sizes, strict=True):
+                    own = None if weight is None else sizes
+                    values.append(self.nets.loss_and_gradients(X, y, self.targets, weight, own))
+                    self.updates.step()
+                    weights.append(None if weight is None else weight.sum(1))
+            finally:  # also after Ctrl-C
+                self.updates.finish()
+            of_members = [list(own) for own in zip(*self.sizes, strict=True)]
+            return Losses(torch.stack(values, 1), self._stack_weights(weights), of_members)
+
+    def _threads(self, n_rows: int) -> AbstractContextManager:
+        """Use as many threads as that many rows of every net keep busy in a forward pass."""
+        n_rows *= self.n_members
+        flops = None if self.flops_of_a_row is None else self.flops_of_a_row * n_rows
+        return limit_threads(flops, self.n_members)
+
+    def _stack_weights(self, weights: list[Tensor | None]) -> Tensor:
+        """Give what the batches weigh: as much as their rows, or as many as those are."""
+        counts = torch.tensor(self.sizes, dtype=torch.float32, device=self.device)
+        own = [count if w is None else w for count, w in zip(counts, weights, strict=True)]
+        return torch.stack(own, 1)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Give the batches of an epoch: inputs, class indices and weights of all members."""
+        if len(self.sizes) > 1 or self.is_shuffled:
+            return self._gather(self._shuffled() if self.is_shuffled else self.train)
+        if self.gathered is None:  # the only batch there is
+            self.gathered = list(self._gather(self.train))
+        return iter(self.gathered)
+
+    def _gather(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        at_once = self._batches_at_once() * self.batch_size
+        shortest = min(self.n_rows)
+        for start in range(0, self.n_trained, at_once):
+            end = min(start + at_once, self.n_trained)
+            index = order[:, start:end]
+            is_row = None if self.is_row is None or end <= shortest else self.is_row[:, start:end]
+            weight = weights_of(self.weight, index, is_row)
+            yield from zip(
+                take(self.X, index).split(self.batch_size, 1),
+                take(self.y, index).split(self.batch_size, 1),
+                repeat(None) if weight is None else weight.split(self.batch_size, 1),
+                strict=False,
+            )
+
+    def _shuffled(self) -> Tensor:
+        """Give each member's rows in the order of its next epoch; what fills up stays last."""
+        longest = self.train.shape[1]
+        n_rows_of = dict(zip(self.generators, self.n_rows, strict=True))
+        orders = {}
+        for generator, n_rows in n_rows_of.items():
+            order = torch.randperm(n_rows, generator=generator, device=self.device)
+            if n_rows < longest:
+                rest = torch.arange(n_rows, longest, device=self.device)
+                order = torch.cat([order, rest])
+            orders[generator] = order
+        stacked = torch.stack([orders[generator] for generator in self.generators])
+        return self.train.gather(1, stacked)
+
+    def _batches_at_once(self) -> int:
+        """Give how many batches of all members are gathered at a time."""
+        entries = self.n_members * self.batch_size * self.X[0].numel()
+        return max(1, GATHERED_ENTRIES // entries)
+
+    # -- scoring ------------------------------------------------------------------------------
+
+    def logits(self, index: Tensor) -> Tensor:
+        """Compute each net's logits of rows of the tables.
+
+        Parameters
+        ----------
+        index : tensor of shape (M, n), int64
+            Which rows, counted over the members' tables one after the other.
+
+        Returns
+        -------
+        tensor of shape (M, n, K)
+            The logits.
+        """
+        chunks = index.split(self.rows_at_once, 1)
+        with self._threads(chunks[0].shape[1]), uncached_autocast(self.device), torch.no_grad():
+            return torch.cat([self.nets.score(take(self.X, chunk)) for chunk in chunks], 1)
+
+    def score(self) -> Scored | None:
+        """Score the held-out rows.
+
+        Returns
+        -------
+        Scored or None
+            A set for each member; None where no rows are held out.
+        """
+        held_out = self.held_out
+        if held_out is None:
+            return None
+        logits = self.logits(held_out.index)
+        losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
+        return held_out.scored(logits.cpu().numpy(), losses.cpu().numpy())
+
+    # -- states -------------------------------------------------------------------------------
+
+    def state(self) -> list[Tensor]:
+        """Give the stacked parameters, or those of a single module and its buffers."""
+        if self.n_members > 1:
+            return self.nets.parameters
+        module = self.members[0].module
+        return [*module.parameters(), *module.buffers()]
+
+    @torch.no_grad()
+    def write_back(self, m: int, state: Sequence[Tensor]) -> None:
+        """Give a member's module what a state holds of it.
+
+        Parameters
+        ----------
+        m : int
+            The member's number.
+        state : sequence of tensors
+            A copy of :meth:`state`, or the state itself.
+        """
+        module = self.members[m].module
+        if self.n_members == 1:
+            own: list[Tensor] = [*module.parameters(), *module.buffers()]
+            torch._foreach_copy_(own, list(state))
+            return
+        own = list(module.parameters())
+        values = [stacked[m].view_as(value) for stacked, value in zip(state, own, strict=True)]
+        torch._foreach_copy_(own, values)
+
+
+class Remade:
+    """A stack of one that is made anew for each epoch, since something else may change the parts.
+
+    Parameters
+    ----------
+    make : callable
+        Makes the stack.
+    """
+
+    n_members = 1
+
+    def __init__(self, make: Callable[[], Stack]) -> None:
+        self.make = make
+        self.stack: Any = None  # until the first epoch, before which there may be changes, too
+
+    def run_epoch(self) -> Losses:
+        """Train by one pass over the rows."""
+        self.stack = self.make()
+        return self.stack.run_epoch()
+
+    def score(self) -> Scored | None:
+        """Score the held-out rows."""
+        return self.stack.score()
+
+    def state(self) -> list[Tensor]:
+        """Give what training changes."""
+        return self.stack.state()
+
+    def write_back(self, m: int, state: Sequence[Tensor]) -> None:
+        """Give the module what a state holds."""
+        self.stack.write_back(m, state)
+
+
+class _HeldOut:
+    """The held-out rows of a stack's members.
+
+    Parameters
+    ----------
+    rows : _Concatenated
+        The tables.
+    selections : sequence of M Selections
+        The rows of each member.
+    """
+
+    def __init__(self, rows: _Concatenated, selections: Sequence[Selection]) -> None:
+        self.index, is_row = _fill_up([rows.index(selection) for selection in selections])
+        self.y = take(rows.y, self.index)
+        self.weight = weights_of(rows.weight, self.index, is_row)
+        self.lengths = [len(selection.chosen) for selection in selections]
+        self.is_weighted = rows.weight is not None
+        self.labels: NDArray | None = None
+        self.weights: NDArray | None = None
+
+    def scored(self, logits: NDArray, losses: NDArray) -> Scored:
+        if self.labels is None:
+            self.labels = self.y.cpu().numpy()
+            self.weights = None if self.weight is None else self.weight.cpu().numpy()
+        return Scored(logits, self.labels, self.weights, self.lengths, self.is_weighted, losses)
+
+
+class _Concatenated:
+    """Several tables of rows, one after the other, each distinct one once."""
+
+    def __init__(self, tables: Sequence[TensorRows]) -> None:
+        distinct = list({id(rows): rows for rows in tables}.values())
+        starts = np.cumsum([0, *map(len, distinct)]).tolist()
+        self.starts = dict(zip(map(id, distinct), starts, strict=False))
+        self.X = _cat([rows.X for rows in distinct])
+        self.y = _cat([rows.y for rows in distinct])
+        self.weight: Tensor | None = None
+        if any(rows.sample_weight is not None for rows in distinct):
+            self.weight = _cat([_weights(rows) for rows in distinct])
+
+    def index(self, selection: Selection) -> Tensor:
+        """Give where the rows of a selection are."""
+        start = self.starts[id(selection.table)]
+        return selection.chosen + start if start else selection.chosen
+
+
+def take(table: Tensor, index: Tensor) -> Tensor:
+    """Give ``table[index]``, several times sooner.
+
+    Parameters
+    ----------
+    table : tensor of shape (n, ...)
+        Rows.
+    index : tensor of int64, of any shape
+        Which.
+
+    Returns
+    -------
+    tensor of shape (*index.shape, ...)
+        Those rows.
+    """
+    return table.index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
+
+
+def weights_of(weight: Tensor | None, index: Tensor, is_row: Tensor | None) -> Tensor | None:
+    """Give the weights of rows, 0 for what fills up; None where all weigh alike.
+
+    Parameters
+    ----------
+    weight : tensor of shape (n,) or None
+        The weights of a table.
+    index : tensor of shape (M, n)
+        Which rows.
+    is_row : tensor of that shape, bool, or None
+        Which of them do not only fill up; None for all.
+
+    Returns
+    -------
+    tensor of shape (M, n) or None
+        The weights.
+    """
+    if weight is None:
+        return None if is_row is None else is_row.float()
+    own = take(weight, index)
+    return own if is_row is None else own * is_row
+
+
+@contextmanager
+def uncached_autocast(device: torch.device) -> Iterator[None]:
+    """Keep torch's autocast, where it is on, from remembering weights that training changes.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the products are computed.
+    """
+    kind = device.type
+    context: AbstractContextManager = nullcontext()
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        context = torch.autocast(kind, dtype=dtype, cache_enabled=False)
+    with context:
+        yield
+
+
+def _weights(rows: TensorRows) -> Tensor:
+    if rows.sample_weight is None:
+        return torch.ones(len(rows), dtype=rows.X.dtype, device=rows.X.device)
+    return rows.sample_weight
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Put tensors one after the other, without a copy where there is one only."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _fill_up(indices: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Stack index vectors, filled up with their first entry; tell which entries are their own."""
+    lengths = [len(index) for index in indices]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return torch.stack(list(indices)), None
+    first = [index[:1] if len(index) else index.new_zeros(1) for index in indices]
+    filled = [
+        torch.cat([index, pad.expand(longest - len(index))])
+        for index, pad in zip(indices, first, strict=True)
+    ]
+    columns = torch.arange(longest, device=indices[0].device)
+    is_row = columns < torch.tensor(lengths, device=columns.device)[:, None]
+    return torch.stack(filled), is_row

@@ -1,0 +1,249 @@
+"""Smoothed cross-entropy of a stack of nets, and what it needs to know of the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sksmooth.losses import FORMS, LabelSmoothingLoss
+from sksmooth.modules import read_logits
+from sksmooth.smoothing import smoothing_matrix
+
+
+class Targets(NamedTuple):
+    """What the smoothed cross-entropy of M nets with K classes needs to know of a label.
+
+    Parameters
+    ----------
+    mass : tensor of shape (M, K, K)
+        The target distributions, times the class weights: column y is that of class y.
+    total : tensor of shape (M, K) or None
+        The sums of those columns; None where all are one.
+    constant : tensor of shape (M, K) or None
+        What the loss has beyond the cross-entropy, for the KL form; None for 0.
+    weight : tensor of shape (M, K) or None
+        The class weights, by which the mean divides; None for 1.
+    """
+
+    mass: Tensor
+    total: Tensor | None
+    constant: Tensor | None
+    weight: Tensor | None
+
+    @classmethod
+    def of(cls, criteria: Sequence[torch.nn.Module], n_classes: int, like: Tensor) -> Targets:
+        """Read the tables from the nets' criteria, each of a kind that :func:`is_known` knows.
+
+        Parameters
+        ----------
+        criteria : sequence of M criteria
+            :class:`~sksmooth.losses.LabelSmoothingLoss` or ``torch.nn.CrossEntropyLoss``.
+        n_classes : int
+            K.
+        like : tensor
+            Gives dtype and device.
+
+        Returns
+        -------
+        Targets
+            The tables.
+        """
+        matrices, constants, weights = [], [], []
+        for criterion in criteria:
+            loss: Any = criterion
+            matrix = torch.as_tensor(
+                smoothing_matrix(
+                    loss.label_smoothing,
+                    n_classes,
+                    getattr(loss, "smoothing", "uniform"),
+                    getattr(loss, "class_prior", None),
+                )
+            ).to(like)
+            weight = torch.ones(n_classes).to(like) if loss.weight is None else loss.weight.to(like)
+            is_kl = getattr(loss, "form", "cross_entropy") == "kl"
+            constants.append((weight * torch.xlogy(matrix, matrix)).sum(1) * is_kl)
+            matrices.append((matrix * weight).T)
+            weights.append(weight)
+        mass, constant, weight = map(torch.stack, (matrices, constants, weights))
+        is_weighted = bool((weight != 1).any())
+        return cls(
+            mass,
+            mass.sum(1) if is_weighted else None,
+            constant if constant.any() else None,
+            weight if is_weighted else None,
+        )
+
+    def mass_of(self, y: Tensor) -> Tensor:
+        """Give the target distributions of rows.
+
+        Parameters
+        ----------
+        y : tensor of shape (M, n), int64
+            Class indices.
+
+        Returns
+        -------
+        tensor of shape (M, K, n)
+            The distributions, times the class weights.
+        """
+        return self.mass.gather(2, y.unsqueeze(1).expand(-1, self.mass.shape[1], -1))
+
+
+def is_known(criterion: Any) -> bool:
+    """Tell whether a criterion's gradient is written out here.
+
+    Parameters
+    ----------
+    criterion : torch criterion
+        Any.
+
+    Returns
+    -------
+    bool
+        True for the mean LabelSmoothingLoss and CrossEntropyLoss themselves, not for subclasses.
+
+    Examples
+    --------
+    >>> import torch
+    >>> is_known(torch.nn.CrossEntropyLoss()), is_known(torch.nn.NLLLoss())
+    (True, False)
+    """
+    if type(criterion) is torch.nn.CrossEntropyLoss:
+        is_plain = criterion.ignore_index < 0 and criterion.label_smoothing < 1
+    else:
+        is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
+    return is_plain and criterion.reduction == "mean"
+
+
+def stacked_loss(
+    logits: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+) -> Tensor:
+    """Compute the mean smoothed loss of each net of a stack.
+
+    Parameters
+    ----------
+    logits : tensor of shape (M, n, K)
+        The nets' logits.
+    y : tensor of shape (M, n), int64
+        Class indices.
+    targets : Targets
+        The smoothed labels.
+    sample_weight : tensor of shape (M, n), default=None
+        Weights of the rows; 0 for padding.
+
+    Returns
+    -------
+    tensor of shape (M,)
+        The losses.
+    """
+    log_p = torch.log_softmax(logits.transpose(1, 2), dim=1)
+    share = shares(y, targets, sample_weight)
+    return mean_losses(log_p, targets.mass_of(y), y, targets, share)
+
+
+def mean_losses(
+    log_p: Tensor, mass: Tensor, y: Tensor, targets: Targets, share: Tensor | None
+) -> Tensor:
+    """Compute the mean losses from the log-probabilities, of shape (M, K, n), and what is known.
+
+    Parameters
+    ----------
+    log_p, mass : tensors of shape (M, K, n)
+        Logarithms of the probabilities, and the target distributions times the class weights.
+    y : tensor of shape (M, n), int64
+        Class indices.
+    targets : Targets
+        The smoothed labels.
+    share : tensor of shape (M, n) or None
+        Each row's share in the mean; None where all have the same.
+
+    Returns
+    -------
+    tensor of shape (M,)
+        The losses.
+    """
+    if share is None and targets.constant is None:
+        return (mass * log_p).sum((1, 2)) * (-1 / y.shape[1])
+    losses = -(mass * log_p).sum(1)
+    if targets.constant is not None:
+        losses = losses + targets.constant.gather(1, y)
+    return losses.mean(-1) if share is None else (losses * share).sum(-1)
+
+
+def shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
+    """Give each row's share in its net's mean loss; None where all have the same.
+
+    Parameters
+    ----------
+    y : tensor of shape (M, n), int64
+        Class indices.
+    targets : Targets
+        The smoothed labels.
+    sample_weight : tensor of shape (M, n) or None
+        Weights of the rows.
+
+    Returns
+    -------
+    tensor of shape (M, n) or None
+        The shares.
+    """
+    if targets.weight is None and sample_weight is None:
+        return None
+    divisor = sample_weight
+    if targets.weight is not None:
+        weight = targets.weight.gather(1, y)
+        divisor = weight if sample_weight is None else weight * sample_weight
+    assert divisor is not None
+    total = divisor.sum(-1, keepdim=True)
+    return (torch.ones_like(divisor) if sample_weight is None else sample_weight) / total
+
+
+def float_logits(output: Any) -> Tensor:
+    """Read the logits from a module's output, as float32 whatever floats they are.
+
+    Parameters
+    ----------
+    output : tensor or tuple of tensors
+        What the module's forward returned.
+
+    Returns
+    -------
+    tensor of float32
+        The logits.
+
+    Examples
+    --------
+    >>> import torch
+    >>> float_logits((torch.zeros(1, 4), torch.zeros(1, 3, dtype=torch.bfloat16))).dtype
+    torch.float32
+    """
+    logits = read_logits(output)
+    return logits.float() if logits.is_floating_point() else logits
+
+
+def check_width(module: Any, logits: Tensor, n_classes: int | None) -> None:
+    """Refuse logits that are not one number a row and class.
+
+    Parameters
+    ----------
+    module : torch module, or what makes one
+        Whose output it is, for the message.
+    logits : tensor
+        Should be of shape (n_samples, n_classes).
+    n_classes : int or None
+        The number of classes; None where it is not known.
+
+    Raises
+    ------
+    ValueError
+        If they are of another shape.
+    """
+    if logits.ndim != 2 or n_classes not in (None, logits.shape[1]):
+        name = getattr(module, "__name__", type(module).__name__)
+        raise ValueError(
+            f"module={name} gives logits of shape {tuple(logits.shape)}, but y has {n_classes} "
+            f"classes: its output must have shape (n_samples, {n_classes})."
+        )

@@ -1,0 +1,637 @@
+"""However a net is trained, it becomes what skorch's own loop makes of it; and it tells how."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import make_classification
+from skorch.callbacks import Callback, Freezer, LRScheduler, Unfreezer
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.optim import lr_scheduler
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
+
+from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
+from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
+from sksmooth.engine.by_hand import HandNets
+
+
+def assert_same_parameters(one, other, **tolerance):
+    assert_close(list(one.parameters()), list(other.parameters()), **tolerance)
+
+
+@pytest.fixture(scope="module")
+def data():
+    X, y = make_classification(
+        200, 6, n_informative=5, n_redundant=0, n_classes=3, flip_y=0.1, random_state=0
+    )
+    return X.astype(np.float32), y
+
+
+class Listener(Callback):
+    """Listens to the batches and does nothing, so that skorch's own loop runs."""
+
+    def on_batch_end(self, net, **kwargs):
+        pass
+
+
+PLAIN = {"module__hidden_layer_sizes": (64, 32), "module__dropout": 0.0}
+
+
+def make_net(**parameters):
+    small = {"max_epochs": 5, "batch_size": 32, "random_state": 0, "early_stopping": False}
+    split = {"train_split": 0.15, "lr": 0.003}  # the 30 rows held out are one batch
+    module = {} if "module" in parameters else PLAIN
+    return LabelSmoothingClassifier(**{**small, **split, **module, **parameters})
+
+
+def listening(parameters):
+    """Add the Listener to an estimator's callbacks."""
+    return {**parameters, "callbacks": [*parameters.get("callbacks", []), Listener()]}
+
+
+def same_module(one, other, **tolerance):
+    tolerance = tolerance or {"rtol": 1e-4, "atol": 1e-4}
+    assert_same_parameters(one.module_, other.module_, **tolerance)
+
+
+def make_instance():
+    """Make a net with the same initial values whenever this file is imported."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SimpleNet(6, 3, 8, dropout=0.0)
+
+
+WEIGHTS = np.random.default_rng(0).uniform(0, 2, size=200)
+
+FAST = {
+    "defaults": {},
+    "early stopping": {"early_stopping": True, "patience": 2, "max_epochs": 8, "lr": 0.05},
+    "no held-out rows": {"train_split": None},
+    "class_weight": {"class_weight": {0: 1.0, 1: 3.0, 2: 0.5}},
+    "balanced": {"class_weight": "balanced"},
+    "dropout": {"module__dropout": 0.3},
+    "dropout, no held-out rows": {"module__dropout": 0.3, "train_split": None},
+    "no smoothing": {"label_smoothing": 0},
+    "off_target": {"smoothing": "off_target"},
+    "prior": {"smoothing": "prior", "label_smoothing": 0.3},
+    "matrix": {"smoothing": np.array([[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])},
+    "kl": {"criterion__form": "kl"},
+    "cross-entropy": {"criterion": nn.CrossEntropyLoss},
+    "weighted cross-entropy": {
+        "criterion": nn.CrossEntropyLoss,
+        "criterion__weight": torch.tensor([1.0, 2.0, 0.5]),
+    },
+    "logistic regression": {"module__hidden_layer_sizes": ()},
+    "gelu": {"module__activation": "gelu"},
+    "module instance": {"module": make_instance()},
+    "one batch": {"batch_size": -1},
+    "drop_last": {"iterator_train__drop_last": True},
+    "unshuffled": {"iterator_train__shuffle": False},
+    "weight decay": {"optimizer__weight_decay": 0.3},
+    "not fused": {"optimizer": torch.optim.Adam, "optimizer__foreach": True},
+    "param_groups": {"optimizer__param_groups": [("layers.0.*", {"lr": 0.1})]},
+}
+
+
+@pytest.mark.parametrize("has_sample_weight", [False, True])
+@pytest.mark.parametrize("parameters", FAST.values(), ids=FAST)
+def test_fast_path_ends_where_skorchs_loop_does(parameters, has_sample_weight, data):
+    weight = {"sample_weight": WEIGHTS} if has_sample_weight else {}
+    fast = make_net(**parameters).fit(*data, **weight)
+    slow = make_net(**listening(parameters)).fit(*data, **weight)
+    assert fast.trained_by_ == "by hand", fast.trained_by_reason_
+    assert slow.trained_by_ == "by skorch"
+    assert slow.trained_by_reason_ == "a callback listens to the batches"
+    same_module(fast, slow)
+    assert_same_records(fast, slow)
+    np.testing.assert_allclose(
+        fast.predict_proba(data[0]), slow.predict_proba(data[0]), rtol=1e-3, atol=1e-4
+    )
+
+
+def assert_same_records(fast, slow):
+    """Compare two histories: the same keys, in batches as in epochs, and close values."""
+    assert len(fast.history) == len(slow.history)
+    assert fast.best_epoch_ == slow.best_epoch_
+    for ours, theirs in zip(fast.history, slow.history, strict=True):
+        ours, theirs = dict(ours), dict(theirs)
+        own_batches, batches = ours.pop("batches"), theirs.pop("batches")
+        assert list(map(list, own_batches)) == list(map(list, batches))
+        for own_batch, batch in zip(own_batches, batches, strict=True):
+            assert own_batch == pytest.approx(batch, rel=1e-4)
+        for row in (ours, theirs):
+            del row["dur"]
+        assert set(ours) == set(theirs)
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ELEMENTWISE_OPTIMIZERS)
+def test_every_elementwise_optimizer_is_fast_and_agrees(optimizer, data):
+    parameters = {"optimizer": optimizer, "train_split": None, "lr": 0.01}
+    fast = make_net(**parameters).fit(*data)
+    assert fast.trained_by_ == "by hand"
+    slow = make_net(**listening(parameters)).fit(*data)
+    assert slow.trained_by_ == "by skorch"
+    same_module(fast, slow)
+
+
+def test_momentum_agrees(data):
+    parameters = {
+        "optimizer": torch.optim.SGD,
+        "optimizer__momentum": 0.9,
+        "optimizer__nesterov": True,
+        "optimizer__weight_decay": 0.01,
+    }
+    fast = make_net(**parameters).fit(*data)
+    assert fast.trained_by_ == "by hand"
+    same_module(fast, make_net(**listening(parameters)).fit(*data))
+
+
+def test_training_further_takes_up_the_optimizers_state(data):
+    fast, slow = make_net(), make_net(callbacks=[Listener()])
+    for net in (fast, slow):
+        for _ in range(3):
+            net.partial_fit(*data, classes=[0, 1, 2])
+    assert fast.trained_by_ == "by hand"
+    same_module(fast, slow)
+    steps = [next(iter(net.optimizer_.state.values()))["step"] for net in (fast, slow)]
+    assert [int(step) for step in steps] == [18, 18]
+
+
+def test_skorchs_loop_takes_over_from_the_fast_path_and_back(data):
+    changing, slow = make_net(), make_net(callbacks=[Listener()])
+    for round_ in range(4):
+        for net in (changing, slow):
+            net.partial_fit(*data, classes=[0, 1, 2])
+        if round_ % 2 == 0:
+            changing.callbacks_.append(("listener", Listener()))
+        else:
+            changing.callbacks_.pop()
+    same_module(changing, slow)
+
+
+def test_interrupted_epoch_leaves_the_optimizers_count_right(data, monkeypatch):
+    net = make_net(train_split=None).fit(*data)
+    original, calls = HandNets.loss_and_gradients, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 7 + 4:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(HandNets, "loss_and_gradients", interrupted)
+    net.partial_fit(*data, epochs=2)
+    counts = {int(state["step"]) for state in net.optimizer_.state.values()}
+    assert counts == {5 * 7 + 7 + 3}
+    assert len(net.history) == 5 + 1
+
+
+def test_prediction_and_copies_after_the_fast_path(data):
+    net = make_net().fit(*data)
+    twin = copy.deepcopy(net)
+    twin.partial_fit(*data)
+    assert not np.array_equal(twin.predict_proba(data[0]), net.predict_proba(data[0]))
+    assert all(parameter.requires_grad for parameter in net.module_.parameters())
+    same_module(net, make_net().fit(*data), rtol=0, atol=0)
+
+
+# -- what goes skorch's way ---------------------------------------------------------------------
+
+
+class OwnLoss(LabelSmoothingLoss):
+    """Another loss: twice the smoothed one."""
+
+    def forward(self, logits, target, sample_weight=None):
+        return 2 * super().forward(logits, target, sample_weight)
+
+
+class OwnNet(SimpleNet):
+    """A subclass, whose forward does more."""
+
+    def forward(self, x):
+        return super().forward(x) * 0.5
+
+
+class OtherNet(nn.Module):
+    """A module that is not a SimpleNet, with the same layers and initial values."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.net = SimpleNet(n_features, n_classes, (64, 32), dropout=0.0)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class OwnAdam(torch.optim.AdamW):
+    """A subclass, whose step does more."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        with torch.no_grad():
+            for parameter in self.param_groups[0]["params"]:
+                parameter.mul_(0.9)
+        return loss
+
+
+class Probabilities(OwnNet):
+    """Gives probabilities, as skorch's NLLLoss wants them."""
+
+    def forward(self, x):
+        return super().forward(x).softmax(dim=1)
+
+
+class Dtype(Callback):
+    """Cast the module before training, once its optimizer is there."""
+
+    def on_train_begin(self, net, **kwargs):
+        net.module_.register_forward_pre_hook(lambda module, args: (args[0].double(),))
+        net.module_.double()
+
+
+class At(Callback):
+    """Do something to the net when training begins."""
+
+    def __init__(self, act):
+        self.act = act
+
+    def on_train_begin(self, net, **kwargs):
+        self.act(net)
+
+
+def double_logits(module, args, output):
+    return 2 * output
+
+
+def replace_first_layer(net):
+    net.module_.layers[0] = nn.Sequential(net.module_.layers[0], nn.Tanh())
+
+
+def share_layer(net):
+    net.module_.layers[1] = net.module_.layers[0]
+
+
+def replace_forward(net):
+    forward = net.module_.forward
+    net.module_.forward = lambda x: 2 * forward(x)
+
+
+def hook_parameter(net):
+    net.module_.layers[0].weight.register_hook(lambda gradient: 0 * gradient)
+
+
+def hook_accumulation(net):
+    def forget(parameter):
+        parameter.grad.zero_()
+
+    net.module_.layers[0].weight.register_post_accumulate_grad_hook(forget)
+
+
+def weight_normalized():
+    net = make_instance()
+    parametrizations.weight_norm(net.layers[0])
+    return net
+
+
+def without_bias():
+    net = make_instance()
+    layer = nn.Linear(6, 8, bias=False)
+    layer.weight = net.layers[0].weight  # which are the same in every run
+    net.layers[0] = layer
+    return net
+
+
+# Where the fast path must not be taken. Plain gradient descent, since Adam does not see the scale
+# of a gradient.
+SLOW = {
+    "subclass of LabelSmoothingLoss": {"criterion": OwnLoss},
+    "sum": {"criterion__reduction": "sum", "lr": 1e-3},
+    "another criterion": {"criterion": nn.MultiMarginLoss, "label_smoothing": 0},
+    "NLLLoss": {"criterion": nn.NLLLoss, "label_smoothing": 0, "module": Probabilities},
+    "sum of torch's": {
+        "criterion": nn.CrossEntropyLoss,
+        "criterion__reduction": "sum",
+        "lr": 1e-3,
+    },
+    "ignore_index": {"criterion": nn.CrossEntropyLoss, "criterion__ignore_index": 1},
+    "module": {"module": OtherNet},
+    "subclass of SimpleNet": {"module": OwnNet},
+    "parametrized layer": {"module": weight_normalized()},
+    "layer without bias": {"module": without_bias()},
+    "replaced layer": {"callbacks": [At(replace_first_layer)]},
+    "shared layer": {"module__hidden_layer_sizes": (6, 6), "callbacks": [At(share_layer)]},
+    "replaced forward": {"callbacks": [At(replace_forward)]},
+    "forward hook": {
+        "callbacks": [At(lambda net: net.module_.register_forward_hook(double_logits))]
+    },
+    "forward hook of a layer": {
+        "callbacks": [At(lambda net: net.module_.layers[0].register_forward_hook(double_logits))]
+    },
+    "forward pre-hook": {
+        "callbacks": [
+            At(
+                lambda net: net.module_.register_forward_pre_hook(
+                    lambda module, args: (2 * args[0],)
+                )
+            )
+        ]
+    },
+    "backward hook": {
+        "callbacks": [
+            At(
+                lambda net: net.module_.layers[1].register_full_backward_hook(
+                    lambda module, inputs, outputs: (2 * inputs[0],)
+                )
+            )
+        ]
+    },
+    "hook of the criterion": {
+        "callbacks": [At(lambda net: net.criterion_.register_forward_hook(double_logits))]
+    },
+    "hook of a parameter": {"callbacks": [At(hook_parameter)]},
+    "post-accumulation hook": {"callbacks": [At(hook_accumulation)]},
+    "frozen parameters": {"callbacks": [Freezer("layers.0.*")]},
+    "double": {"callbacks": [Dtype()]},
+    "LBFGS": {"optimizer": torch.optim.LBFGS, "lr": 0.01, "batch_size": -1},
+    "subclass of an optimizer": {"optimizer": OwnAdam},
+    "some parameters": {
+        "callbacks": [At(lambda net: net.optimizer_.param_groups[0]["params"].pop())]
+    },
+    "DataLoader": {"iterator_train": DataLoader, "iterator_train__shuffle": True},
+    "parameter of DataLoader": {"iterator_train__num_workers": 0},
+    "LRScheduler of batches": {
+        "callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2, step_every="batch")]
+    },
+}
+
+
+SAME_AS_DEFAULTS = {"module", "double"}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_the_fast_path_cannot_take_trains_as_by_skorchs_loop(name, data):
+    descent = {"optimizer": torch.optim.SGD, "lr": 0.05}
+    parameters = {**descent, **SLOW[name]}
+    quiet = make_net(**parameters).fit(*data)
+    assert quiet.trained_by_ != "by hand"
+    by_skorch = make_net(**listening(parameters)).fit(*data)
+    same_module(quiet, by_skorch)
+    assert_same_records(quiet, by_skorch)
+
+    by_defaults = make_net(**descent).fit(*data)
+    assert by_defaults.trained_by_ == "by hand"
+    probabilities = [net.predict_proba(data[0]) for net in (quiet, by_defaults)]
+    assert np.allclose(*probabilities, rtol=1e-3) == (name in SAME_AS_DEFAULTS)
+
+
+def test_a_schedule_of_epochs_keeps_the_fast_path(data):
+    parameters = {"callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2, gamma=0.1)]}
+    quiet = make_net(**parameters).fit(*data)
+    assert quiet.trained_by_ == "by hand"
+    same_module(quiet, make_net(**listening(parameters)).fit(*data))
+    constant = make_net().fit(*data)
+    assert not np.allclose(quiet.predict_proba(data[0]), constant.predict_proba(data[0]), 1e-3)
+
+
+def spying_on(hook):
+    """Make a subclass that notes the calls of one of skorch's hooks."""
+
+    def noted(self, *args, **kwargs):
+        self.calls.append(hook)
+        return getattr(LabelSmoothingClassifier, hook)(self, *args, **kwargs)
+
+    return type("Spying", (LabelSmoothingClassifier,), {hook: noted, "calls": []})
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "get_loss",
+        "infer",
+        "train_step",
+        "train_step_single",
+        "get_train_step_accumulator",
+        "_step_optimizer",
+        "_zero_grad_optimizer",
+        "on_batch_begin",
+        "on_batch_end",
+        "on_grad_computed",
+        "notify",
+    ],
+)
+def test_overridden_hooks_are_called_for_every_batch(hook, data):
+    plain = make_net()
+    net = spying_on(hook)(**plain.get_params()).fit(*data)
+    assert net.trained_by_ != "by hand"
+    assert len(net.calls) >= 5 * 6
+    same_module(net, plain.fit(*data))
+
+
+def test_step_function_of_ones_own_is_used(data):
+    steps = []
+
+    class OwnStep(LabelSmoothingClassifier):
+        def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+            def own(batch, **params):
+                steps.append(prefix)
+                return step_fn(batch, **params)
+
+            super().run_single_epoch(iterator, training, prefix, own, **fit_params)
+
+    plain = make_net()
+    net = OwnStep(**plain.get_params()).fit(*data)
+    assert net.trained_by_ != "by hand"
+    assert (steps.count("train"), steps.count("valid")) == (5 * 6, 5)
+    same_module(net, plain.fit(*data))
+
+
+def test_replaced_step_of_one_net_is_used(data):
+    net, calls = make_net(warm_start=True).fit(*data), []
+    assert net.trained_by_ == "by hand"
+    original = net.train_step_single
+    object.__setattr__(
+        net, "train_step_single", lambda *args, **kwargs: calls.append(1) or original(*args)
+    )
+    net.fit(*data)
+    assert net.trained_by_ != "by hand"
+    assert len(calls) == 5 * 6
+
+
+class Recorder(Callback):
+    """Remember the events that one batch sends, with their arguments."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_batch_begin(self, net, batch, training):
+        self.events.append(("begin", training, len(batch[0])))
+
+    def on_grad_computed(self, net, named_parameters, batch, training):
+        gradients = {name: parameter.grad for name, parameter in named_parameters}
+        assert all(gradient is not None for gradient in gradients.values())
+        self.events.append(("grad", training, len(batch[0]), tuple(gradients)))
+
+    def on_batch_end(self, net, batch, training, loss, y_pred):
+        assert y_pred.shape == (len(batch[0]), 3)
+        self.events.append(("end", training, len(batch[0]), loss.ndim))
+
+
+@pytest.mark.parametrize("heard", ["on_batch_begin", "on_grad_computed", "on_batch_end"])
+def test_listeners_hear_skorchs_events_in_skorchs_order(heard, data):
+    one = type("One", (Callback,), {heard: getattr(Recorder, heard), "__init__": Recorder.__init__})
+    recorder, listener = Recorder(), one()
+    net = make_net(callbacks=[("all", recorder)], max_epochs=1).fit(*data)
+    alone = make_net(callbacks=[("one", listener)], max_epochs=1).fit(*data)
+    assert alone.trained_by_ != "by hand"
+    names = tuple(name for name, _ in make_net().fit(*data).get_all_learnable_params())
+    train = [
+        event
+        for size in (32, 32, 32, 32, 32, 10)
+        for event in (("begin", True, size), ("grad", True, size, names), ("end", True, size, 0))
+    ]
+    expected = [*train, ("begin", False, 30), ("end", False, 30, 0)]
+    assert recorder.events == expected
+    kind = {"on_batch_begin": "begin", "on_grad_computed": "grad", "on_batch_end": "end"}[heard]
+    assert listener.events == [event for event in expected if event[0] == kind]
+    same_module(net, alone, rtol=0, atol=0)
+
+
+def test_torch_dataset_trains_as_by_skorchs_loop(data):
+    dataset = TensorDataset(torch.from_numpy(data[0]), torch.from_numpy(data[1]))
+    quiet = make_net().fit(dataset)
+    assert quiet.trained_by_ != "by hand"
+    same_module(quiet, make_net(callbacks=[Listener()]).fit(dataset))
+    assert (quiet.predict(data[0]) == data[1]).mean() > 0.5
+
+
+def test_fit_parameters_reach_the_module(data):
+    net = make_net(train_split=None)
+    with pytest.raises(TypeError, match="scale"):
+        net.fit(*data, scale=2)
+    net.fit(*data, return_activations=True)
+    assert net.trained_by_ != "by hand"
+    same_module(net, make_net(train_split=None).fit(*data))
+
+
+class Autocast(LabelSmoothingClassifier):
+    """Mixed precision as skorch users do it: in `infer`."""
+
+    def infer(self, x, **fit_params):
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().infer(x, **fit_params)
+
+
+def test_autocast_goes_skorchs_way(data):
+    own = Autocast(**make_net().get_params()).fit(*data)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        around = make_net().fit(*data)
+        around.predict_proba(data[0])
+    assert own.trained_by_ != "by hand"
+    same_module(own, around)
+    exact = make_net().fit(*data)
+    assert exact.trained_by_ == "by hand"
+    proba = [net.predict_proba(data[0]) for net in (own, exact)]
+    assert not np.allclose(*proba, rtol=1e-3)
+    np.testing.assert_allclose(*proba, atol=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler
+def test_compiled_module_trains_by_itself(data):
+    parameters = {"compile": True, "compile__backend": "eager", "train_split": None}
+    net = make_net(max_epochs=1, **parameters).fit(*data)
+    assert net.trained_by_ != "by hand"
+    compiled, plain = net.module_._orig_mod, make_net(max_epochs=1, train_split=None).fit(*data)
+    assert_same_parameters(compiled, plain.module_, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_of_the_optimizer_are_called(data):
+    calls = []
+
+    class Own(Callback):
+        def on_train_begin(self, net, **kwargs):
+            net.optimizer_.register_step_pre_hook(lambda *_: calls.append("own"))
+
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append("any"))
+    try:
+        make_net(callbacks=[Own()], max_epochs=1).fit(*data)
+    finally:
+        handle.remove()
+    assert calls == ["own", "any"] * 6
+
+
+def test_global_hooks_of_modules_are_called(data):
+    calls = []
+    handle = nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1))
+    try:
+        net = make_net(train_split=None).fit(*data)
+    finally:
+        handle.remove()
+    assert net.trained_by_ != "by hand"
+    assert len(calls) > 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"criterion__form": "cross-entropy"}, "form"),
+        ({"criterion__reduction": "median"}, "reduction"),
+        ({"criterion__weight": torch.ones(1)}, "weight"),
+        ({"criterion__weight": torch.ones(4)}, "weight"),
+        ({"criterion__label_smoothing": 1.5}, "label_smoothing"),
+        ({"criterion__smoothing": "unifrom"}, "uniform"),
+        ({"module__n_features": 5}, "n_features"),
+        ({"module__n_classes": 5}, "classes"),
+    ],
+)
+def test_what_the_criterion_or_the_module_refuses_is_refused(parameters, message, data):
+    with pytest.raises(ValueError, match=message):
+        make_net(**parameters).fit(*data)
+
+
+def test_parameters_that_thaw_are_updated_as_by_skorchs_loop(data):
+    callbacks = [Freezer("layers.0.*"), Unfreezer("layers.0.*", at=3)]
+    quiet = make_net(callbacks=callbacks).fit(*data)
+    assert quiet.trained_by_ == "by hand"
+    slow = make_net(callbacks=[*callbacks, Listener()]).fit(*data)
+    same_module(quiet, slow)
+    counts = [
+        [int(state["step"]) for state in net.optimizer_.state.values()] for net in (quiet, slow)
+    ]
+    assert sorted(counts[0]) == sorted(counts[1])
+    assert len(set(counts[0])) == 2
+
+
+class Halving(Callback):
+    """Steps one of torch's schedulers after every epoch."""
+
+    def on_train_begin(self, net, **kwargs):
+        self.scheduler = lr_scheduler.StepLR(net.optimizer_, step_size=1, gamma=0.5)
+
+    def on_epoch_end(self, net, **kwargs):
+        self.scheduler.step()
+
+
+def test_scheduler_of_torchs_sets_the_learning_rate_of_the_fast_path(data):
+    fast = make_net(callbacks=[Halving()]).fit(*data)
+    assert fast.trained_by_ == "by hand"
+    same_module(fast, make_net(callbacks=[Halving(), Listener()]).fit(*data))
+    assert fast.optimizer_.param_groups[0]["lr"] == pytest.approx(0.003 / 2**5)
+
+
+def test_epoch_hook_of_a_subclass_may_change_the_parts(data):
+    class Annealed(LabelSmoothingClassifier):
+        def on_epoch_begin(self, net, **kwargs):
+            super().on_epoch_begin(net, **kwargs)
+            self.criterion_.label_smoothing = 0.1 * (len(self.history) - 1)
+
+    parameters = make_net().get_params()
+    fast = Annealed(**parameters).fit(*data)
+    assert fast.trained_by_ == "by hand"
+    slow = Annealed(**listening({**parameters, "callbacks": []})).fit(*data)
+    same_module(fast, slow)
+    assert_same_records(fast, slow)
