@@ -58,8 +58,15 @@ from sksmooth.calibration import (
 from sksmooth.engine.by_skorch import SkorchStack
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH, Monitor
-from sksmooth.engine.plan import BY_HAND, BY_SKORCH, may_change_parts, overrides, plan
-from sksmooth.engine.randomness import OwnRandomness, single_precision
+from sksmooth.engine.plan import (
+    BY_HAND,
+    BY_SKORCH,
+    may_change_parts,
+    overrides,
+    plan,
+    replaces_steps,
+)
+from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
 from sksmooth.engine.stack import InMemoryStack, Member, Remade, Selection
 from sksmooth.engine.targets import check_width, float_logits
 from sksmooth.engine.threads import threads_for_rows
@@ -277,6 +284,10 @@ class Training:
     ----------
     batch_weight : tensor or None
         The weights of the rows of the batch at hand.
+    randomness : OwnRandomness or None
+        From which callbacks draw.
+    forward : ForwardRandomness or None
+        From which the module's forward draws.
     stack, monitor : Stack and Monitor
         None before ``fit_loop``.
     """
@@ -284,6 +295,8 @@ class Training:
     def __init__(self, patience: int | None) -> None:
         self.patience = patience
         self.batch_weight: torch.Tensor | None = None
+        self.randomness: OwnRandomness | None = None
+        self.forward: ForwardRandomness | None = None
         self.stack: Any = None
         self.monitor: Monitor | None = None
 
@@ -341,6 +354,7 @@ class Session:
         self.datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
         self.randomness = randomness
         self.fit_params = fit_params
+        net.draw_from(None if replaces_steps(net) else randomness)
         self.n_before = len(net.history)
         with randomness:
             self.train: Any = net.get_iterator(dataset_train, training=True)
@@ -354,7 +368,9 @@ class Session:
         chosen = plan(net, train, held_out, self.fit_params)
         net.trained_by_, net.trained_by_reason_ = chosen
         if chosen.kind == BY_SKORCH:
-            return SkorchStack(net, train, held_out, self.randomness, self.fit_params)
+            return SkorchStack(
+                net, train, held_out, self.randomness, replaces_steps(net), self.fit_params
+            )
         member = Member(
             net.module_,
             net.criterion_,
@@ -375,8 +391,7 @@ class Session:
 
     def begin_epoch(self) -> None:
         """Tell callbacks that an epoch begins."""
-        with self.randomness:
-            self.net.notify("on_epoch_begin", **self.datasets)
+        self.net.notify("on_epoch_begin", **self.datasets)
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Record an epoch in the history, and tell callbacks; or refuse what it came to."""
@@ -397,8 +412,7 @@ class Session:
                 history.record("valid_batch_count", 1)
             for name, score in scores.items():
                 history.record(name, score)
-        with self.randomness:
-            net.notify("on_epoch_end", **self.datasets)
+        net.notify("on_epoch_end", **self.datasets)
 
 
 class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
@@ -1278,6 +1292,63 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         finally:
             del self._training
 
+    def draw_from(self, randomness: OwnRandomness | None) -> None:
+        """Let the module's forward and callbacks draw from one's own generators, while in training.
+
+        Parameters
+        ----------
+        randomness : OwnRandomness or None
+            None: from torch's global ones, or from whatever holds around.
+        """
+        if self._training is not None:
+            self._training.randomness = randomness
+            forward = None if randomness is None else ForwardRandomness(randomness)
+            self._training.forward = forward
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call a method of the callbacks, and of this net. A hook of skorch's.
+
+        Parameters
+        ----------
+        method_name : str
+            Such as "on_epoch_end".
+        **cb_kwargs : dict
+            Its arguments.
+        """
+        training = self._training
+        if training is None or training.randomness is None:
+            super().notify(method_name, **cb_kwargs)
+            return
+        if training.forward is not None and method_name == "on_epoch_begin":
+            training.forward.begin_epoch()
+        module = getattr(self, "module_", None)  # a subclass may name it otherwise
+        n_rows = self.rows_at_once() or PREDICTION_ROWS
+        with training.randomness, threads_for_rows(module, n_rows):
+            super().notify(method_name, **cb_kwargs)
+
+    def infer(self, x: Any, **fit_params: Any) -> Any:
+        """Call the module. A hook of skorch's.
+
+        Parameters
+        ----------
+        x : tensor, or tuple, list or dict of tensors
+            Inputs.
+        **fit_params : dict
+            Arguments of the module's forward.
+
+        Returns
+        -------
+        tensor or tuple of tensors
+            What it returns.
+        """
+        module = getattr(self, "module_", None)
+        forward = None if self._training is None else self._training.forward
+        with threads_for_rows(module, get_len(x)):
+            if forward is None or module is None:
+                return super().infer(x, **fit_params)
+            with forward.around_forward(module.training):
+                return super().infer(x, **fit_params)
+
     def fit_loop(
         self,
         X: Any,
@@ -1340,7 +1411,7 @@ class LabelSmoothingClassifier(PredictsByProbability, NeuralNetClassifier):
         int or None
             None: as many as pay, since nobody set a number and the module is SimpleNet.
         """
-        given = self.get_params_for("iterator_valid").get("batch_size")
+        given = getattr(self, "iterator_valid__batch_size", None)
         if given is None and type(getattr(self, "module_", None)) is SimpleNet:
             return None
         size = self.batch_size if given is None else given

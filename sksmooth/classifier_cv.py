@@ -48,7 +48,7 @@ from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, pla
 from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
 from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection
 from sksmooth.engine.threads import threads_for_rows
-from sksmooth.modules import is_plain
+from sksmooth.modules import SimpleNet, is_plain
 from sksmooth.smoothing import check_label_smoothing
 
 # What tells the nets from LabelSmoothingClassifier's, where no estimator does. One net needs width
@@ -433,19 +433,26 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     def _stack(self) -> HandNets | None:
         """Give the nets as one stack, where they are SimpleNets; made anew where they changed."""
         modules: list[Any] = [net.module_ for net in self.estimators_]
-        if not all(map(is_plain, modules)):
+        if not all(type(module) is SimpleNet for module in modules):
             return None
-        parameters = [parameter for module in modules for parameter in module.parameters()]
-        version = [(id(own), own.data_ptr(), own._version) for own in parameters]
+        version = [
+            (id(own), own.data_ptr(), own._version)
+            for module in modules
+            for layer in module.layers
+            for own in layer._parameters.values()
+            if own is not None
+        ]
         kept, stack = _STACKS.get(self, (None, None))
         if kept != version:
-            stack = HandNets.of(modules)
+            stack = HandNets.of(modules) if all(map(is_plain, modules)) else None
             _STACKS[self] = version, stack
         return stack
 
 
 # Of estimators that predict: no part of their state, and in no pickle.
-_STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, HandNets]] = WeakKeyDictionary()
+_STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, HandNets | None]] = (
+    WeakKeyDictionary()
+)
 
 
 def _of_each(function: Callable[[NDArray], NDArray], logits: NDArray) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from sksmooth.engine.randomness import OwnRandomness
+from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
 from sksmooth.engine.targets import Targets, check_width, float_logits, stacked_loss
 
 
@@ -32,7 +32,12 @@ class OneModule:
     ) -> None:
         self.module = module
         self.optimizer = optimizer
-        self.randomness = randomness
+        self.randomness = ForwardRandomness(randomness)
+
+    def begin_epoch(self) -> None:
+        """Do what comes before the steps of an epoch."""
+        self.randomness.begin_epoch()
+        self.module.train()
 
     def logits(self, X: Tensor) -> Tensor:
         """Compute the logits, in evaluation mode.
@@ -82,10 +87,9 @@ class OneModule:
         tensor of shape (1,)
             The mean loss.
         """
-        self.module.train()
         self.optimizer.zero_grad()
         with torch.enable_grad():
-            with self.randomness:
+            with self.randomness.around_forward():
                 logits = float_logits(self.module(X[0]))
             check_width(self.module, logits, targets.mass.shape[1])
             loss = stacked_loss(logits[None], y, targets, sample_weight)
@@ -119,9 +123,15 @@ class StackedModules:
             torch.stack([own[name].detach() for own in named]) for name in self.names
         ]
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.randomness = randomness
+        self.randomness = None if randomness is None else ForwardRandomness(randomness)
         # Whoever trains and whoever predicts has one of their own: its mode is a state.
         self.skeleton = copy.deepcopy(modules[0]).to("meta").eval()
+
+    def begin_epoch(self) -> None:
+        """Do what comes before the steps of an epoch."""
+        if self.randomness is not None:
+            self.randomness.begin_epoch()
+        self.skeleton.train()
 
     def logits(self, X: Tensor) -> Tensor:
         """Compute the logits, in evaluation mode.
@@ -171,13 +181,12 @@ class StackedModules:
         tensor of shape (M,)
             The mean losses.
         """
-        self.skeleton.train()
         with torch.enable_grad():
             parameters = [parameter.requires_grad_() for parameter in self.parameters]
             if self.randomness is None:
                 logits = self._forward(parameters, X)
             else:
-                with self.randomness:
+                with self.randomness.around_forward():
                     logits = self._forward(parameters, X)
             loss = stacked_loss(logits, y, targets, sample_weight)
             gradients = torch.autograd.grad(loss.sum(), parameters)

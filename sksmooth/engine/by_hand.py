@@ -188,6 +188,9 @@ class HandNets:
             generators,
         )
 
+    def begin_epoch(self) -> None:
+        """Do what comes before the steps of an epoch: nothing."""
+
     def logits(self, X: Tensor) -> Tensor:
         """Compute the logits, without dropout. Safe in several threads at once.
 

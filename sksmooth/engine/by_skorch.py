@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from skorch.dataset import unpack_data
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from sksmooth.engine.randomness import OwnRandomness, lent
 from sksmooth.engine.stack import Losses, Scored, uncached_autocast
@@ -31,7 +30,10 @@ class SkorchStack:
     held_out : iterable or None
         Batches of held-out rows.
     randomness : OwnRandomness
-        From which is drawn, whatever draws.
+        From which batches, or whatever draws, are drawn.
+    draws_anywhere : bool
+        Whether it is to act on whole steps, which slows them. Otherwise it acts on the batches
+        here, and the net's own ``infer`` and ``notify`` see to the rest.
     fit_params : dict
         Arguments of the module's forward.
     """
@@ -44,6 +46,7 @@ class SkorchStack:
         train: Iterable,
         held_out: Iterable | None,
         randomness: OwnRandomness,
+        draws_anywhere: bool,
         fit_params: Mapping[str, Any],
     ) -> None:
         self.net = net
@@ -52,6 +55,7 @@ class SkorchStack:
         self.device = torch.device(net.device or "cpu")
         self.fit_params = fit_params
         self.randomness = randomness
+        self.draws_anywhere = draws_anywhere
 
     def run_epoch(self) -> Losses:
         """Train by one pass over the batches."""
@@ -74,22 +78,34 @@ class SkorchStack:
             passed.add(batch, outcome)
             return outcome
 
+        if not self.draws_anywhere:
+            batches = self._drawn(batches)
         with self._seeded(), uncached_autocast(self.device), self._threads():
             self.net.run_single_epoch(batches, training, prefix, step, **self.fit_params)
 
     def _seeded(self) -> AbstractContextManager:
         if not self.net.compile:
-            return self.randomness
+            return self.randomness if self.draws_anywhere else nullcontext()
         # The compiler knows no modes.
         devices = dict.fromkeys((torch.device("cpu"), self.device))
         return lent(*map(self.randomness.generator, devices))
 
+    def _drawn(self, batches: Iterable) -> Iterator[Any]:
+        """Draw the batches one by one."""
+        with self.randomness:
+            iterator = iter(batches)
+        while True:
+            with self.randomness:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
     def _threads(self) -> AbstractContextManager:
         module = getattr(self.net, "module_", None)  # a subclass may name it otherwise
         n_rows = getattr(self.train, "batch_size", None)
-        if n_rows is None or module is None or any(map(is_lazy, module.parameters())):
-            return nullcontext()
-        return threads_for(module, n_rows)
+        return nullcontext() if n_rows is None else threads_for(module, n_rows)
 
     def state(self) -> list[Tensor]:
         """Give the parameters and buffers of all modules."""
@@ -130,8 +146,8 @@ class _Pass:
 
     def losses(self) -> Losses:
         """Give the losses of the batches."""
-        values = torch.stack(self.values).reshape(1, -1)
-        return Losses(values, torch.tensor([self.totals]), [self.sizes])
+        values = torch.stack(self.values).reshape(1, -1).numpy()
+        return Losses(values, np.array([self.totals]), [self.sizes])
 
     def scored(self) -> Scored:
         """Give the logits of all rows."""

@@ -150,8 +150,10 @@ class Monitor:
 
     def _train_loss(self, losses: Sequence[Losses]) -> NDArray[np.float64]:
         n_sets = len(self.active)
-        sets = np.concatenate(self.sets)
         means = np.concatenate([own.means() for own in losses])
+        if len(means) == n_sets:  # a net for each set, in order
+            return means
+        sets = np.concatenate(self.sets)
         return np.bincount(sets, means, n_sets) / np.bincount(sets, None, n_sets)
 
     def _give_up(self, failed: NDArray[np.bool_], what: Sequence[str]) -> None:

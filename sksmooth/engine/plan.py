@@ -118,7 +118,7 @@ def _against_the_engine(net: Any, batches: tuple, fit_params: Mapping[str, Any])
         return "there are other parts than module, criterion and optimizer"
     reasons = {
         "a callback listens to the batches": _is_heard(net),
-        "a hook of skorch is overridden": overrides(net, *_BATCH_HOOKS, *_STEP_HOOKS),
+        "a hook of skorch is overridden": replaces_steps(net),
         "the rows are not in memory": not all(
             isinstance(own, TensorBatches) for own in batches if own is not None
         ),
@@ -167,6 +167,22 @@ def overrides(net: Any, *hooks: str) -> bool:
     return any(
         hook in net.__dict__ or getattr(kind, hook).__module__ not in _OWN_ROOMS for hook in hooks
     )
+
+
+def replaces_steps(net: Any) -> bool:
+    """Tell whether any of skorch's hooks around a training step is the user's own.
+
+    Parameters
+    ----------
+    net : skorch net
+        The net.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
+    return overrides(net, *_BATCH_HOOKS, *_STEP_HOOKS)
 
 
 def may_change_parts(net: Any) -> bool:

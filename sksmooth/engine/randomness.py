@@ -82,6 +82,48 @@ class OwnRandomness(TorchDispatchMode):
         return self.generators[key]
 
 
+class ForwardRandomness:
+    """Lets a module's forward draw from one's own generators, at no cost where it draws nothing.
+
+    A mode slows every operation. So it is on for the first training step of each epoch, and for all
+    others only if anything was drawn in such a step.
+
+    Parameters
+    ----------
+    randomness : OwnRandomness
+        From which is drawn.
+    """
+
+    def __init__(self, randomness: OwnRandomness) -> None:
+        self.randomness = randomness
+        self.is_due = True
+        self.draws = False
+
+    def begin_epoch(self) -> None:
+        """Look again whether the forward draws anything."""
+        self.is_due = True
+
+    @contextmanager
+    def around_forward(self, training: bool = True) -> Iterator[None]:
+        """Do what is to be done around a forward pass.
+
+        Parameters
+        ----------
+        training : bool, default=True
+            Whether the module is in training mode.
+        """
+        if not self.draws and not (self.is_due and training):
+            yield
+            return
+        randomness = self.randomness
+        had_drawn, randomness.has_drawn = randomness.has_drawn, False
+        with randomness:
+            yield
+        self.draws |= randomness.has_drawn
+        randomness.has_drawn |= had_drawn
+        self.is_due &= not training
+
+
 def make_generator(seed: int, device: Any = None) -> torch.Generator:
     """Make a seeded generator on a device.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import repeat
 from typing import Any, NamedTuple, Protocol
@@ -34,22 +34,22 @@ class Losses(NamedTuple):
 
     Parameters
     ----------
-    values : tensor of shape (M, n_batches)
+    values : ndarray of shape (M, n_batches)
         The mean loss of each batch.
-    weights : tensor of shape (M, n_batches)
+    weights : ndarray of shape (M, n_batches)
         What each batch weighs.
     sizes : list of M lists of n_batches ints
         The rows of each batch.
     """
 
-    values: Tensor
-    weights: Tensor
+    values: NDArray
+    weights: NDArray
     sizes: list[list[int]]
 
     def means(self) -> NDArray[np.float64]:
         """Give each member's mean loss, of shape (M,)."""
-        weights = self.weights.double()
-        return ((self.values.double() * weights).sum(1) / weights.sum(1)).cpu().numpy()
+        weights = self.weights.astype(np.float64)
+        return (self.values * weights).sum(1) / weights.sum(1)
 
     def batches(self, m: int) -> list[dict[str, float]]:
         """Give a member's batches as skorch's history records them."""
@@ -223,6 +223,7 @@ class InMemoryStack:
         self.n_members = len(members)
         self.batch_size = batch_size
         self.by_hand = by_hand
+        self.parameters_of_one: list[Tensor] = list(members[0].module.parameters())
         train = [member.train for member in members]
         held_out = [member.held_out or member.train.none() for member in members]
         rows = _Concatenated([selection.table for selection in train + held_out])
@@ -231,6 +232,7 @@ class InMemoryStack:
         self.train, self.is_row = _fill_up([rows.index(selection) for selection in train])
         self.n_rows = [len(selection.chosen) for selection in train]
         self.sizes = self._sizes_of_batches(drop_last)
+        self.sizes_of_members = [list(own) for own in zip(*self.sizes, strict=True)]
         self.n_trained = len(self.sizes) * batch_size if drop_last else self.train.shape[1]
         self.is_shuffled = shuffle and self.train.shape[1] > batch_size
         self.gathered: list[tuple] | None = None
@@ -291,6 +293,7 @@ class InMemoryStack:
         """
         mode = self.updates.quickest_mode() if self.by_hand else torch.no_grad()
         values, weights = [], []
+        self.nets.begin_epoch()
         with self._threads(3 * self.batch_size), uncached_autocast(self.device), mode:
             try:
                 for (X, y, weight), sizes in zip(self._batches(), self.sizes, strict=True):
@@ -300,8 +303,8 @@ class InMemoryStack:
                     weights.append(None if weight is None else weight.sum(1))
             finally:  # also after Ctrl-C
                 self.updates.finish()
-            of_members = [list(own) for own in zip(*self.sizes, strict=True)]
-            return Losses(torch.stack(values, 1), self._stack_weights(weights), of_members)
+            losses = torch.stack(values, 1).cpu().numpy()
+            return Losses(losses, self._weights_of_batches(weights), self.sizes_of_members)
 
     def _threads(self, n_rows: int) -> AbstractContextManager:
         """Use as many threads as that many rows of every net keep busy in a forward pass."""
@@ -309,11 +312,13 @@ class InMemoryStack:
         flops = None if self.flops_of_a_row is None else self.flops_of_a_row * n_rows
         return limit_threads(flops, self.n_members)
 
-    def _stack_weights(self, weights: list[Tensor | None]) -> Tensor:
+    def _weights_of_batches(self, weights: list[Tensor | None]) -> NDArray:
         """Give what the batches weigh: as much as their rows, or as many as those are."""
-        counts = torch.tensor(self.sizes, dtype=torch.float32, device=self.device)
-        own = [count if w is None else w for count, w in zip(counts, weights, strict=True)]
-        return torch.stack(own, 1)
+        counts = np.asarray(self.sizes_of_members, dtype=np.float64)
+        for number, own in enumerate(weights):
+            if own is not None:
+                counts[:, number] = own.cpu().numpy()
+        return counts
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Give the batches of an epoch: inputs, class indices and weights of all members."""
@@ -372,9 +377,14 @@ class InMemoryStack:
         tensor of shape (M, n, K)
             The logits.
         """
-        chunks = index.split(self.rows_at_once, 1)
-        with self._threads(chunks[0].shape[1]), uncached_autocast(self.device), torch.no_grad():
-            return torch.cat([self.nets.score(take(self.X, chunk)) for chunk in chunks], 1)
+        rows = (take(self.X, chunk) for chunk in index.split(self.rows_at_once, 1))
+        return self._score(rows, min(self.rows_at_once, index.shape[1]))
+
+    def _score(self, chunks: Iterable[Tensor], n_rows: int) -> Tensor:
+        """Compute the logits of chunks of so many rows."""
+        with self._threads(n_rows), uncached_autocast(self.device), torch.no_grad():
+            logits = [self.nets.score(rows) for rows in chunks]
+            return logits[0] if len(logits) == 1 else torch.cat(logits, 1)
 
     def score(self) -> Scored | None:
         """Score the held-out rows.
@@ -387,7 +397,13 @@ class InMemoryStack:
         held_out = self.held_out
         if held_out is None:
             return None
-        logits = self.logits(held_out.index)
+        if held_out.index.numel() * self.X[0].numel() > GATHERED_ENTRIES:
+            logits = self.logits(held_out.index)
+        else:
+            if held_out.gathered is None:  # few enough to have them twice
+                held_out.gathered = take(self.X, held_out.index)
+            chunks = held_out.gathered.split(self.rows_at_once, 1)
+            logits = self._score(chunks, chunks[0].shape[1])
         losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
         return held_out.scored(logits.cpu().numpy(), losses.cpu().numpy())
 
@@ -397,6 +413,8 @@ class InMemoryStack:
         """Give the stacked parameters, or those of a single module and its buffers."""
         if self.n_members > 1:
             return self.nets.parameters
+        if self.by_hand:  # whose parts do not change
+            return self.parameters_of_one
         module = self.members[0].module
         return [*module.parameters(), *module.buffers()]
 
@@ -413,10 +431,9 @@ class InMemoryStack:
         """
         module = self.members[m].module
         if self.n_members == 1:
-            own: list[Tensor] = [*module.parameters(), *module.buffers()]
-            torch._foreach_copy_(own, list(state))
+            torch._foreach_copy_(self.state(), list(state))
             return
-        own = list(module.parameters())
+        own: list[Tensor] = list(module.parameters())
         values = [stacked[m].view_as(value) for stacked, value in zip(state, own, strict=True)]
         torch._foreach_copy_(own, values)
 
@@ -471,6 +488,7 @@ class _HeldOut:
         self.weight = weights_of(rows.weight, self.index, is_row)
         self.lengths = [len(selection.chosen) for selection in selections]
         self.is_weighted = rows.weight is not None
+        self.gathered: Tensor | None = None
         self.labels: NDArray | None = None
         self.weights: NDArray | None = None
 

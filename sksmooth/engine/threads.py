@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from sksmooth.modules import SimpleNet
 
@@ -124,7 +125,7 @@ def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextMa
     >>> torch.get_num_threads() == before
     True
     """
-    flops = flops_of(net) if isinstance(net, torch.nn.Module) else None
+    flops = flops_of(net)
     return limit_threads(None if flops is None else 3 * batch_size * n_nets * flops, n_nets)
 
 
@@ -167,7 +168,7 @@ def flops_of(module: Any) -> float | None:
     Returns
     -------
     float or None
-        Floating-point operations; None where some layer is not a dense one.
+        Floating-point operations; None where some layer is not a dense one, or has no size yet.
 
     Examples
     --------
@@ -178,6 +179,8 @@ def flops_of(module: Any) -> float | None:
     if type(module) is SimpleNet and type(module.layers) is torch.nn.ModuleList:
         widths = (module.n_features, *module.hidden_layer_sizes, module.n_classes)
         return 2.0 * sum((1 + n_in) * n_out for n_in, n_out in pairwise(widths))
+    if not isinstance(module, torch.nn.Module) or any(map(is_lazy, module.parameters())):
+        return None
     owners = [part for part in module.modules() if part._parameters]
     if not all(isinstance(part, DENSE_LAYERS) for part in owners):
         return None
