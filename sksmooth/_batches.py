@@ -76,11 +76,6 @@ class TensorRows(skorch.dataset.Dataset):
     sample_weight : tensor of shape (n_samples,) or None
         Weights of the rows.
 
-    Attributes
-    ----------
-    learned : dict
-        What an estimator that checked the rows learned of them, by the names of its attributes.
-
     Examples
     --------
     >>> import torch
@@ -94,7 +89,6 @@ class TensorRows(skorch.dataset.Dataset):
     ) -> None:
         super().__init__(X, y, length=len(X))
         self.sample_weight = sample_weight
-        self.learned: dict[str, Any] = {}
 
     def __getitem__(self, index: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return self.X[index], self.y[index]

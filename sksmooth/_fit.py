@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from skorch.callbacks import PrintLog
 from torch.nn.parameter import is_lazy
 
-from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth._batches import TensorBatches
+from sksmooth._rows import Table
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
@@ -98,7 +99,7 @@ def fit_together(
     >>> bool(jobs[2].estimator.score(X, y) > 0.9)
     True
     """
-    checked: dict[tuple[int, int], TensorRows] = {}
+    checked: dict[tuple[int, int], Table] = {}
     reasons: dict[Hashable, str | None] = {}
     runners: dict[Hashable, list[_Runner]] = {}
     for job in jobs:
@@ -202,7 +203,7 @@ def _common_params(estimator: LabelSmoothingClassifier) -> Hashable:
 class _Runner:
     """A classifier on its way through the phases of ``fit``, between which it waits for others."""
 
-    def __init__(self, job: Job, checked: dict[tuple[int, int], TensorRows]) -> None:
+    def __init__(self, job: Job, checked: dict[tuple[int, int], Table]) -> None:
         self.job = job
         self.estimator = job.estimator
         sample_weight = job.fit_params.get("sample_weight")
@@ -211,14 +212,15 @@ class _Runner:
             for value in (sample_weight, self.estimator.class_weight, self.estimator.classes)
         )
         key = (id(job.X), id(job.y))
-        X = checked.get(key, job.X) if is_shared else job.X
-        prepared: Any = self.estimator.prepare(X, job.y, sample_weight)
-        rows, codes = prepared
-        if is_shared and isinstance(rows, TensorRows):
-            checked[key] = rows
+        table = checked.get(key) if is_shared else None
+        if table is None:
+            table = self.estimator.check_rows(job.X, job.y, sample_weight)
+        if is_shared:
+            checked[key] = table
+        self.estimator.prepare(table)
         self.seed = self.estimator.draw_seed()
         with OwnRandomness(self.seed):
-            train, held_out = self.estimator.get_split_datasets(rows, codes)
+            train, held_out = self.estimator.get_split_datasets(table.rows, table.codes)
             self.batches: Any = self.estimator.get_iterator(train, training=True)
             self.held_out: Any = held_out and self.estimator.get_iterator(held_out)
 

@@ -161,13 +161,13 @@ class TestChoice:
             alone = fit_alone(net, X[train], Y[train])
             assert net.label_smoothing == model.label_smoothing_
             assert net.best_epoch_ == model.best_epoch_
-            np.testing.assert_allclose(net._logits(X), alone._logits(X), atol=1e-4)
+            np.testing.assert_allclose(net.logits(X), alone.logits(X), atol=1e-4)
 
     def test_net_of_all_rows_is_what_a_fit_of_its_own_gives(self):
         model = make(ensemble=False).fit(X, Y)
         (net,) = model.estimators_
         alone = fit_alone(net, X, Y)
-        np.testing.assert_allclose(net._logits(X), alone._logits(X), atol=1e-4)
+        np.testing.assert_allclose(net.logits(X), alone.logits(X), atol=1e-4)
         np.testing.assert_allclose(model.predict_proba(X), net.predict_proba(X), atol=1e-6)
 
     def test_does_not_depend_on_whether_the_net_of_all_rows_is_trained(self):
@@ -182,7 +182,7 @@ class TestChoice:
         model = make(short(batch_size=64), cv=splits).fit(X[rows], Y[rows])
         for net, (train, _) in zip(model.estimators_, splits.split(), strict=True):
             alone = fit_alone(net, X[train], Y[train])
-            np.testing.assert_allclose(net._logits(X), alone._logits(X), atol=1e-4)
+            np.testing.assert_allclose(net.logits(X), alone.logits(X), atol=1e-4)
 
     @pytest.mark.parametrize("max_members", [1, 4])
     def test_is_the_same_in_several_stacks(self, max_members):
@@ -196,7 +196,7 @@ class TestChoice:
         (train, _), *_ = KFold(7).split(X)
         net = model.estimators_[0]
         alone = fit_alone(net, X[train], Y[train])
-        np.testing.assert_allclose(net._logits(X), alone._logits(X), atol=1e-4)
+        np.testing.assert_allclose(net.logits(X), alone.logits(X), atol=1e-4)
 
 
 class TestPrediction:
@@ -314,7 +314,7 @@ class TestFolds:
         model = make(short(calibration=None), cv=cv).fit(X, Y)
         logits = np.zeros_like(model.oof_proba_)
         for net, (_, held_out) in zip(model.estimators_, cv.split(X, Y), strict=True):
-            logits[held_out] += net._logits(X[held_out]) / 2
+            logits[held_out] += net.logits(X[held_out]) / 2
         expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         np.testing.assert_allclose(model.oof_proba_, expected, atol=1e-5)
 

@@ -1,5 +1,6 @@
 """The package as a whole: what it exports, what it imports, what its texts promise."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.model_selection import GridSearchCV
+from skorch import NeuralNetClassifier
 
 import sksmooth
 
@@ -50,15 +53,50 @@ def room_of(name):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_imports_go_down_the_list_of_rooms(room):
-    allowed = (
-        {room, *ROOMS[ROOMS.index(room) + 1 :]}
-        if room == "plotting"
-        else {*ROOMS[ROOMS.index(room) + 1 :]}
-    )
-    for module in modules_of(room):
+    below = set(ROOMS[ROOMS.index(room) + 1 :])
+    modules = modules_of(room)
+    for module in modules:
         source = inspect.getsource(module)
         imported = re.findall(r"^from sksmooth\.([\w.]+) import", source, flags=re.MULTILINE)
-        assert set(map(room_of, imported)) <= allowed
+        if len(modules) > 1:  # a folder's files import from each other
+            imported = [name for name in imported if room_of(name) != room]
+        assert set(map(room_of, imported)) <= below
+
+
+def private_names(module):
+    """Give the underscored names that a module defines, and those that it uses."""
+    defined, used = set(), set()
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name):
+            (defined if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        elif isinstance(node, ast.Attribute):
+            (defined if isinstance(node.ctx, ast.Store) else used).add(node.attr)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sksmooth"):
+            used.update(alias.name for alias in node.names)
+    return [
+        {name for name in names if name.startswith("_") and not name.startswith("__")}
+        for names in (defined, used)
+    ]
+
+
+def test_no_room_uses_an_underscored_name_of_another():
+    # Classes in which one of ours derives from another of ours, and what it takes from there.
+    inherited = {"sksmooth.classifier": {"_training"}}
+    of_libraries = {"_parameter_constraints", *dir(NeuralNetClassifier), *dir(GridSearchCV)}
+    names = {
+        module.__name__: private_names(module) for room in ROOMS for module in modules_of(room)
+    }
+    for name, (defined, used) in names.items():
+        of_others = set().union(*(own for other, (own, _) in names.items() if other != name))
+        used_of_others = (used - defined) & of_others - of_libraries
+        assert used_of_others <= inherited.get(name, set()), name
+
+
+def test_no_room_is_larger_than_one_can_take_in():
+    for module in (module for room in ROOMS for module in modules_of(room)):
+        assert len(inspect.getsource(module).splitlines()) <= 700, module.__name__
 
 
 def test_the_list_of_rooms_is_complete():

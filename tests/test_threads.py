@@ -4,14 +4,22 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+import numpy as np
 import pytest
 import torch
 from skorch.callbacks import Callback
 from torch import nn
 
-from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    SimpleNet,
+    make_tabular,
+)
 from sksmooth.engine.threads import flops_of, limit_threads, threads_for
 
 
@@ -154,3 +162,101 @@ def test_a_stack_uses_more_threads_than_one_net(n_nets, used):
     net = SimpleNet(10, 3, hidden_layer_sizes=(64, 32))
     with threads_allowed(2), threads_for(net, batch_size=128, n_nets=n_nets):
         assert torch.get_num_threads() == used
+
+
+# -- fits in threads ----------------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Draws random numbers in every way that torch has: a layer's, a function's, and by hand."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.dropout = nn.Dropout(0.3)
+        self.out = nn.Linear(8, n_classes)
+
+    def forward(self, x):
+        h = self.dropout(torch.relu(self.norm(self.hidden(x))))
+        if self.training:
+            h = h + 0.1 * torch.randn_like(h) + 0.1 * torch.rand(h.shape)
+        return self.out(nn.functional.dropout(h, 0.1, self.training))
+
+
+def single(seed, **parameters):
+    return LabelSmoothingClassifier(max_epochs=4, lr=0.02, random_state=seed, **parameters)
+
+
+MAKERS = {
+    "by hand": single,
+    "by autograd": lambda seed: single(seed, module=Noisy),
+    "by skorch": lambda seed: single(seed, module=Noisy, iterator_train__num_workers=0),
+    "CV": lambda seed: LabelSmoothingClassifierCV(single(None), cv=3, random_state=seed),
+    "CV of a module": lambda seed: LabelSmoothingClassifierCV(
+        single(None, module=Noisy), label_smoothings=(0, 0.2), cv=2, random_state=seed
+    ),
+    "search": lambda seed: BatchedGridSearchCV(single(seed), {"label_smoothing": [0, 0.2]}, cv=3),
+}
+
+
+def state_of_torch():
+    return (
+        torch.get_rng_state().numpy().tobytes(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+    )
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_fits_in_threads_are_those_alone_and_leave_torch_as_it_was(kind):
+    X, y = make_tabular(120, random_state=0)
+
+    def fit(seed):
+        return MAKERS[kind](seed).fit(X, y).predict_proba(X)
+
+    alone = [fit(seed) for seed in range(8)]
+    seen, is_over = set(), threading.Event()
+
+    def watch():
+        while not is_over.is_set():
+            seen.add(state_of_torch())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(fit, range(8)))
+    finally:
+        is_over.set()
+        watcher.join()
+    assert seen == {state_of_torch()}
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_torchs_generators_have_no_part_in_a_fit(kind):
+    X, y = make_tabular(120, random_state=0)
+    results = []
+    with torch.random.fork_rng():
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            results.append(MAKERS[kind](0).fit(X, y).predict_proba(X))
+            assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_default_dtype_has_no_part_in_a_fit(kind):
+    X, y = make_tabular(120, random_state=0)
+    expected = MAKERS[kind](0).fit(X, y).predict_proba(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = MAKERS[kind](0).fit(X, y).predict_proba(X)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sksmooth.calibration import refine
+from sksmooth._refine import refine
 from sksmooth.engine.stack import Losses, Scored, Stack
 
 # The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are

@@ -23,7 +23,7 @@ BY_AUTOGRAD = "by autograd"
 BY_SKORCH = "by skorch"
 
 # Where hooks are defined that are no user's.
-_OWN_ROOMS = ("sksmooth.classifier", "skorch.classifier", "skorch.net")
+_OWN_ROOMS = ("sksmooth._net", "sksmooth.classifier", "skorch.classifier", "skorch.net")
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _STEP_HOOKS = (

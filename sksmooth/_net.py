@@ -1,0 +1,600 @@
+"""The skorch side of the classifier: its parts, its batches, its hooks, its epochs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import skorch.dataset
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import _routing_enabled, process_routing
+from skorch.callbacks import Callback, EpochTimer
+from skorch.dataset import get_len
+from skorch.history import History
+from skorch.utils import is_dataset, to_numpy, to_tensor
+from torch.utils.data import Dataset, Subset
+
+from sksmooth._batches import (
+    EncodedDataset,
+    TensorBatches,
+    TensorRows,
+    hold_out,
+    make_batches,
+    rows_in_memory,
+)
+from sksmooth._params import NamedParams
+from sksmooth._predict import PREDICTION_ROWS
+from sksmooth._rows import are_codes
+from sksmooth._session import BestFlag, EpochTable, Session, Training
+from sksmooth.engine.loop import train
+from sksmooth.engine.monitor import Monitor
+from sksmooth.engine.plan import (
+    overrides,
+)
+from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
+from sksmooth.engine.targets import check_width, float_logits
+from sksmooth.engine.threads import threads_for_rows
+from sksmooth.losses import mean_loss
+from sksmooth.modules import SimpleNet
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class SmoothedNet(NamedParams):
+    """A skorch net whose parts know of smoothed labels, and whose epochs are the engine's.
+
+    :class:`~sksmooth.LabelSmoothingClassifier` makes a scikit-learn classifier of it.
+    """
+
+    # skorch sets these on the instance, in __init__ and while it initializes. On the class they
+    # leave __init__ with nothing to do but store parameters.
+    initialized_ = False
+    history_ = None
+    virtual_params_: dict[str, Callable] = {}  # noqa: RUF012
+
+    # What a training that is going on knows, and skorch's hooks have no argument for.
+    _training: Training | None = None
+
+    # Parameters of the classifier.
+    label_smoothing: Any
+    smoothing: Any
+    random_state: Any
+    max_epochs: Any
+
+    # -- data ---------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # skorch takes a torch module for one of the net's parts; before `initialize`, one without
+        # an underscore at its end is a parameter.
+        if self.initialized_ or self.init_context_ is not None or name.endswith("_"):
+            super().__setattr__(name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def check_data(self, X: Any, y: Any = None) -> None:
+        """Do nothing: the data were checked on the way in. A hook of skorch's."""
+
+    def get_dataset(self, X: Any, y: Any = None) -> Dataset:
+        """Give the dataset that holds the rows. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : array-like, tensor or torch Dataset
+            Inputs; a Dataset is given back as it is.
+        y : array-like of int or None
+            Class indices.
+
+        Returns
+        -------
+        torch Dataset
+            The rows.
+        """
+        if is_dataset(X) or self.dataset is not TensorRows:
+            return super().get_dataset(X, y)
+        if not isinstance(X, torch.Tensor | np.ndarray):  # several inputs, perhaps
+            return skorch.dataset.Dataset(X, y)
+        X = to_tensor(X, device=self.device)
+        codes = torch.zeros(len(X), dtype=torch.int64) if y is None else y
+        return TensorRows(X, to_tensor(codes, device=self.device))
+
+    def get_split_datasets(
+        self, X: Any, y: Any = None, **fit_params: Any
+    ) -> tuple[Dataset, Dataset | None]:
+        """Part the rows into those to train on and those held out. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : array-like, tensor or torch Dataset
+            Inputs.
+        y : array-like of int or None
+            Class indices.
+        **fit_params : dict
+            Passed to `train_split` where that is a callable.
+
+        Returns
+        -------
+        dataset_train, dataset_valid : torch Datasets
+            The second is None where no rows are held out.
+        """
+        dataset = self.get_dataset(X, y)
+        if isinstance(dataset, TensorRows):
+            y = to_numpy(dataset.y)
+        if callable(self.train_split):
+            labels = () if y is None else (y,)
+            dataset_train, dataset_valid = self.train_split(dataset, *labels, **fit_params)
+            return dataset_train, self._encode_given(dataset_valid)
+        if self.train_split is None:
+            return dataset, None
+        train, held_out = hold_out(get_len(dataset), y, self.train_split, self.draw_seed())
+        if held_out is None:
+            return dataset, None
+        indices: list[Any] = [train, held_out]
+        dataset_train, dataset_valid = (Subset(dataset, index) for index in indices)
+        return dataset_train, dataset_valid
+
+    def _encode_given(self, held_out: Dataset | None) -> Dataset | None:
+        """Encode the labels of held-out rows that skorch's ``predefined_split`` was made with.
+
+        Rows that a split makes of those it gets have class indices.
+        """
+        given = getattr(self.train_split, "keywords", {}).values()
+        classes = getattr(self, "classes_inferred_", np.arange(0))  # unknown to a bare fit_loop
+        if held_out is None or are_codes(classes) or not any(held_out is rows for rows in given):
+            return held_out
+        return EncodedDataset(held_out, classes.tolist())
+
+    def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
+        """Choose those of `method`'s parameters that `train_split` is to get."""
+        if not _routing_enabled():
+            return fit_params
+        routed = process_routing(self, method, **fit_params)
+        return routed.get("splitter", {"split": {}})["split"]
+
+    def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable:
+        """Give the iterator over a dataset's mini-batches. A hook of skorch's.
+
+        Parameters
+        ----------
+        dataset : torch Dataset
+            The rows.
+        training : bool, default=False
+            Whether they are to be trained on: then they are shuffled.
+
+        Returns
+        -------
+        iterable
+            Gives pairs (X, y).
+        """
+        name = "iterator_train" if training else "iterator_valid"
+        batches: Any
+        if training and self.iterator_train is make_batches:
+            parameters = {
+                "batch_size": self.batch_size,
+                "shuffle": True,
+                **self.get_params_for("iterator_train"),
+            }
+            batches = make_batches(dataset, **parameters)
+        else:
+            batches = super().get_iterator(dataset, training=training)
+        if not isinstance(batches, TensorBatches):
+            if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
+                raise ValueError(
+                    f"sample_weight and class_weight need the default {name}, without parameters "
+                    f"of DataLoader; got {name}={_name(getattr(self, name))} with "
+                    f"{self.get_params_for(name)}."
+                )
+        elif training and self._merges_repeated(batches):
+            batches.merge_repeated()
+        return batches
+
+    def _merges_repeated(self, batches: TensorBatches) -> bool:
+        """Tell whether rows that repeat are to be weighted: in one batch, by a loss that can."""
+        return (
+            batches.n_rows <= batches.batch_size
+            and not batches.drop_last
+            and hasattr(getattr(self, "criterion_", None), "reduction")
+            and not overrides(self, "get_loss")
+        )
+
+    # -- parts --------------------------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Callback]]:
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", BestFlag("train_loss", on_train=True)),
+            ("valid_loss", BestFlag("valid_loss")),
+            ("refined_loss", BestFlag("refined_loss")),
+            ("valid_acc", BestFlag("valid_acc", lower_is_better=False)),
+            ("print_log", EpochTable()),
+        ]
+
+    def draw_seed(self) -> int:
+        """Draw a seed: first for the parts, then for training, then for the held-out rows."""
+        return self._random_state.randint(2**31 - 1)
+
+    def initialize(self) -> Self:
+        """Build module, criterion, optimizer and callbacks, untrained.
+
+        ``fit`` does this by itself. Before ``fit``, a module is built for the `n_features` and
+        `n_classes` of its own defaults, or those given as ``module__n_features``.
+
+        Returns
+        -------
+        Self
+            Itself.
+        """
+        self._random_state = check_random_state(self.random_state)
+        with OwnRandomness(self.draw_seed()), single_precision():
+            return super().initialize()
+
+    def initialize_history(self) -> Self:
+        """Start a new history, of the kind given as `history`. A hook of skorch's."""
+        self.history_ = copy.copy(vars(self).get("history", History()))
+        self.history_.clear()
+        return self
+
+    def initialize_module(self) -> Self:
+        """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
+        given = self.get_params_for("module")
+        sizes = {}
+        if hasattr(self, "classes_inferred_") and not isinstance(self.module, torch.nn.Module):
+            sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
+            if self.module is not SimpleNet:  # which takes both
+                taken = signature(self.module).parameters
+                sizes = {name: size for name, size in sizes.items() if name in taken}
+        self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
+        return self
+
+    def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[tuple, dict]:
+        """Give the optimizer's arguments: fused, where torch can do that. A hook of skorch's.
+
+        Parameters
+        ----------
+        prefix : str
+            The optimizer's name.
+        named_parameters : iterable of (str, Parameter)
+            What it is to update.
+
+        Returns
+        -------
+        args, kwargs : tuple, dict
+            Arguments of the optimizer's constructor.
+        """
+        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        others = {"foreach", "fused", "capturable", "differentiable"} & set(kwargs)
+        if self.optimizer in (torch.optim.Adam, torch.optim.AdamW) and not others:
+            kwargs["fused"] = torch.device(self.device or "cpu").type in ("cpu", "cuda")
+        return args, kwargs
+
+    def initialize_criterion(self) -> Self:
+        """Build the criterion and tell it how to smooth. A hook of skorch's."""
+        given = self.get_params_for("criterion")
+        self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
+        self.set_smoothing()
+        return self
+
+    def set_smoothing(self) -> None:
+        """Bring `label_smoothing` and `smoothing` to the criterion."""
+        criterion = self.criterion_
+        values = {
+            "label_smoothing": float(self.label_smoothing),
+            "smoothing": self.smoothing,
+            "class_prior": getattr(self, "class_prior_", None),
+        }
+        if not hasattr(criterion, "smoothing") and self._smooths_unevenly():
+            raise ValueError(
+                f"criterion={type(criterion).__name__} cannot smooth with smoothing="
+                f"{self.smoothing!r}; use the default criterion, LabelSmoothingLoss."
+            )
+        if not hasattr(criterion, "label_smoothing") and self.label_smoothing > 0:
+            raise ValueError(
+                f"criterion={type(criterion).__name__} cannot smooth, having no label_smoothing, "
+                f"but label_smoothing={self.label_smoothing}; set it to 0, or use the default "
+                "criterion, LabelSmoothingLoss."
+            )
+        for name, value in values.items():
+            if hasattr(criterion, name) and not hasattr(self, f"criterion__{name}"):
+                setattr(criterion, name, value)
+
+    def _smooths_unevenly(self) -> bool:
+        is_uniform = isinstance(self.smoothing, str) and self.smoothing == "uniform"
+        return self.label_smoothing > 0 and not is_uniform
+
+    # -- training -----------------------------------------------------------------------------
+
+    @contextmanager
+    def in_training(self, patience: int | None = None) -> Iterator[Training]:
+        """Be in training: callbacks meet class indices, and the batches' weights count.
+
+        Parameters
+        ----------
+        patience : int or None, default=None
+            Epochs without a lower refined loss after which :meth:`fit_loop` stops; None: never.
+
+        Yields
+        ------
+        Training
+            What is known of it.
+        """
+        if self._training is not None:
+            yield self._training
+            return
+        self._training = Training(patience)
+        try:
+            yield self._training
+        finally:
+            del self._training
+
+    def draw_from(self, randomness: OwnRandomness | None) -> None:
+        """Let the module's forward and callbacks draw from one's own generators, while in training.
+
+        Parameters
+        ----------
+        randomness : OwnRandomness or None
+            None: from torch's global ones, or from whatever holds around.
+        """
+        if self._training is not None:
+            self._training.randomness = randomness
+            forward = None if randomness is None else ForwardRandomness(randomness)
+            self._training.forward = forward
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call a method of the callbacks, and of this net. A hook of skorch's.
+
+        Parameters
+        ----------
+        method_name : str
+            Such as "on_epoch_end".
+        **cb_kwargs : dict
+            Its arguments.
+        """
+        training = self._training
+        if training is None or training.randomness is None:
+            super().notify(method_name, **cb_kwargs)
+            return
+        if training.forward is not None and method_name == "on_epoch_begin":
+            training.forward.begin_epoch()
+        module = getattr(self, "module_", None)  # a subclass may name it otherwise
+        n_rows = self.rows_at_once() or PREDICTION_ROWS
+        with training.randomness, threads_for_rows(module, n_rows):
+            super().notify(method_name, **cb_kwargs)
+
+    def infer(self, x: Any, **fit_params: Any) -> Any:
+        """Call the module. A hook of skorch's.
+
+        Parameters
+        ----------
+        x : tensor, or tuple, list or dict of tensors
+            Inputs.
+        **fit_params : dict
+            Arguments of the module's forward.
+
+        Returns
+        -------
+        tensor or tuple of tensors
+            What it returns.
+        """
+        module = getattr(self, "module_", None)
+        forward = None if self._training is None else self._training.forward
+        with threads_for_rows(module, get_len(x)):
+            if forward is None or module is None:
+                return super().infer(x, **fit_params)
+            with forward.around_forward(module.training):
+                return super().infer(x, **fit_params)
+
+    def fit_loop(
+        self,
+        X: Any,
+        y: Any = None,
+        epochs: int | None = None,
+        *,
+        _routing_method: str = "fit",
+        **fit_params: Any,
+    ) -> Self:
+        """Run the epochs: train, score on the held-out rows, notify. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : torch Dataset, array-like or tensor
+            Training rows; arrays are taken as they are, with class indices for `y`.
+        y : array-like of int or None
+            Class indices.
+        epochs : int or None
+            Number of epochs; None takes `max_epochs`.
+        **fit_params : dict
+            Passed on to the module's ``forward`` and to a callable `train_split`.
+
+        Returns
+        -------
+        Self
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the training loss or the logits of held-out rows are not finite numbers.
+        KeyboardInterrupt
+            If it comes before the first epoch has ended. Later, it ends the training.
+        """
+        self.check_data(X, y)
+        self.check_training_readiness()
+        randomness = OwnRandomness(self.draw_seed())
+        with randomness:
+            split_params = self._split_params(_routing_method, fit_params)
+            datasets = self.get_split_datasets(X, y, **split_params)
+        with self.in_training() as training:
+            session = Session(self, *datasets, randomness, fit_params)
+            monitor = Monitor([session.stack], patience=training.patience)
+            training.monitor, training.stack = monitor, session.stack
+            n_epochs = self.max_epochs if epochs is None else epochs
+            is_interrupted = train(
+                [session.stack], monitor, n_epochs, session.begin_epoch, session.end_epoch
+            )
+            if is_interrupted:
+                del self.history[session.n_before + monitor.n_epochs :]
+            if is_interrupted or training.patience is not None:
+                monitor.restore()
+        return self
+
+    def rows_at_once(self) -> int | None:
+        """Give how many rows the module is to see at once in evaluation.
+
+        Returns
+        -------
+        int or None
+            None: as many as pay, since nobody set a number and the module is SimpleNet.
+        """
+        given = getattr(self, "iterator_valid__batch_size", None)
+        if given is None and type(getattr(self, "module_", None)) is SimpleNet:
+            return None
+        size = self.batch_size if given is None else given
+        return None if size == -1 else int(size)
+
+    def weighing(self, weight: torch.Tensor | None) -> AbstractContextManager:
+        """Let :meth:`get_loss` weigh the rows of a batch, as it has no argument for that.
+
+        Parameters
+        ----------
+        weight : tensor of shape (n,) or None
+            The weights of the rows; None weighs all alike.
+
+        Returns
+        -------
+        context manager
+            In which they are weighed.
+        """
+        training = self._training
+        return nullcontext() if training is None else training.weighing(weight)
+
+    def diverged(self, what: str, epoch: int) -> ValueError:
+        """Make the error for numbers that are no longer finite.
+
+        Parameters
+        ----------
+        what : str
+            Which numbers.
+        epoch : int
+            When, from 1.
+
+        Returns
+        -------
+        ValueError
+            With advice.
+        """
+        return ValueError(
+            f"{what} in epoch {epoch}. A lower learning rate than lr={self.lr} or features scaled "
+            "to a similar range, as by StandardScaler, may help."
+        )
+
+    def get_loss(
+        self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False
+    ) -> torch.Tensor:
+        """Compute the loss of a batch. A hook of skorch's.
+
+        Parameters
+        ----------
+        y_pred : tensor of shape (n, n_classes), or a tuple that ends in one
+            The module's output.
+        y_true : tensor of shape (n,), int64
+            Class indices.
+        X : tensor
+            Inputs; not used.
+        training : bool
+            Whether the batch is trained on; not used.
+
+        Returns
+        -------
+        tensor of shape ()
+            The mean loss, weighted by the batch's weights where it has any.
+
+        Raises
+        ------
+        ValueError
+            If the logits have another width than the number of classes.
+        """
+        logits = self.read_logits(y_pred)
+        n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
+        check_width(self.module, logits, n_classes)
+        y_true = to_tensor(y_true, device=self.device)
+        weight = None if self._training is None else self._training.batch_weight
+        if weight is None:
+            return self.criterion_(logits, y_true)
+        return mean_loss(self.criterion_, logits, y_true, weight)
+
+    def read_logits(self, output: Any) -> torch.Tensor:
+        """Read the logits from the module's output.
+
+        Parameters
+        ----------
+        output : tensor or tuple of tensors
+            What ``forward`` returned.
+
+        Returns
+        -------
+        tensor of shape (n, n_classes), float32
+            The logits.
+        """
+        output = float_logits(output)
+        criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
+        if isinstance(criterion, torch.nn.NLLLoss):  # with which skorch's modules give
+            return torch.log(output + torch.finfo(output.dtype).eps)  # probabilities
+        return output
+
+    @property
+    def classes_(self) -> NDArray:
+        """The labels, in the order of the columns of ``predict_proba``."""
+        if "classes_inferred_" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no classes_ before fit.")
+        return self.classes_inferred_
+
+    def forward_iter(
+        self, X: Any, training: bool = False, device: Any = "cpu"
+    ) -> Iterator[torch.Tensor]:
+        """Give the module's output, a chunk of rows at a time. A hook of skorch's.
+
+        Parameters
+        ----------
+        X : array-like, tensor or torch Dataset
+            Inputs.
+        training : bool, default=False
+            Whether the module is in training mode: dropout acts.
+        device : str or torch.device, default="cpu"
+            Where the output goes.
+
+        Yields
+        ------
+        tensor, or tuple of tensors
+            The module's output for the rows of a chunk.
+        """
+        if not isinstance(X, torch.Tensor | np.ndarray) or self.dataset is not TensorRows:
+            yield from super().forward_iter(X, training=training, device=device)
+            return
+        rows = to_tensor(X, device="cpu")
+        for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
+            output = self.evaluation_step((chunk, None), training=training)
+            yield _to(output, device)
+
+
+def _copy_instance(part: Any) -> Any:
+    """Copy a part given as an instance, so that training leaves the parameter as it was."""
+    return copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part
+
+
+def _to(output: Any, device: Any) -> Any:
+    if device is None:
+        return output
+    if isinstance(output, tuple):
+        return tuple(part.to(device) for part in output)
+    return output.to(device)
+
+
+def _name(module: Any) -> str:
+    return getattr(module, "__name__", type(module).__name__)

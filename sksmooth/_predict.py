@@ -1,0 +1,240 @@
+"""What comes after the logits: labels, scores and confidence; and rows in chunks, filled up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sksmooth.calibration import normalized_confidence
+
+# Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
+# activations stay in the processor's cache.
+PREDICTION_ROWS = 8192
+
+# A matrix product rounds the rows of its kernel's blocks alike and those left over otherwise. This
+# is a multiple of MKL's block. (Its results also depend on a row's alignment, where a layer has at
+# most 10 outputs and the number of its inputs is no multiple of 4.)
+ROWS_OF_A_BLOCK = 16
+
+
+class PredictsByProbability:
+    """Labels, scores and confidence, by the logits and probabilities that a class gives."""
+
+    classes_: Any
+    predict_proba: Callable[[Any], NDArray]
+    predict_log_proba: Callable[[Any], NDArray]
+
+    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
+        """Give the logits, of shape (n_nets, n_samples, n_classes), and the probabilities."""
+        raise NotImplementedError
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Give scores whose largest names the predicted class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows; for LabelSmoothingClassifier also a torch Dataset.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) for two classes, else (n_samples, n_classes), float64
+            The log-odds of the second class, or the logarithms of the probabilities.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        scores = self.predict_log_proba(X)
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    def confidence(self, X: Any) -> NDArray[np.float64]:
+        """Give scores that order rows by how likely their predicted label is right.
+
+        For rejecting the rows of lowest confidence, or handing them to someone: it is no
+        probability, but the predicted class's share of the logits less their mean, divided by their
+        norm and averaged over the nets, if there are several [1]_. Strong smoothing can spoil the
+        order of the largest probabilities, and this mends it; on most tables of the quality
+        benchmark those order rows better. RiskCoverageDisplay compares the two. With two classes a
+        norm of one leaves nothing to order by: it is the probability of the predicted class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows; for LabelSmoothingClassifier also a torch Dataset.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            The higher, the surer. At most sqrt(1 - 1 / n_classes) with three classes and more,
+            and 0 where the logits are all equal.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+
+        See Also
+        --------
+        sksmooth.plotting.RiskCoverageDisplay : Draws the error rate among the rows kept.
+
+        References
+        ----------
+        .. [1] Xia et al. (2025), Towards Understanding Why Label Smoothing Degrades Selective
+           Classification and How to Fix It.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sksmooth import LabelSmoothingClassifier, make_tabular
+        >>> X, y = make_tabular(600, random_state=0)
+        >>> clf = LabelSmoothingClassifier(random_state=0).fit(X[:300], y[:300])
+        >>> confidence = clf.confidence(X[300:])
+        >>> correct = clf.predict(X[300:]) == y[300:]
+        >>> sure = confidence >= np.median(confidence)
+        >>> bool(correct[sure].mean() > correct[~sure].mean())
+        True
+        """
+        return normalized_confidence(*self._logits_and_probabilities(X))
+
+    def predict(self, X: Any) -> NDArray:
+        """Give the most probable label of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or of more dimensions
+            Rows; for LabelSmoothingClassifier also a torch Dataset.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, of the kind that ``fit`` was given.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        """
+        return self._labels(self.predict_proba(X).argmax(axis=1))
+
+    def _labels(self, codes: NDArray) -> NDArray:
+        return self.classes_[codes]
+
+
+def fill_up(X: torch.Tensor) -> torch.Tensor:
+    """Add copies of the first row, so that a row's logits do not depend on its company.
+
+    The rows of a matrix product are rounded alike only where their number fills the blocks that
+    the product is made of.
+
+    Parameters
+    ----------
+    X : tensor of shape (n, ...)
+        Rows.
+
+    Returns
+    -------
+    tensor of shape (m, ...)
+        The same rows, perhaps with copies of the first behind them, m being a multiple of 16.
+    """
+    n_missing = -X.shape[0] % ROWS_OF_A_BLOCK
+    if n_missing == 0:
+        return X
+    if X.shape[0] == 1:
+        return X.expand(ROWS_OF_A_BLOCK, *X.shape[1:])
+    return torch.cat([X, X[:1].expand(n_missing, *X.shape[1:])])
+
+
+def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:
+    """Join chunks of rows.
+
+    Parameters
+    ----------
+    chunks : iterable of ndarrays
+        The chunks.
+    n_rows : int or None
+        How many rows they have together, where that is known.
+
+    Returns
+    -------
+    ndarray of float64
+        All rows.
+    """
+    joined = _Joined(n_rows, np.float64)
+    for chunk in chunks:
+        joined.add(chunk)
+    return joined.get()
+
+
+class _Joined:
+    """Chunks of rows, joined in one array made beforehand, lest they break up the memory.
+
+    Freed memory between small arrays that stay is too small for the next chunk's activations.
+
+    Parameters
+    ----------
+    n_rows : int or None
+        How many rows will come, if that is known.
+    dtype : numpy dtype, default=None
+        Of the array; None: that of the first chunk.
+    """
+
+    def __init__(self, n_rows: int | None, dtype: Any = None) -> None:
+        self.n_rows = n_rows
+        self.dtype = dtype
+        self.array = np.empty(0)
+        self.end = 0
+
+    def add(self, chunk: NDArray) -> None:
+        """Take in the next rows."""
+        begin, self.end = self.end, self.end + len(chunk)
+        if begin == 0 and len(chunk) == self.n_rows:
+            self.array = chunk if self.dtype is None else chunk.astype(self.dtype)
+            return
+        if begin == 0:
+            self.array = self._make(self.n_rows or len(chunk), chunk)
+        if self.end > len(self.array):
+            grown = self._make(2 * self.end, chunk)
+            grown[:begin] = self.array[:begin]
+            self.array = grown
+        self.array[begin : self.end] = chunk
+
+    def _make(self, n_rows: int, like: NDArray) -> NDArray:
+        return np.empty((n_rows, *like.shape[1:]), self.dtype or like.dtype)
+
+    def get(self) -> NDArray:
+        """Give all rows."""
+        return self.array[: self.end]
+
+
+def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take infinite logits for the largest number that float32 has.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (..., n_samples, n_classes)
+        Some of which are not finite.
+
+    Returns
+    -------
+    ndarray of that shape
+        All of which are.
+
+    Raises
+    ------
+    ValueError
+        For NaN.
+    """
+    rows = np.isnan(logits).any(axis=-1)
+    if rows.any():
+        raise ValueError(
+            f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
+            "may be far larger than those of the rows trained on."
+        )
+    largest = np.finfo(np.float32).max
+    return np.clip(logits, -largest, largest)

@@ -1,0 +1,401 @@
+"""Checks rows, encodes their labels, weighs them: once, for all nets that are trained on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import skorch.dataset
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, validate_data
+from skorch.dataset import unpack_data
+from skorch.helper import SliceDataset
+from skorch.utils import is_dataset, to_numpy
+from torch.utils.data import Dataset
+
+from sksmooth._batches import EncodedDataset, TensorRows, read_labels
+
+# How scikit-learn is to check X.
+_FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows that were checked: shared by all nets that are trained on them, never copied.
+
+    Parameters
+    ----------
+    rows : torch Dataset
+        TensorRows with those of a weight above 0; or a Dataset that is read batch by batch.
+    codes : ndarray of int64 or None
+        The class indices of the rows, where they are known beforehand.
+    all_codes : ndarray of int64 or None
+        Those of all rows that were given.
+    kept : ndarray of int or None
+        Which of these are in `rows`; None: all.
+    classes : ndarray of shape (n_classes,)
+        The labels.
+    class_prior : ndarray of shape (n_classes,)
+        The weighted frequencies of the classes.
+    n_inputs : int
+        Numbers of a row.
+    n_features_in : int or None
+        Features of a row; None where it has more than one dimension, in a Dataset.
+    feature_names_in : ndarray or None
+        Their names.
+    """
+
+    rows: Dataset
+    codes: NDArray[np.int64] | None
+    all_codes: NDArray[np.int64] | None
+    kept: NDArray[np.intp] | None
+    classes: NDArray
+    class_prior: NDArray[np.float64]
+    n_inputs: int
+    n_features_in: int | None
+    feature_names_in: NDArray | None
+
+    def introduce_to(self, estimator: Any) -> None:
+        """Set what an estimator learns of its rows before training begins."""
+        estimator.classes_inferred_ = self.classes
+        estimator.class_prior_ = self.class_prior
+        estimator.n_inputs_ = self.n_inputs
+        for name in ("n_features_in", "feature_names_in"):
+            value = getattr(self, name)
+            if value is None:  # there may be one of rows fitted before
+                estimator.__dict__.pop(f"{name}_", None)
+            else:
+                setattr(estimator, f"{name}_", value)
+
+
+def check_rows(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
+) -> Table:
+    """Check training rows.
+
+    Parameters
+    ----------
+    estimator : LabelSmoothingClassifier
+        Whose rows they are.
+    X, y, sample_weight : array-likes or None
+        As ``fit`` is given them.
+    classes : array-like or None
+        The labels; None: those of `y`.
+    reset : bool
+        Whether to learn the number of features, their names and the frequencies of the classes, or
+        to check that they are those that the estimator knows.
+
+    Returns
+    -------
+    Table
+        The rows.
+
+    Raises
+    ------
+    ValueError
+        For rows that cannot be trained on.
+    """
+    X, y = as_array(X), as_array(y)
+    if is_several_inputs(X):
+        X = skorch.dataset.Dataset(X, y)
+    if is_dataset(X):
+        return _check_dataset(estimator, X, y, sample_weight, classes, reset=reset)
+    _refuse_missing(y, "y")
+    X, y = validate_data(estimator, X, y, reset=reset, **_FLOAT32_ROWS)
+    if y.dtype.kind not in "biuU":  # which are classes for sure
+        check_classification_targets(y)
+    labels = _distinct(estimator, *((y, "y") if classes is None else (classes, "classes")))
+    all_codes = codes = encode(y, labels)
+    weight = _weigh_rows(estimator, X, y, codes, sample_weight, labels)
+    kept = None
+    if weight is not None and not weight.all():
+        kept = np.flatnonzero(weight)
+        X, codes, weight = X[kept], codes[kept], weight[kept]
+    counts = np.bincount(codes, weights=weight, minlength=len(labels))
+    if classes is None and np.count_nonzero(counts) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs rows of at least two classes, but those of a weight "
+            f"above 0 are of one class, {labels.tolist()[counts.argmax()]!r}."
+        )
+    if weight is not None and estimator.dataset is not TensorRows:
+        raise ValueError("sample_weight and class_weight need the default dataset.")
+    if estimator.dataset is TensorRows:
+        device = estimator.device
+        weights = None if weight is None else as_tensor(weight).to(device)
+        rows: Dataset = TensorRows(as_tensor(X).to(device), as_tensor(codes).to(device), weights)
+    else:
+        rows = estimator.get_dataset(X, codes)
+    return Table(
+        rows,
+        codes,
+        all_codes,
+        kept,
+        labels,
+        counts / counts.sum() if reset else estimator.class_prior_,
+        int(np.prod(X.shape[1:])),
+        estimator.n_features_in_,
+        getattr(estimator, "feature_names_in_", None),
+    )
+
+
+def _check_dataset(
+    estimator: Any, dataset: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
+) -> Table:
+    """Check a torch Dataset of pairs (X, label); its rows are read batch by batch."""
+    given = {"sample_weight": sample_weight, "class_weight": estimator.class_weight}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} needs X as an array; X is a {type(dataset).__name__}.")
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"X is a {type(dataset).__name__} without any rows.")
+    inputs, _ = unpack_data(first if isinstance(first, tuple | list) else (first,))
+    given_labels = None
+    if y is not None or classes is None or isinstance(dataset, TensorRows):
+        given_labels = np.asarray(as_array(read_labels(dataset) if y is None else y))
+        _refuse_missing(given_labels, "y")
+        check_classification_targets(given_labels)
+    of_y = classes is None
+    labels = _distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
+    codes = None if given_labels is None else encode(given_labels, labels)
+    n_classes = len(labels)
+    counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
+    return Table(
+        dataset if are_codes(labels) else EncodedDataset(dataset, labels.tolist()),
+        codes,
+        codes,
+        None,
+        labels,
+        counts / counts.sum() if reset else estimator.class_prior_,
+        int(np.prod(np.shape(inputs))),
+        len(inputs) if np.ndim(inputs) == 1 else None,
+        None,
+    )
+
+
+def check_new_rows(estimator: Any, X: Any) -> torch.Tensor:
+    """Check rows that are to be predicted.
+
+    Parameters
+    ----------
+    estimator : LabelSmoothingClassifier
+        Whose rows they are.
+    X : array-like
+        As ``predict`` is given it.
+
+    Returns
+    -------
+    tensor of float32
+        The rows.
+
+    Raises
+    ------
+    ValueError
+        For rows of other features than those trained on, or that are not finite.
+    """
+    X = as_array(X)
+    if _is_plain(estimator, X):  # whose check costs more than one row's way through the net
+        rows = np.ascontiguousarray(X)
+        if rows.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                rows = rows.astype(np.float32)
+        if math.isfinite(rows.sum(dtype=np.float64)):
+            return as_tensor(rows)
+    if hasattr(estimator, "n_features_in_"):
+        X = validate_data(estimator, X, reset=False, **_FLOAT32_ROWS)
+    return as_tensor(np.asarray(X, dtype=np.float32))
+
+
+def _is_plain(estimator: Any, X: Any) -> bool:
+    """Tell whether X is an array of numbers of the shape that was trained on, without names."""
+    known = estimator.__dict__
+    return (
+        type(X) is np.ndarray
+        and X.ndim == 2
+        and X.dtype in (np.float32, np.float64)
+        and len(X) > 0
+        and X.shape[1] == known.get("n_features_in_")
+        and "feature_names_in_" not in known
+    )
+
+
+def _distinct(estimator: Any, labels: Any, name: str) -> NDArray:
+    """Give the distinct labels, which came as the argument `name`."""
+    _refuse_missing(labels, name)
+    if len(labels) == 0:
+        raise ValueError("classes is empty; give all labels, or None to take those of y.")
+    classes = LabelEncoder().fit(np.asarray(labels)).classes_
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs rows of at least two classes, but {name} holds one "
+            f"class, {classes.tolist()[0]!r}."
+        )
+    return classes
+
+
+def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
+    """Give the class indices of labels: the labels themselves, without a copy, if they can.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels.
+    classes : ndarray of shape (n_classes,)
+        All labels, sorted.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Their indices.
+
+    Raises
+    ------
+    ValueError
+        For a label that is none of the classes.
+    """
+    is_code = y.dtype.kind in "iu" and y.ndim == 1 and are_codes(classes)
+    if is_code and y.min() >= 0 and y.max() < len(classes):
+        return np.ascontiguousarray(y, dtype=np.int64)
+    encoder = LabelEncoder()
+    encoder.classes_ = classes
+    try:
+        return encoder.transform(y).astype(np.int64, copy=False)
+    except ValueError as error:
+        raise ValueError(
+            f"y has labels that are none of the classes {classes.tolist()}: {error}"
+        ) from error
+
+
+def _weigh_rows(
+    estimator: Any,
+    X: NDArray,
+    y: NDArray,
+    codes: NDArray,
+    sample_weight: Any,
+    classes: NDArray,
+) -> NDArray[np.float32] | None:
+    """Multiply `sample_weight` by the rows' class weights; None where all weigh alike."""
+    if sample_weight is None and estimator.class_weight is None:
+        return None
+    weight = _check_sample_weight(
+        as_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
+    )
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
+    if estimator.class_weight is not None:
+        weight = weight * _class_weights(estimator.class_weight, y, weight, classes)[codes]
+    return weight.astype(np.float32)
+
+
+def _class_weights(
+    class_weight: Any, y: NDArray, sample_weight: NDArray, classes: NDArray
+) -> NDArray[np.float64]:
+    if isinstance(class_weight, dict):
+        unknown = [label for label in class_weight if label not in classes.tolist()]
+        if unknown:
+            raise ValueError(
+                f"class_weight={class_weight!r} names {unknown}, which are none of the "
+                f"classes {classes.tolist()}."
+            )
+        weights = np.asarray(list(class_weight.values()), dtype=np.float64)
+        if not (np.isfinite(weights) & (weights >= 0)).all():
+            raise ValueError(
+                f"class_weight={class_weight!r} must hold finite, non-negative weights."
+            )
+    present = np.isin(classes, y[sample_weight > 0])
+    weights = np.ones(len(classes))
+    weights[present] = compute_class_weight(
+        class_weight,
+        classes=classes[present],
+        y=y[sample_weight > 0],
+        sample_weight=sample_weight[sample_weight > 0],
+    )
+    return weights
+
+
+def are_codes(classes: NDArray) -> bool:
+    """Tell whether classes are the integers 0, 1, ..., so that each is its own class index.
+
+    Parameters
+    ----------
+    classes : ndarray
+        The classes.
+
+    Returns
+    -------
+    bool
+        Whether they are.
+
+    Examples
+    --------
+    >>> are_codes(np.array([0, 1])), are_codes(np.array([0.0, 1.0]))
+    (True, False)
+    """
+    return classes.dtype.kind in "iu" and np.array_equal(classes, np.arange(len(classes)))
+
+
+def is_several_inputs(X: Any) -> bool:
+    """Tell whether X is a dict of inputs, by the names of the arguments of `forward`.
+
+    Parameters
+    ----------
+    X : object
+        What ``fit`` or ``predict`` is given.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
+    return isinstance(X, Mapping) and not issparse(X)
+
+
+def as_array(data: Any) -> Any:
+    """Give a tensor or one of skorch's SliceDatasets as an array, and anything else as it is.
+
+    Parameters
+    ----------
+    data : object
+        Rows, labels or weights.
+
+    Returns
+    -------
+    object
+        The same.
+    """
+    if isinstance(data, torch.Tensor):
+        return to_numpy(data)
+    if isinstance(data, SliceDataset):
+        return np.asarray([to_numpy(own) if torch.is_tensor(own) else own for own in data])
+    return data
+
+
+def as_tensor(array: NDArray) -> torch.Tensor:
+    """Give an array as a tensor, which shares its memory if that may be written to.
+
+    Parameters
+    ----------
+    array : ndarray
+        Numbers.
+
+    Returns
+    -------
+    tensor
+        The same.
+    """
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _refuse_missing(labels: Any, name: str) -> None:
+    import pandas as pd
+
+    if labels is not None and pd.isna(np.asarray(labels)).any():
+        raise ValueError(f"Input {name} contains NaN or None; remove those rows.")

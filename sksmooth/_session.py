@@ -1,0 +1,205 @@
+"""The epochs of one net: what is known of a training that goes on, what is recorded and told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from skorch.callbacks import PassthroughScoring, PrintLog
+from torch.utils.data import Dataset
+
+from sksmooth._batches import TensorBatches
+from sksmooth.engine.by_skorch import SkorchStack
+from sksmooth.engine.loop import Epoch
+from sksmooth.engine.monitor import Monitor
+from sksmooth.engine.plan import BY_HAND, BY_SKORCH, may_change_parts, plan, replaces_steps
+from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
+from sksmooth.engine.stack import InMemoryStack, Member, Remade, Selection
+
+
+class BestFlag(PassthroughScoring):
+    """Record beside a score of the epoch whether it is the best so far.
+
+    skorch's ``PrintLog`` colours by that flag, and ``Checkpoint`` saves by it. The score itself is
+    recorded by the net.
+
+    Parameters
+    ----------
+    name : str
+        The score's key in the history.
+    lower_is_better : bool, default=True
+        Whether lower scores are better.
+    """
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Record the flag."""
+        row = net.history[-1]
+        score = row.get(self.name)
+        if score is None:
+            return
+        is_best = self._is_best_score(score)
+        if is_best:
+            self.best_score_ = score
+        row[f"{self.name}_best"] = bool(is_best)
+
+
+class EpochTable(PrintLog):
+    """skorch's table of the epochs, not laid out where ``verbose=0`` leaves it unprinted."""
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Print the epoch's row."""
+        if net.verbose or self.sink is not print:
+            super().on_epoch_end(net, **kwargs)
+
+
+class Training:
+    """What a training that is going on knows.
+
+    Parameters
+    ----------
+    patience : int or None
+        Epochs without a lower refined loss after which it stops; None: never.
+
+    Attributes
+    ----------
+    batch_weight : tensor or None
+        The weights of the rows of the batch at hand.
+    randomness : OwnRandomness or None
+        From which callbacks draw.
+    forward : ForwardRandomness or None
+        From which the module's forward draws.
+    stack, monitor : Stack and Monitor
+        None before ``fit_loop``.
+    """
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.batch_weight: torch.Tensor | None = None
+        self.randomness: OwnRandomness | None = None
+        self.forward: ForwardRandomness | None = None
+        self.stack: Any = None
+        self.monitor: Monitor | None = None
+
+    @contextmanager
+    def weighing(self, weight: torch.Tensor | None) -> Iterator[None]:
+        """Set the weights of the rows of a batch."""
+        self.batch_weight = weight
+        try:
+            yield
+        finally:
+            self.batch_weight = None
+
+    def held_out_logits(self) -> tuple | None:
+        """Give what the calibrator is fitted to: logits of held-out rows as the net is now."""
+        if self.monitor is None or self.monitor.best is None:
+            return None
+        best, state = self.monitor.best, self.stack.state()
+        is_as_kept = len(state) == len(best.state) and all(map(torch.equal, state, best.state))
+        # A callback may have loaded another epoch's parameters.
+        scored = best.scored if is_as_kept else self.stack.score()
+        return (*scored.of(0), self.monitor.start_of(0))
+
+
+class Session:
+    """The epochs of one net: its stack, and what is recorded and told around each epoch.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        Initialized.
+    dataset_train, dataset_valid : torch Datasets
+        The second may be None.
+    randomness : OwnRandomness
+        From which all is drawn.
+    fit_params : dict
+        Arguments of the module's forward.
+
+    Attributes
+    ----------
+    stack : Stack
+        Of this one net.
+    n_before : int
+        Epochs in the history before.
+    """
+
+    def __init__(
+        self,
+        net: Any,
+        dataset_train: Dataset,
+        dataset_valid: Dataset | None,
+        randomness: OwnRandomness,
+        fit_params: Mapping[str, Any],
+    ) -> None:
+        self.net = net
+        self.datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
+        self.randomness = randomness
+        self.fit_params = fit_params
+        net.draw_from(None if replaces_steps(net) else randomness)
+        self.n_before = len(net.history)
+        with randomness:
+            self.train: Any = net.get_iterator(dataset_train, training=True)
+            self.held_out: Any = None if dataset_valid is None else net.get_iterator(dataset_valid)
+        _refuse_no_batches(self.train)
+        self.stack: Any = Remade(self._stack) if may_change_parts(net) else self._stack()
+
+    def _stack(self) -> InMemoryStack | SkorchStack:
+        """Make the stack that the net's parts and batches call for."""
+        net, train, held_out = self.net, self.train, self.held_out
+        chosen = plan(net, train, held_out, self.fit_params)
+        net.trained_by_, net.trained_by_reason_ = chosen
+        if chosen.kind == BY_SKORCH:
+            return SkorchStack(
+                net, train, held_out, self.randomness, replaces_steps(net), self.fit_params
+            )
+        member = Member(
+            net.module_,
+            net.criterion_,
+            Selection(train.rows, train.index),
+            None if held_out is None else Selection(held_out.rows, held_out.index),
+            self.randomness.generator(train.rows.X.device),
+        )
+        return InMemoryStack(
+            [member],
+            net.optimizer_,
+            train.batch_size,
+            len(net.classes_inferred_),
+            by_hand=chosen.kind == BY_HAND,
+            shuffle=train.shuffle,
+            drop_last=train.drop_last,
+            rows_at_once=net.rows_at_once(),
+        )
+
+    def begin_epoch(self) -> None:
+        """Tell callbacks that an epoch begins."""
+        self.net.notify("on_epoch_begin", **self.datasets)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Record an epoch in the history, and tell callbacks; or refuse what it came to."""
+        net = self.net
+        for failure in epoch.failed.values():
+            raise net.diverged(failure, len(net.history))
+        history, (losses,) = net.history, epoch.losses
+        if net.trained_by_ != BY_SKORCH:  # which has recorded the batches itself
+            history[-1]["batches"].extend(losses.batches(0))
+            history.record("train_batch_count", len(losses.sizes[0]))
+        history.record("train_loss", float(epoch.train_loss[0]))
+        if epoch.scores is not None:
+            scores = {name: float(own[0]) for name, own in epoch.scores.named().items()}
+            if net.trained_by_ != BY_SKORCH:
+                batch = {"valid_loss": scores["valid_loss"]}
+                batch["valid_batch_size"] = self.held_out.n_rows
+                history[-1]["batches"].append(batch)
+                history.record("valid_batch_count", 1)
+            for name, score in scores.items():
+                history.record(name, score)
+        net.notify("on_epoch_end", **self.datasets)
+
+
+def _refuse_no_batches(batches: Any) -> None:
+    if isinstance(batches, TensorBatches) and len(batches) == 0:
+        raise ValueError(
+            f"The {batches.n_rows} rows to train on are fewer than batch_size="
+            f"{batches.batch_size}, and drop_last leaves out a batch that is not full."
+        )
