@@ -55,7 +55,7 @@ class OneDevice(TorchDispatchMode):
 
 
 class NoNumbers(TorchFunctionMode):
-    """Let numbers that "meta" does not have be asked for: all are one.
+    """Let numbers that "meta" does not have be asked for: 1, 2, 3, ...
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class NoNumbers(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.Tensor.cpu:
-            return torch.ones(args[0].shape, dtype=args[0].dtype)
+            return 1 + torch.arange(args[0].numel()).view(args[0].shape).to(args[0].dtype)
         if func is torch.Tensor.__bool__ and args[0].device == ELSEWHERE:
             return self.answer
         if func is torch.allclose:
@@ -180,6 +180,7 @@ def test_rows_are_chosen_where_they_are():
             *rows.take([0, 3]).batch(slice(0, 2)),
             *(part for batch in batches for part in (*batch, batch.sample_weight)),
             *merge_repeated(rows).batch(slice(0, 1)),
+            merge_repeated(rows).sample_weight,
             batches.index,
             Selection.of(rows).none().chosen,
         ]
