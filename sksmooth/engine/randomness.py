@@ -149,11 +149,18 @@ def _drawing(func: Any) -> Callable | None:
         return None
     if func is _aten.native_dropout.default:
         return _native_dropout
-    for name in (func._overloadname, "generator", f"{func._overloadname}_generator"):
+    for name in (func._overloadname, f"{func._overloadname}_generator", "generator"):
         found = getattr(func.overloadpacket, name, None)
-        if found is not None and any(arg.name == "generator" for arg in found._schema.arguments):
+        if found is not None and _takes_generator_besides(found, func):
             return found
     return _by_the_global_generator(func)
+
+
+def _takes_generator_besides(found: Any, func: Any) -> bool:
+    """Tell whether an overload takes a generator, and all else as `func` does."""
+    names = [arg.name for arg in found._schema.arguments]
+    others = [arg.name for arg in func._schema.arguments if arg.name != "generator"]
+    return "generator" in names and [name for name in names if name != "generator"] == others
 
 
 def _native_dropout(

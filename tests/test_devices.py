@@ -1,0 +1,278 @@
+"""The engine makes every tensor where its rows are; and what a GPU trains is a classifier.
+
+Most of it is shown without a GPU, on torch's device "meta", whose tensors have no numbers.
+"""
+
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from skorch.callbacks import GradientNormClipping
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
+
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    LabelSmoothingLoss,
+    SimpleNet,
+    make_tabular,
+)
+from sksmooth._batches import TensorRows, make_batches, merge_repeated
+from sksmooth.engine import randomness
+from sksmooth.engine.monitor import Monitor
+from sksmooth.engine.plan import against_stacking, draws_random_numbers
+from sksmooth.engine.randomness import OwnRandomness
+from sksmooth.engine.stack import InMemoryStack, Member, Scored, Selection, take
+
+# -- without a GPU ------------------------------------------------------------------------------
+
+ELSEWHERE = torch.device("meta")
+
+COPIES = ("copy_", "_copy_from", "_to_copy", "_foreach_copy_")
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuse tensors of two devices in one operation, as a GPU does. "meta" does not look."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        devices = {
+            value.device.type
+            for value in tree_leaves((args, kwargs))
+            if isinstance(value, torch.Tensor) and (value.ndim or not value.is_cpu)
+        }
+        if func.overloadpacket.__name__ not in COPIES and len(devices) > 1:
+            raise RuntimeError(f"{func} got tensors of {devices}")
+        return func(*args, **kwargs)
+
+
+class NoNumbers(TorchFunctionMode):
+    """Let numbers that "meta" does not have be asked for: 1, 2, 3, ...
+
+    Parameters
+    ----------
+    answer : bool
+        Whether some class weights are not 1, and some constants of the loss not 0.
+    """
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.cpu:
+            return 1 + torch.arange(args[0].numel()).view(args[0].shape).to(args[0].dtype)
+        if func is torch.Tensor.__bool__ and args[0].device == ELSEWHERE:
+            return self.answer
+        if func is torch.allclose:
+            assert args[0].device == args[1].device
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Let "meta" pass where torch knows it to be no device to train on."""
+    adam = sys.modules[torch.optim.Adam.__module__]  # which torch.optim hides
+    monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_: None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
+    # It has no generators; nothing is drawn from those of the CPU.
+    monkeypatch.setattr(randomness, "make_generator", lambda seed, device: torch.Generator())
+
+
+def make_net(dropout=0.0, own=False):
+    if own:
+        return nn.Sequential(nn.Linear(3, 8), nn.Dropout(dropout), nn.Tanh(), nn.Linear(8, 4))
+    return SimpleNet(3, 4, (8, 5), dropout=dropout)
+
+
+def make_rows(n_rows, weighted=False):
+    X, y = torch.empty(n_rows, 3), torch.zeros(n_rows, dtype=torch.int64)
+    weight = torch.ones(n_rows).to(ELSEWHERE) if weighted else None
+    return TensorRows(X.to(ELSEWHERE), y.to(ELSEWHERE), weight)
+
+
+def make_member(net, n_rows, n_held_out, weighted):
+    rows = make_rows(n_rows + n_held_out, weighted)
+    everything = Selection.of(rows)
+    held_out = Selection(rows, everything.chosen[n_rows:]) if n_held_out else None
+    weight = torch.ones(4).to(ELSEWHERE) if weighted else None
+    return Member(
+        net,
+        LabelSmoothingLoss(weight=weight, form="kl" if weighted else "cross_entropy"),
+        Selection(rows, everything.chosen[:n_rows]),
+        held_out,
+        torch.Generator(),
+    )
+
+
+def make_stack(sizes, by_hand, dropout=0.0, n_held_out=0, weighted=False):
+    nets = [make_net(dropout, own=not by_hand).to(ELSEWHERE) for _ in sizes]
+    members = [
+        make_member(net, n_rows, n_held_out, weighted)
+        for net, n_rows in zip(nets, sizes, strict=True)
+    ]
+    optimizer = torch.optim.AdamW(nets[0].parameters(), fused=True)
+    return InMemoryStack(members, optimizer, 16, 4, by_hand=by_hand)
+
+
+def are_elsewhere(tensors):
+    return {tensor.device for tensor in tensors if tensor is not None} == {ELSEWHERE}
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("dropout", "n_held_out", "weighted"), [(0.0, 0, False), (0.5, 7, False), (0.5, 7, True)]
+)
+@pytest.mark.parametrize("by_hand", [True, False])
+@pytest.mark.parametrize("sizes", [[40], [8], [40, 40, 40], [37, 40, 35]])
+def test_an_epoch_needs_nothing_of_another_device(sizes, by_hand, dropout, n_held_out, weighted):
+    n_members = len(sizes)
+    with OneDevice(), NoNumbers(answer=weighted):
+        stack = make_stack(sizes, by_hand, dropout, n_held_out, weighted)
+        losses = stack.run_epoch()
+        scored = stack.score()
+        index = torch.zeros(n_members, 6, dtype=torch.int64).to(ELSEWHERE)
+        logits = stack.logits(index), stack.nets.logits(take(stack.X, index))
+        stack.write_back(0, stack.state())
+    assert losses.values.shape == (n_members, -(-max(sizes) // 16))
+    assert are_elsewhere([*stack.state(), *stack.targets, *logits])
+    assert {own.shape for own in logits} == {(n_members, 6, 4)}
+    assert (scored is None) == (n_held_out == 0)
+    if scored is not None:
+        assert scored.logits.shape == (n_members, n_held_out, 4)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("sizes", [[20], [20, 20]])
+def test_the_best_epoch_is_kept_where_the_nets_are(sizes):
+    n_sets = len(sizes)
+    y = np.tile([0, 1, 2, 3], (n_sets, 5))
+    logits = np.eye(4, dtype=np.float32)[y]
+    wrong = logits.copy()
+    wrong[-1] *= -1  # the last set's second epoch is worse than its first
+    outcomes = [Scored(own, y, None, [20] * n_sets) for own in (logits, wrong)]
+    with OneDevice(), NoNumbers(answer=False):
+        stack = make_stack(sizes, by_hand=True)
+        monitor = Monitor([stack], patience=5, collect=lambda _: outcomes[monitor.n_epochs])
+        for _ in outcomes:
+            monitor.look([stack.run_epoch()])
+        monitor.restore()
+    assert are_elsewhere(monitor.best.state)
+    assert monitor.best.epoch[-1] == 1
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_rows_are_chosen_where_they_are():
+    with OneDevice(), NoNumbers(answer=False):
+        rows = make_rows(10, weighted=True)
+        parts = Subset(Subset(rows, [1, 2, -1, 4, 7]), [0, 2, 3])
+        batches = make_batches(parts, 2, shuffle=True)
+        everything = [
+            *rows.take([0, 3]).batch(slice(0, 2)),
+            *(part for batch in batches for part in (*batch, batch.sample_weight)),
+            *merge_repeated(rows).batch(slice(0, 1)),
+            merge_repeated(rows).sample_weight,
+            batches.index,
+            Selection.of(rows).none().chosen,
+        ]
+    assert are_elsewhere(everything)
+    assert len(batches) == 2
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_module_is_tried_where_its_rows_are():
+    with OneDevice(), NoNumbers(answer=True):
+        X, net = make_rows(2).X, make_net(0.5, own=True).to(ELSEWHERE)
+        optimizer = torch.optim.AdamW(net.parameters())
+        assert against_stacking(net, LabelSmoothingLoss(), optimizer, X, n_classes=4) is None
+        assert draws_random_numbers(net, X)
+
+
+def test_tensors_of_two_devices_are_refused():
+    with pytest.raises(RuntimeError, match="got tensors of"), OneDevice():
+        torch.zeros(2) + torch.zeros(2, device=ELSEWHERE)
+
+
+# -- on a GPU -----------------------------------------------------------------------------------
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Own(nn.Module):
+    """A module that is not SimpleNet, and draws random numbers."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(n_features, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, n_classes)
+        )
+
+    def forward(self, X):
+        return self.layers(X)
+
+
+def on_gpu(**params):
+    given = {"device": "cuda", "max_epochs": 20, "lr": 0.003, "random_state": 0}
+    return LabelSmoothingClassifier(**{**given, **params})
+
+
+ON_GPU = {
+    "SimpleNet": on_gpu(),
+    "weighted": on_gpu(class_weight="balanced", smoothing="prior"),
+    "all rows in one batch": on_gpu(batch_size=-1, max_epochs=60),
+    "unshuffled": on_gpu(iterator_train__shuffle=False, train_split=None),
+    "own module": on_gpu(module=Own),
+    "BatchNorm": on_gpu(module=nn.Sequential(nn.BatchNorm1d(10), nn.Linear(10, 3)), lr=0.03),
+    "by skorch": on_gpu(callbacks=[GradientNormClipping(1.0)]),
+    "CV": LabelSmoothingClassifierCV(on_gpu(), cv=3, random_state=0),
+    "CV, one net": LabelSmoothingClassifierCV(on_gpu(), cv=3, ensemble=False, random_state=0),
+    "CV, own module": LabelSmoothingClassifierCV(on_gpu(module=Own), cv=3, random_state=0),
+    "search": BatchedGridSearchCV(on_gpu(), {"label_smoothing": [0.0, 0.2], "lr": [0.003]}, cv=3),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_tabular(400, random_state=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", ON_GPU)
+def test_what_a_gpu_trains_is_a_classifier(name, data):
+    X, y = data
+    before = torch.cuda.get_rng_state()
+    estimator = clone(ON_GPU[name]).fit(X, y)
+    proba = estimator.predict_proba(X)
+    again = clone(ON_GPU[name]).fit(X, y)
+    assert torch.equal(before, torch.cuda.get_rng_state())
+    assert np.isfinite(proba).all()
+    np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(again.predict_proba(X), proba, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(pickle.loads(pickle.dumps(estimator)).predict_proba(X), proba)
+
+    on_cpu = clone(ON_GPU[name])
+    device = "device" if "device" in on_cpu.get_params() else "estimator__device"
+    on_cpu.set_params(**{device: "cpu"}).fit(X, y)
+    assert estimator.score(X, y) == pytest.approx(on_cpu.score(X, y), abs=0.05)
+
+
+@needs_gpu
+def test_own_randomness_reaches_a_gpu():
+    X, before = torch.ones(50, 20, device="cuda"), torch.cuda.get_rng_state()
+    drawn = []
+    for seed in (3, 3, 4):
+        with OwnRandomness(seed):
+            drawn.append(nn.functional.dropout(X, 0.4) + torch.randn(50, 20, device="cuda"))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert torch.equal(before, torch.cuda.get_rng_state())

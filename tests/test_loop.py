@@ -1,0 +1,102 @@
+"""The loop over epochs: when it ends, and what an interrupt makes of it."""
+
+import numpy as np
+import pytest
+
+from sksmooth.engine.loop import train
+from sksmooth.engine.stack import Losses
+
+
+class Counted:
+    n_members = 1
+
+    def __init__(self, interrupted_in=None):
+        self.n_epochs, self.interrupted_in = 0, interrupted_in
+
+    def run_epoch(self):
+        self.n_epochs += 1
+        if self.n_epochs == self.interrupted_in:
+            raise KeyboardInterrupt
+        return Losses(np.ones((1, 1)), np.ones((1, 1)), [[1]])
+
+
+class Watching:
+    """A monitor that gives up sets in given epochs, and is over when none is left."""
+
+    def __init__(self, n_sets=1, failing=None, done=None):
+        self.active = np.ones(n_sets, dtype=bool)
+        self.failing, self.done = failing or {}, done or {}
+        self.failed, self.n_epochs = {}, 0
+
+    @property
+    def is_over(self):
+        return not self.active.any()
+
+    def look(self, losses):
+        self.n_epochs += 1
+        for number, epoch in self.failing.items():
+            if epoch == self.n_epochs:
+                self.failed[number] = f"failed in {epoch}"
+                self.active[number] = False
+        for number, epoch in self.done.items():
+            self.active[number] &= epoch != self.n_epochs
+        return np.ones(len(self.active)), None
+
+
+def run(stacks, monitor, max_epochs, on_begin=lambda: None):
+    epochs = []
+    interrupted = train(stacks, monitor, max_epochs, on_begin, epochs.append)
+    return interrupted, epochs
+
+
+@pytest.mark.parametrize("max_epochs", [0, 1, 4])
+def test_every_stack_is_trained_for_the_number_of_epochs(max_epochs):
+    stacks, begun = [Counted(), Counted()], []
+    interrupted, epochs = run(stacks, Watching(), max_epochs, lambda: begun.append(1))
+    assert not interrupted
+    assert [epoch.number for epoch in epochs] == list(range(1, max_epochs + 1))
+    assert [stack.n_epochs for stack in stacks] == [max_epochs] * 2
+    assert len(begun) == max_epochs
+    assert all(len(epoch.losses) == 2 and epoch.seconds >= 0 for epoch in epochs)
+
+
+def test_it_ends_when_the_monitor_says_so():
+    _, epochs = run([Counted()], Watching(n_sets=2, done={0: 2, 1: 3}), 10)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    # In the epoch in which a set is done, it was still in training.
+    assert [epoch.active.tolist() for epoch in epochs] == [[1, 1], [1, 1], [0, 1]]
+
+
+def test_a_failure_is_told_in_its_epoch_only():
+    _, epochs = run([Counted()], Watching(n_sets=3, failing={1: 2}), 3)
+    assert [epoch.failed for epoch in epochs] == [{}, {1: "failed in 2"}, {}]
+    assert [epoch.active.tolist() for epoch in epochs] == [[1, 1, 1], [1, 0, 1], [1, 0, 1]]
+
+
+def test_an_interrupt_before_an_epoch_is_finished_goes_on():
+    with pytest.raises(KeyboardInterrupt):
+        run([Counted(interrupted_in=1)], Watching(), 5)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_an_interrupt_later_ends_the_training(where):
+    stacks = [Counted(), Counted()]
+    stacks[where].interrupted_in = 3
+    interrupted, epochs = run(stacks, Watching(), 5)
+    assert interrupted
+    assert [epoch.number for epoch in epochs] == [1, 2]
+
+
+def test_an_interrupt_from_whoever_is_told_ends_the_training():
+    def interrupt(epoch):
+        raise KeyboardInterrupt
+
+    assert train([Counted()], Watching(), 5, lambda: None, interrupt)
+
+
+def test_other_errors_go_on():
+    def fail(epoch):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train([Counted()], Watching(), 5, lambda: None, fail)
