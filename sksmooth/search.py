@@ -7,16 +7,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
-from joblib.parallel import get_active_backend
-from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.model_selection import GridSearchCV, ParameterGrid
+from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.utils import get_tags, indexable
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
@@ -164,17 +164,51 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         ------
         ValueError
             If all fits fail; or what a fit raised, with ``error_score="raise"``.
+        KeyboardInterrupt
+            If interrupted while nets train in lockstep. The search is as it was before, then.
         """
         reason = self._reason_against_lockstep()
         if reason is not None:
             super().fit(X, y, **params)
-            self.alone_because_ = [reason] * len(self.cv_results_["params"])
+            self.alone_because_: list[str | None] = [reason] * len(self.cv_results_["params"])
             return self
-        search = _TrainedFirst(self)
-        with parallel_config(backend="sequential"):  # scores are cheap; training leaves this
-            search.fit(X, y, **params)
+        X, y = indexable(X, y)
+        search = copy.copy(self)  # whatever is raised leaves nothing half-fitted behind
+        sequential = parallel_config(backend="sequential")  # scores are cheap
+        with sequential:
+            search._training = _Training(self, X, y, sequential.unregister)
+            super(BatchedGridSearchCV, search).fit(X, y, **params)
         self.__dict__.update((k, v) for k, v in vars(search).items() if k.endswith("_"))
         return self
+
+    _training: _Training | None = None  # of a copy that is being fitted in lockstep
+
+    def _get_routed_params_for_fit(self, params: Mapping[str, Any]) -> Any:
+        routed = super()._get_routed_params_for_fit(params)
+        if self._training is not None:
+            # GridSearchCV has checked the user's arguments; what it reads next is what it does.
+            self.estimator, self.cv = self._training.prepare(routed)
+            self.verbose = 0
+        return routed
+
+    def _run_search(self, evaluate_candidates: Callable, *, callback_ctx: Any = None) -> None:
+        if self._training is None:  # scikit-learn 1.8 has no callbacks
+            given = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
+            super()._run_search(evaluate_candidates, **given)
+            return
+        candidates = list(ParameterGrid(self.param_grid))
+        fits = self._training.run(candidates)
+        self.alone_because_ = [
+            next((fit.job.alone_because for fit in row if fit.job.alone_because), None)
+            for row in fits
+        ]
+        results = evaluate_candidates(candidates)
+        seconds = [[fit.seconds for fit in row] for row in fits]
+        results["mean_fit_time"] = np.mean(seconds, axis=1)
+        results["std_fit_time"] = np.std(seconds, axis=1)
+        # Who watches ``fit``, such as MLflow's autolog, finds the user's arguments, as before.
+        self.__dict__.update(self._training.search.get_params(deep=False))
+        del self._training
 
     def _reason_against_lockstep(self) -> str | None:
         """Tell why the search is none of nets in lockstep, from the start."""
@@ -186,95 +220,64 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         return None
 
 
-class _TrainedFirst(GridSearchCV):
-    """The table of a search, made by GridSearchCV's own code from nets trained beforehand.
+class _Training:
+    """What a search does between GridSearchCV's checks and its scores: all fits but the last.
 
     Parameters
     ----------
     search : BatchedGridSearchCV
-        Whose table it is.
+        With the user's arguments.
+    X, y : array-like
+        All rows.
+    resume_backend : callable
+        Called before training: makes the user's joblib backend the active one again.
     """
 
-    def __init__(self, search: BatchedGridSearchCV) -> None:
+    def __init__(
+        self, search: BatchedGridSearchCV, X: Any, y: Any, resume_backend: Callable[[], None]
+    ) -> None:
         self.search = search
-        self.trained: deque[_Fit] = deque()
-        self.backend, self.n_backend_jobs = get_active_backend()
-        params = search.get_params(deep=False)
-        del params["max_members"]
-        stand_in = _StandIn(search.estimator, self._fit_next)
-        super().__init__(**{**params, "estimator": stand_in, "n_jobs": None, "verbose": 0})
-
-    # -- hooks of GridSearchCV.fit, in the order in which it calls them -------------------------
-
-    def _get_scorers(self) -> Any:
-        return self.search._get_scorers()
-
-    def _get_routed_params_for_fit(self, params: Mapping[str, Any]) -> Any:
-        routed = self.search._get_routed_params_for_fit(params)
-        self.fit_params, self.split_params = routed.estimator.fit, routed.splitter.split
-        return routed
-
-    def _check_input_parameters(self, X: Any, y: Any, split_params: Any) -> None:
         self.X, self.y = X, y
+        self.resume_backend = resume_backend
 
-    def _run_search(self, evaluate_candidates: Callable) -> None:
-        candidates = list(ParameterGrid(self.param_grid))
-        splits = list(self._checked_cv_orig.split(self.X, self.y, **self.split_params))
-        fits = self._train(candidates, splits)
-        self.trained.extend(fits)
-        self.seconds = [fit.seconds for fit in fits]
-        evaluate_candidates(candidates, cv=_Splits(splits))
+    def prepare(self, routed: Any) -> tuple[_StandIn, list]:
+        """Draw the splits, once; give what GridSearchCV is to take for the estimator and `cv`."""
+        search = self.search
+        cv = check_cv(search.cv, self.y, classifier=is_classifier(search.estimator))
+        self.splits = list(cv.split(self.X, self.y, **routed.splitter.split))
+        routed.splitter.split = {}
+        self.fit_params = routed.estimator.fit
+        self.stand_in = _StandIn(search.estimator)
+        return self.stand_in, self.splits
 
-    def _format_results(
-        self, candidate_params: Any, n_splits: int, out: Any, more_results: Any = None
-    ) -> Any:
-        for result, seconds in zip(out, self.seconds, strict=True):
-            result["fit_time"] = seconds
-        return super()._format_results(candidate_params, n_splits, out, more_results)
-
-    # -- training -----------------------------------------------------------------------------
-
-    def _fit_next(self, params: Mapping[str, Any], X: Any, y: Any, fit_params: Any) -> Any:
-        """Give the next of the trained estimators; after the last, fit on all rows."""
-        if self.trained:
-            return self.trained.popleft().get()
-        with parallel_config(backend=self.backend, n_jobs=self.n_backend_jobs):
-            estimator = clone(self.search.estimator).set_params(**params)
-            estimator.fit(*((X,) if y is None else (X, y)), **fit_params)
-        return estimator
-
-    def _train(self, candidates: list[dict], splits: list) -> list[_Fit]:
-        """Fit all candidates on the training rows of all splits."""
-        verbose = self.search.verbose
-        fits = self._prepare(candidates, splits)
-        if verbose:
+    def run(self, candidates: list[dict]) -> list[list[_Fit]]:
+        """Fit each candidate on the training rows of each split, for the stand-in to give."""
+        self.resume_backend()
+        fits = self._prepare_fits(candidates)
+        n_fits = len(candidates) * len(self.splits)
+        if self.search.verbose:
             print(
-                f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, "
-                f"totalling {len(fits)} fits"
+                f"Fitting {len(self.splits)} folds for each of {len(candidates)} candidates, "
+                f"totalling {n_fits} fits"
             )
         # Fold by fold, so that a task needs the rows of few folds.
-        order = np.arange(len(fits)).reshape(len(candidates), len(splits)).T.ravel()
-        waiting = [fits[number] for number in order if fits[number].error is None]
-        with parallel_config(backend=self.backend, n_jobs=self.n_backend_jobs):
-            self._fit_jobs(waiting)
-        reasons = [fit.job.alone_because for fit in fits]
-        self.alone_because_ = [
-            next(filter(None, reasons[k * len(splits) : (k + 1) * len(splits)]), None)
-            for k in range(len(candidates))
-        ]
-        if verbose and any(reasons):
-            counts = Counter(reason for reason in reasons if reason)
-            told = "; ".join(f"{reason} ({count})" for reason, count in counts.items())
-            print(f"{counts.total()} of {len(fits)} fits one by one: {told}")
+        by_fold = chain.from_iterable(zip(*fits, strict=True))
+        self._fit_jobs([fit for fit in by_fold if fit.error is None])
+        self.stand_in.trained.extend(fit.give() for fit in chain.from_iterable(fits))
+        reasons = Counter(fit.job.alone_because for fit in chain.from_iterable(fits))
+        del reasons[None]
+        if self.search.verbose and reasons:
+            told = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
+            print(f"{reasons.total()} of {n_fits} fits one by one: {told}")
         return fits
 
-    def _prepare(self, candidates: list[dict], splits: list) -> list[_Fit]:
+    def _prepare_fits(self, candidates: list[dict]) -> list[list[_Fit]]:
         """Set the candidates' parameters, and fit the steps before the net where they differ."""
         rows: dict[Any, tuple] = {}
         steps: dict[Any, _FittedSteps] = {}
-        fits = []
-        for params in candidates:
-            for fold, (train, _) in enumerate(splits):
+        fits: list[list[_Fit]] = [[] for _ in candidates]
+        for params, own in zip(candidates, fits, strict=True):
+            for fold, (train, _) in enumerate(self.splits):
                 estimator = clone(self.search.estimator)
                 estimator.set_params(**clone(params, safe=False))
                 fold_key = (fold, get_tags(estimator).input_tags.pairwise)
@@ -282,14 +285,14 @@ class _TrainedFirst(GridSearchCV):
                     own_params = _check_method_params(self.X, self.fit_params, indices=train)
                     rows[fold_key] = (*_safe_split(estimator, self.X, self.y, train), own_params)
                 if not _ends_in_net(estimator):
-                    fits.append(_Fit(Job(estimator, *rows[fold_key])))
+                    own.append(_Fit(Job(estimator, *rows[fold_key])))
                     continue
                 last = estimator.steps[-1][0]
                 others = {k: v for k, v in params.items() if not k.startswith(f"{last}__")}
                 key = (fold, params_key(others))
                 if key not in steps:
                     steps[key] = _FittedSteps(clone(estimator), *rows[fold_key])
-                fits.append(steps[key].serve(estimator.steps[-1][1]))
+                own.append(steps[key].serve(estimator.steps[-1][1]))
         return fits
 
     def _fit_jobs(self, fits: Sequence[_Fit]) -> None:
@@ -361,11 +364,23 @@ class _Fit:
         shared = 0.0 if self.steps is None else self.steps.seconds / self.steps.n_served
         return self.job.seconds + shared
 
-    def get(self) -> Any:
-        """Give the fitted estimator, or raise what its fit raised."""
-        if self.job.error is not None:
-            raise self.job.error
-        return self.job.estimator if self.steps is None else self.steps.before(self.job.estimator)
+    def give(self) -> Any:
+        """Give the estimator, whose next call of ``fit`` tells how its training went.
+
+        GridSearchCV hands its scorers the very object that it has called ``fit`` of.
+        """
+        net, error = self.job.estimator, self.error
+        estimator: Any = net if self.steps is None else self.steps.before(net)
+        traceback = getattr(error, "__traceback__", None)  # raising adds to it, for others, too
+
+        def fit(*args: Any, **kwargs: Any) -> Any:
+            del estimator.__dict__["fit"]
+            if error is not None:
+                raise error.with_traceback(traceback)
+            return estimator
+
+        estimator.__dict__["fit"] = fit
+        return estimator
 
 
 class _FittedSteps:
@@ -388,12 +403,11 @@ class _FittedSteps:
         self.received = _Recorder(net)
         self.n_served = 0
         self.error: Exception | None = None
-        self.traceback: Any = None
         pipeline.steps = [*pipeline.steps[:-1], (self.name, self.received)]
         try:
             pipeline.fit(X, y, **fit_params)
         except Exception as error:  # raised where the fit is asked for
-            self.error, self.traceback = error, error.__traceback__
+            self.error = error
         self.seconds = time.perf_counter() - begin
 
     def serve(self, net: LabelSmoothingClassifier) -> _Fit:
@@ -403,9 +417,7 @@ class _FittedSteps:
         return _Fit(Job(net, received.X, received.y, received.fit_params), self)
 
     def before(self, net: LabelSmoothingClassifier) -> Pipeline:
-        """Give the pipeline of these steps and a fitted net, or raise what their fit raised."""
-        if self.error is not None:  # for every net, and each time with the same traceback
-            raise self.error.with_traceback(self.traceback)
+        """Give the pipeline of these steps and a net."""
         pipeline = copy.copy(self.pipeline)
         pipeline.steps = [*pipeline.steps[:-1], (self.name, net)]
         return pipeline
@@ -428,49 +440,31 @@ class _Recorder(BaseEstimator):
 
 
 class _StandIn(BaseEstimator):
-    """Stands for the estimator in GridSearchCV until ``fit``, and then is the fitted estimator.
+    """What GridSearchCV copies in the estimator's place, and sets the parameters of.
+
+    It has no ``fit``: setting its parameters gives an estimator of the user's own.
 
     Parameters
     ----------
     estimator : estimator
         What it stands for.
-    fit_next : callable
-        Takes parameters, X, y and the arguments of ``fit``; gives a fitted estimator.
     """
 
-    def __init__(self, estimator: Any, fit_next: Callable) -> None:
+    def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
-        self.fit_next = fit_next
-        self.params: dict[str, Any] = {}
+        self.trained: deque[Any] = deque()
 
     def __sklearn_clone__(self) -> _StandIn:
-        return _StandIn(self.estimator, self.fit_next)
+        return self
 
     def __sklearn_tags__(self) -> Any:
         return get_tags(self.estimator)
 
-    def set_params(self, **params: Any) -> _StandIn:
-        self.params = params
-        return self
-
-    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
-        fitted = self.fit_next(self.params, X, y, fit_params)
-        # Scorers, and whoever asks for best_estimator_, are to meet the estimator itself.
-        for name in ("estimator", "fit_next", "params"):
-            delattr(self, name)
-        self.__dict__.update(vars(fitted))
-        self.__class__ = type(fitted)
-        return self
-
-
-class _Splits:
-    """A splitter that gives splits drawn before."""
-
-    def __init__(self, splits: list) -> None:
-        self.splits = splits
-
-    def split(self, X: Any = None, y: Any = None, **params: Any) -> list:
-        return self.splits
+    def set_params(self, **params: Any) -> Any:
+        """Give the next of the trained estimators; after the last, a new one for all rows."""
+        if self.trained:
+            return self.trained.popleft()
+        return clone(self.estimator).set_params(**params)
 
 
 def _max_epochs(estimator: Any) -> int:

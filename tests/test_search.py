@@ -15,6 +15,7 @@ import sklearn
 import skorch.dataset
 import torch
 from joblib import parallel_config
+from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
@@ -136,6 +137,12 @@ class TestTable:
 
         _assert_same_table(search(GridSearchCV), search(BatchedGridSearchCV))
 
+    def test_draws_the_splits_of_a_generator_once(self):
+        def search(kind):
+            return kind(NET, EPS, cv=(split for split in KFold(3).split(X))).fit(X, Y)
+
+        _assert_same_table(search(GridSearchCV), search(BatchedGridSearchCV))
+
     def test_equals_it_with_stacks_of_few_members(self):
         _both(NET, EPS, max_members=2, scoring=SCORERS[:2], refit="accuracy")
 
@@ -210,6 +217,18 @@ class TestRefit:
         _, ours = _both(NET, EPS, refit=lambda results: 1)
         assert ours.best_params_ == {"label_smoothing": 0.2}
 
+    def test_is_chosen_by_a_callable_that_sees_each_fits_share_of_the_time(self):
+        seen = {}
+
+        def choose(results):
+            seen.update({name: results[name].copy() for name in ("mean_fit_time", "std_fit_time")})
+            return 0
+
+        search = BatchedGridSearchCV(NET, EPS, cv=3, refit=choose).fit(X, Y)
+        for name, times in seen.items():
+            np.testing.assert_array_equal(search.cv_results_[name], times)
+        assert (seen["mean_fit_time"] > 1e-3).all()  # time of training, that is, not of a look-up
+
     def test_leaves_the_estimator_as_it_was(self):
         pipe = _pipe(("scale", StandardScaler()))
         before = pipe.get_params(deep=False)
@@ -217,6 +236,85 @@ class TestRefit:
         assert pipe.get_params(deep=False) == before
         with pytest.raises(NotFittedError):
             pipe.predict(X)
+
+
+class _Witness:
+    """A scorer that keeps the estimators that it is given."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, estimator, X, y):
+        self.seen.append(estimator)
+        return estimator.score(X, y)
+
+
+class TestScorers:
+    @pytest.mark.parametrize("as_dict", [False, True], ids=["callable", "dict"])
+    def test_are_given_the_users_own_estimators(self, as_dict):
+        witness = _Witness()
+        search = BatchedGridSearchCV(
+            _pipe(("scale", StandardScaler())),
+            {"net__label_smoothing": [0.0, 0.2], "net__warm_start": [False, True]},
+            scoring={"own": witness} if as_dict else witness,
+            refit="own" if as_dict else True,
+            cv=3,
+        ).fit(X, Y)
+        assert len({id(estimator) for estimator in witness.seen}) == 4 * 3
+        for estimator in witness.seen:
+            assert type(estimator) is Pipeline
+            assert type(estimator[-1]) is LabelSmoothingClassifier
+            assert len(estimator[-1].history) == 5
+            assert set(vars(estimator)) == set(vars(search.best_estimator_))
+            assert estimator.fit.__func__ is Pipeline.fit
+        smoothings = [estimator[-1].label_smoothing for estimator in witness.seen]
+        assert smoothings == [0.0] * 6 + [0.2] * 6
+        search.score(X, Y)
+        assert witness.seen[-1] is search.best_estimator_
+
+    def test_may_fit_a_copy_of_what_they_are_given(self):
+        def scorer(net, X, y):
+            assert type(net) is LabelSmoothingClassifier
+            return clone(net).fit(X, y).score(X, y) + net.fit(X, y).score(X, y)
+
+        _both(NET, EPS, scoring=scorer)
+
+    def test_of_all_searches_are_kept(self):
+        scorer = _Witness()
+        _, ours = _both(NET, {}, scoring={"own": scorer, "accuracy": "accuracy"}, refit="own")
+        assert ours.scorer_["own"] is scorer
+        _, ours = _both(NET, {})
+        assert "LabelSmoothingClassifier" in repr(ours.scorer_)
+
+
+class TestWhoWatches:
+    """What MLflow's autolog does: it takes the place of ``GridSearchCV.fit``."""
+
+    @pytest.fixture
+    def watched(self, monkeypatch):
+        fit, watched = GridSearchCV.fit, []
+
+        def watch(search, *args, **kwargs):
+            before = search.get_params(deep=False)
+            fit(search, *args, **kwargs)
+            watched.append((search, before, search.get_params(deep=False)))
+            return search
+
+        monkeypatch.setattr(GridSearchCV, "fit", watch)
+        return watched
+
+    def test_sees_one_search_with_the_users_class_and_arguments(self, watched):
+        params = {"estimator": NET, "param_grid": EPS, "cv": 3, "verbose": 1, "n_jobs": 2}
+        ours = BatchedGridSearchCV(**params)
+        given = ours.get_params(deep=False)
+        ours.fit(X, Y)
+        ((search, before, after),) = watched
+        assert type(search) is BatchedGridSearchCV
+        for seen in (before, after, ours.get_params(deep=False)):
+            assert all(seen[name] is value for name, value in given.items())
+        for name in ("cv_results_", "best_estimator_", "scorer_", "n_splits_", "alone_because_"):
+            assert getattr(search, name) is getattr(ours, name)
+        assert type(search.best_estimator_) is LabelSmoothingClassifier
 
 
 class _CountingScaler(StandardScaler):
@@ -315,12 +413,34 @@ class TestMetadata:
             fit_params = {"sample_weight": weight, "groups": groups}
             _both(estimator, {}, cv=GroupKFold(3), fit_params=fit_params)
 
+    def test_of_a_splitter_is_routed(self):
+        with sklearn.config_context(enable_metadata_routing=True):
+            _both(
+                NET,
+                EPS,
+                cv=_ByDay().set_split_request(day=True),
+                fit_params={"day": np.arange(len(Y)) % 2},
+            )
+
     def test_that_nothing_asked_for_is_refused_by_name(self):
         with (
             sklearn.config_context(enable_metadata_routing=True),
             pytest.raises(TypeError, match=r"BatchedGridSearchCV\.fit got unexpected.*flavour"),
         ):
             BatchedGridSearchCV(NET, EPS, cv=3).fit(X, Y, flavour=1)
+
+
+class _ByDay(GroupKFold):
+    """Wants other metadata than scikit-learn's own splitters."""
+
+    def __init__(self):
+        super().__init__(2)
+
+    def split(self, X, y=None, groups=None, day=None):
+        return super().split(X, y, day)
+
+    def get_n_splits(self, X=None, y=None, groups=None, day=None):
+        return 2
 
 
 class _RefusesNaN(TransformerMixin, BaseEstimator):
@@ -472,6 +592,48 @@ def test_interrupt_ends_the_training_of_all():
     with pytest.raises(KeyboardInterrupt):
         fit_together(jobs, on_epoch=interrupt)
     assert len(epochs) == 2
+
+
+class _Interrupts(SimpleNet):
+    """Is interrupted in its second epoch, as by Ctrl-C."""
+
+    n_steps = 0
+
+    def forward(self, X):
+        self.n_steps += self.training
+        if self.n_steps == 6:
+            raise KeyboardInterrupt
+        return super().forward(X)
+
+
+class _InterruptedScaler(StandardScaler):
+    def fit(self, X, y=None, sample_weight=None):
+        raise KeyboardInterrupt
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [
+        (LabelSmoothingClassifier(_Interrupts, batch_size=32, random_state=0), {}),
+        (_pipe(("scale", _InterruptedScaler())), {}),
+        (NET, {"scoring": _interrupt}),
+        (NET, {"refit": _interrupt}),
+    ],
+    ids=["training", "step", "scoring", "refit"],
+)
+def test_interrupt_leaves_the_search_as_it_was(estimator, options):
+    search = BatchedGridSearchCV(estimator, {}, cv=3, **options)
+    before = dict(vars(search))
+    with parallel_config("threading", n_jobs=1):
+        active = get_active_backend()
+        with pytest.raises(KeyboardInterrupt):
+            search.fit(X, Y)
+        assert get_active_backend() == active
+    assert vars(search) == before
 
 
 class _OwnNet(torch.nn.Module):
