@@ -53,13 +53,13 @@ class Batch(tuple[torch.Tensor, torch.Tensor]):
         """Give the arguments that pickle and copy make the pair of again."""
         return (*self, self.sample_weight)
 
-    def split(self, size: int) -> Iterator[Batch]:
-        """Give batches of `size` rows one after the other, the last of what is left."""
+    def split(self, lengths: list[int]) -> Iterator[Batch]:
+        """Give batches of so many rows one after the other."""
         X, y = self
         weights: Any = repeat(None)
         if self.sample_weight is not None:
-            weights = self.sample_weight.split(size)
-        return map(Batch, X.split(size), y.split(size), weights)
+            weights = self.sample_weight.split(lengths)
+        return map(Batch, X.split(lengths), y.split(lengths), weights)
 
 
 class TensorRows(skorch.dataset.Dataset):
@@ -125,6 +125,11 @@ class TensorBatches:
     chosen : tensor of int64, default=None
         Indices of the rows to iterate over; None takes all.
 
+    Attributes
+    ----------
+    merges_single : bool
+        Whether a last batch of one row joins the batch before it.
+
     Examples
     --------
     >>> import torch
@@ -146,6 +151,7 @@ class TensorBatches:
         self.batch_size = self.n_rows if batch_size == -1 else int(batch_size)
         self.shuffle = shuffle
         self.drop_last = drop_last
+        self.merges_single = False
 
     @property
     def n_rows(self) -> int:
@@ -153,9 +159,12 @@ class TensorBatches:
         return len(self.rows) if self.chosen is None else len(self.chosen)
 
     def __len__(self) -> int:
-        if self.drop_last:
-            return self.n_rows // self.batch_size
-        return -(-self.n_rows // self.batch_size)
+        return len(self._lengths())
+
+    def _lengths(self) -> list[int]:
+        return lengths_of_batches(
+            self.n_rows, self.batch_size, drop_last=self.drop_last, merge_single=self.merges_single
+        )
 
     def __iter__(self) -> Iterator[Batch]:
         if self.chosen is None and 0 < self.n_rows <= self.batch_size and not self.drop_last:
@@ -165,12 +174,13 @@ class TensorBatches:
         if self.shuffle and self.n_rows > self.batch_size:  # within one batch, order means nothing
             order = torch.randperm(self.n_rows).to(self.rows.X.device)
             order = order if self.chosen is None else self.chosen[order]
-        n_rows = len(self) * self.batch_size if self.drop_last else self.n_rows
-        n_gathered = self.batch_size * BATCHES_AT_ONCE
-        for start in range(0, n_rows, n_gathered):
-            here = slice(start, min(start + n_gathered, n_rows))
+        lengths, start = self._lengths(), 0
+        for first in range(0, len(lengths), BATCHES_AT_ONCE):
+            own = lengths[first : first + BATCHES_AT_ONCE]
+            here = slice(start, start + sum(own))
             gathered = self.rows.batch(here if order is None else order[here])
-            yield from gathered.split(self.batch_size)
+            yield from gathered.split(own)
+            start = here.stop
 
     @property
     def index(self) -> torch.Tensor:
@@ -183,6 +193,39 @@ class TensorBatches:
         """Go over every distinct row once, with the weight of its repetitions."""
         rows = self.rows if self.chosen is None else self.rows.take(self.chosen)
         self.rows, self.chosen = merge_repeated(rows), None
+
+
+def lengths_of_batches(
+    n_rows: int, batch_size: int, *, drop_last: bool = False, merge_single: bool = False
+) -> list[int]:
+    """Give how many rows each batch has.
+
+    Parameters
+    ----------
+    n_rows, batch_size : int
+        Rows in all, and of a batch.
+    drop_last : bool, default=False
+        Leave out a last batch that is not full.
+    merge_single : bool, default=False
+        Let a last batch of one row join the one before it, as BatchNorm needs it.
+
+    Returns
+    -------
+    list of int
+        The lengths.
+
+    Examples
+    --------
+    >>> lengths_of_batches(7, 3), lengths_of_batches(7, 3, merge_single=True)
+    ([3, 3, 1], [3, 4])
+    """
+    n_full, rest = divmod(n_rows, batch_size)
+    lengths = [batch_size] * n_full
+    if merge_single and rest == 1 and n_full and not drop_last:
+        lengths[-1] += 1
+    elif rest and not drop_last:
+        lengths.append(rest)
+    return lengths
 
 
 class ShuffledIndices(Sampler):

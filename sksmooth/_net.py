@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -28,9 +28,10 @@ from sksmooth._batches import (
     make_batches,
     rows_in_memory,
 )
+from sksmooth._checks import nearest
 from sksmooth._params import NamedParams
 from sksmooth._predict import PREDICTION_ROWS
-from sksmooth._rows import are_codes
+from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training
 from sksmooth.engine.loop import train
 from sksmooth.engine.monitor import Monitor
@@ -41,7 +42,7 @@ from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_
 from sksmooth.engine.targets import check_width, float_logits
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import mean_loss
-from sksmooth.modules import SimpleNet
+from sksmooth.modules import SimpleNet, input_dtype
 
 if TYPE_CHECKING:
     from typing import Self
@@ -67,6 +68,7 @@ class SmoothedNet(NamedParams):
     smoothing: Any
     random_state: Any
     max_epochs: Any
+    classes: Any
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -218,6 +220,8 @@ class SmoothedNet(NamedParams):
 
     def draw_seed(self) -> int:
         """Draw a seed: first for the parts, then for training, then for the held-out rows."""
+        if "_random_state" not in self.__dict__:  # a mixin may initialize in an order of its own
+            self._random_state = check_random_state(self.random_state)
         return self._random_state.randint(2**31 - 1)
 
     def initialize(self) -> Self:
@@ -245,8 +249,11 @@ class SmoothedNet(NamedParams):
         """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
         given = self.get_params_for("module")
         sizes = {}
-        if hasattr(self, "classes_inferred_") and not isinstance(self.module, torch.nn.Module):
-            sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
+        if not isinstance(self.module, torch.nn.Module):
+            if hasattr(self, "n_inputs_"):
+                sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
+            elif self.classes is not None:
+                sizes = {"n_classes": len(distinct(self, self.classes, "classes"))}
             if self.module is not SimpleNet:  # which takes both
                 taken = signature(self.module).parameters
                 sizes = {name: size for name, size in sizes.items() if name in taken}
@@ -383,12 +390,45 @@ class SmoothedNet(NamedParams):
             What it returns.
         """
         module = getattr(self, "module_", None)
+        if module is not None:
+            x = _suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
         with threads_for_rows(module, get_len(x)):
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):
                 return super().infer(x, **fit_params)
+
+    def refuse_fit_params(self, fit_params: Mapping[str, Any]) -> None:
+        """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
+
+        Parameters
+        ----------
+        fit_params : dict
+            The arguments.
+
+        Raises
+        ------
+        TypeError
+            That says where the first of them belongs.
+        """
+        module = getattr(self, "module_", None)
+        if not fit_params or module is None or callable(self.train_split) or _routing_enabled():
+            return
+        taken = signature(module.forward).parameters
+        if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
+            return
+        for name, value in fit_params.items():
+            if name in taken:
+                continue
+            known = [*self.get_params(deep=False), "sample_weight", *taken]
+            where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
+            if name not in self.get_params(deep=False):
+                where = nearest(name, known)
+            raise TypeError(
+                f"fit has no argument {name!r}, nor has {type(module).__name__}.forward, which "
+                f"gets what fit does not know.{where}"
+            )
 
     def fit_loop(
         self,
@@ -551,9 +591,11 @@ class SmoothedNet(NamedParams):
     @property
     def classes_(self) -> NDArray:
         """The labels, in the order of the columns of ``predict_proba``."""
-        if "classes_inferred_" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__} has no classes_ before fit.")
-        return self.classes_inferred_
+        if "classes_inferred_" in self.__dict__:
+            return self.classes_inferred_
+        if self.initialized_ and self.classes is not None:  # parameters were loaded, perhaps
+            return distinct(self, self.classes, "classes")
+        raise AttributeError(f"{type(self).__name__} has no classes_ before fit.")
 
     def forward_iter(
         self, X: Any, training: bool = False, device: Any = "cpu"
@@ -581,6 +623,24 @@ class SmoothedNet(NamedParams):
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
             output = self.evaluation_step((chunk, None), training=training)
             yield _to(output, device)
+
+
+def _suited(x: Any, dtype: torch.dtype) -> Any:
+    """Give inputs in the dtype that a module takes; of several, integers stay what they are."""
+    if isinstance(x, torch.Tensor):
+        return x.to(dtype=dtype)
+    if isinstance(x, np.ndarray):
+        return _suited(torch.as_tensor(x), dtype)
+    if isinstance(x, Mapping):
+        return {name: _suited_part(own, dtype) for name, own in x.items()}
+    if isinstance(x, tuple | list):
+        return type(x)(_suited_part(own, dtype) for own in x)
+    return x
+
+
+def _suited_part(x: Any, dtype: torch.dtype) -> Any:
+    is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
+    return x.to(dtype=dtype) if is_floating else x
 
 
 def _copy_instance(part: Any) -> Any:

@@ -84,9 +84,9 @@ class NamedParams(NeuralNetClassifier):
     def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator and of its parts.
 
-        On a fitted net, `lr` and ``optimizer__...`` take effect at once, ``module__...`` and
-        ``criterion__...`` build those parts anew (untrained), and all else holds from the next
-        call of ``fit`` or ``partial_fit`` on.
+        On a trained net, `lr`, ``optimizer__...`` and ``criterion__...`` take effect at once, and
+        so does a module's dropout, whose parameters stay. `module` and other ``module__...`` leave
+        it unfitted. All else holds from the next call of ``fit`` or ``partial_fit`` on.
 
         Parameters
         ----------
@@ -112,11 +112,25 @@ class NamedParams(NeuralNetClassifier):
                 nested.set_params(**{rest: value})
             else:
                 own[name] = value
-        if self.initialized_:
-            return super().set_params(**own)
+        if self.initialized_ and self._stays_trained(own):
+            state = {name: getattr(self, f"{name}_").state_dict() for name in self._modules}
+            super().set_params(**own)
+            if any(name.startswith("module__") for name in own) and self.history:
+                for name, parameters in state.items():
+                    getattr(self, f"{name}_").load_state_dict(parameters)
+            return self
+        if self.initialized_:  # what was learned is of another module
+            learned = set(vars(self)) - set(self.get_params(deep=False))
+            for name in learned:
+                del self.__dict__[name]
         for name, value in own.items():
             setattr(self, name, value)
         return self
+
+    def _stays_trained(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether a net whose parameters are set is trained as before, or has never been."""
+        of_module = [name for name in params if name == "module" or name.startswith("module__")]
+        return not self.history or all("dropout" in name for name in of_module)
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
@@ -143,6 +157,11 @@ class NamedParams(NeuralNetClassifier):
         params = self.get_params(deep=False)
         self._refuse_unknown(params)
         check_label_smoothing(self.label_smoothing)
+        if isinstance(self.calibration, type):
+            raise InvalidParameterError(
+                f"calibration={self.calibration.__name__} is a class; give an object of it, "
+                f"calibration={self.calibration.__name__}()."
+            )
         validate_parameter_constraints(self._parameter_constraints, params, type(self).__name__)
         for name in ("label_smoothing", "smoothing"):
             if hasattr(self, f"criterion__{name}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import torch
@@ -238,3 +239,27 @@ def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         )
     largest = np.finfo(np.float32).max
     return np.clip(logits, -largest, largest)
+
+
+def warn_of_probabilities(net: Any, logits: NDArray) -> None:
+    """Warn if what a net's module gives for logits are probabilities or their logarithms.
+
+    Parameters
+    ----------
+    net : skorch net
+        Whose module gave them.
+    logits : ndarray of shape (n_samples, n_classes)
+        What it gave for some rows.
+    """
+    if isinstance(getattr(net, "criterion_", None), torch.nn.NLLLoss):  # which asks for them
+        return
+    is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4)
+    if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=1e-4)):
+        what = "probabilities" if is_proba else "logarithms of probabilities"
+        layer = "softmax" if is_proba else "log_softmax"
+        warn(
+            f"The outputs of module={type(net.module_).__name__} look like {what}, but logits are "
+            f"expected: leave out the {layer} at its end, or use criterion=torch.nn.NLLLoss, "
+            "label_smoothing=0 with probabilities.",
+            stacklevel=6,
+        )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from warnings import warn
 
 import numpy as np
 import skorch.dataset
@@ -25,6 +26,11 @@ from sksmooth._batches import EncodedDataset, TensorRows, read_labels
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
+
+# Of the standard deviations of two columns of numbers: scaled columns, also those with a long tail,
+# are far closer together.
+LARGEST_RATIO_OF_SCALES = 300.0
+ROWS_TO_LOOK_AT = 10_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,14 @@ class Table:
 
 
 def check_rows(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
+    estimator: Any,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    classes: Any,
+    *,
+    reset: bool,
+    owner: Any = None,
 ) -> Table:
     """Check training rows.
 
@@ -92,6 +105,8 @@ def check_rows(
     reset : bool
         Whether to learn the number of features, their names and the frequencies of the classes, or
         to check that they are those that the estimator knows.
+    owner : estimator or None, default=None
+        Who is named in messages, and learns the features; None: the estimator itself.
 
     Returns
     -------
@@ -109,10 +124,14 @@ def check_rows(
     if is_dataset(X):
         return _check_dataset(estimator, X, y, sample_weight, classes, reset=reset)
     _refuse_missing(y, "y")
-    X, y = validate_data(estimator, X, y, reset=reset, **_FLOAT32_ROWS)
+    owner = estimator if owner is None else owner
+    name = type(owner).__name__
+    _refuse_other_columns(name, X)
+    X, y = validate_data(owner, X, y, reset=reset, **_FLOAT32_ROWS)
+    _warn_of_scales(name, X)
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
-    labels = _distinct(estimator, *((y, "y") if classes is None else (classes, "classes")))
+    labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     all_codes = codes = encode(y, labels)
     weight = _weigh_rows(estimator, X, y, codes, sample_weight, labels)
     kept = None
@@ -122,7 +141,7 @@ def check_rows(
     counts = np.bincount(codes, weights=weight, minlength=len(labels))
     if classes is None and np.count_nonzero(counts) < 2:
         raise ValueError(
-            f"{type(estimator).__name__} needs rows of at least two classes, but those of a weight "
+            f"{name} needs rows of at least two classes, but those of a weight "
             f"above 0 are of one class, {labels.tolist()[counts.argmax()]!r}."
         )
     if weight is not None and estimator.dataset is not TensorRows:
@@ -141,8 +160,8 @@ def check_rows(
         labels,
         counts / counts.sum() if reset else estimator.class_prior_,
         int(np.prod(X.shape[1:])),
-        estimator.n_features_in_,
-        getattr(estimator, "feature_names_in_", None),
+        owner.n_features_in_,
+        getattr(owner, "feature_names_in_", None),
     )
 
 
@@ -164,7 +183,7 @@ def _check_dataset(
         _refuse_missing(given_labels, "y")
         check_classification_targets(given_labels)
     of_y = classes is None
-    labels = _distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
+    labels = distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
     codes = None if given_labels is None else encode(given_labels, labels)
     n_classes = len(labels)
     counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
@@ -210,6 +229,7 @@ def check_new_rows(estimator: Any, X: Any) -> torch.Tensor:
         if math.isfinite(rows.sum(dtype=np.float64)):
             return as_tensor(rows)
     if hasattr(estimator, "n_features_in_"):
+        _refuse_other_columns(type(estimator).__name__, X)
         X = validate_data(estimator, X, reset=False, **_FLOAT32_ROWS)
     return as_tensor(np.asarray(X, dtype=np.float32))
 
@@ -227,8 +247,85 @@ def _is_plain(estimator: Any, X: Any) -> bool:
     )
 
 
-def _distinct(estimator: Any, labels: Any, name: str) -> NDArray:
-    """Give the distinct labels, which came as the argument `name`."""
+def _refuse_other_columns(name: str, X: Any) -> None:
+    """Refuse a frame's columns that are no numbers, by their names and with what helps."""
+    columns = _columns_without_numbers(X)
+    if not columns:
+        return
+    told = "; ".join(f"{column!r} holds {held}" for column, held in list(columns.items())[:5])
+    more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
+    is_missing = all(held.endswith("missing values") for held in columns.values())
+    what = "NaN" if is_missing else "what is no number"
+    raise ValueError(
+        f"Input X contains {what}: {told}{more}. {name} takes finite numbers. "
+        f"skrub.tabular_pipeline({name}()) encodes mixed columns and fills in missing numbers; so "
+        "does a sklearn.compose.ColumnTransformer before it."
+    )
+
+
+def _columns_without_numbers(X: Any) -> dict[Any, str]:
+    """Give the columns of a pandas frame that are no finite numbers, and what they hold."""
+    import pandas as pd
+
+    found: dict[Any, str] = {}
+    if not isinstance(X, pd.DataFrame):
+        return found
+    for column, dtype in zip(X.columns, X.dtypes, strict=True):
+        values = X[column] if X.columns.is_unique else None
+        if values is None:
+            continue
+        if dtype.kind in "mM":
+            found[column] = "dates" if dtype.kind == "M" else "durations"
+        elif not pd.api.types.is_numeric_dtype(dtype):
+            numbers = pd.to_numeric(values.dropna(), errors="coerce")
+            if numbers.isna().any():
+                example = values.dropna()[numbers.isna()].iloc[0]
+                found[column] = f"text such as {example!r}"
+        if column not in found and values.isna().any():
+            found[column] = f"{int(values.isna().sum())} missing values"
+    return found
+
+
+def _warn_of_scales(name: str, X: NDArray) -> None:
+    """Warn of columns whose scales are so different that a net hardly sees the small ones."""
+    if X.ndim != 2 or len(X) < 2:
+        return
+    some = X[:: max(1, len(X) // ROWS_TO_LOOK_AT)].astype(np.float64)
+    low, high = some.min(0), some.max(0)
+    is_number = ((some != low) & (some != high)).any(0)  # more than two values
+    scales = some.std(0)[is_number]
+    if len(scales) and scales.max() > LARGEST_RATIO_OF_SCALES * scales.min():
+        warn(
+            f"The columns of X differ in scale: the largest standard deviation, "
+            f"{scales.max():.3g}, is {scales.max() / scales.min():.0f} times the smallest. A net "
+            "learns badly from that; put a StandardScaler before it: "
+            f"make_pipeline(StandardScaler(), {name}()).",
+            stacklevel=5,
+        )
+
+
+def distinct(estimator: Any, labels: Any, name: str) -> NDArray:
+    """Give the distinct labels.
+
+    Parameters
+    ----------
+    estimator : object
+        Who asks, for the message.
+    labels : array-like
+        Labels.
+    name : str
+        The argument as which they came, for the message.
+
+    Returns
+    -------
+    ndarray
+        Each once, sorted.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two.
+    """
     _refuse_missing(labels, name)
     if len(labels) == 0:
         raise ValueError("classes is empty; give all labels, or None to take those of y.")
@@ -356,6 +453,28 @@ def is_several_inputs(X: Any) -> bool:
         Whether it is.
     """
     return isinstance(X, Mapping) and not issparse(X)
+
+
+def refuse_dataset(X: Any, why: str) -> None:
+    """Refuse a torch Dataset where rows are to be indexed.
+
+    Parameters
+    ----------
+    X : object
+        What ``fit`` is given; one of skorch's SliceDatasets will do.
+    why : str
+        What is done with the rows.
+
+    Raises
+    ------
+    ValueError
+        That says how to wrap it.
+    """
+    if is_dataset(X) and not isinstance(X, SliceDataset):
+        raise ValueError(
+            f"{why}, but X is a {type(X).__name__}. Give it as X=SliceDataset(dataset, idx=0), "
+            "y=SliceDataset(dataset, idx=1) (skorch.helper), or as arrays."
+        )
 
 
 def as_array(data: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from skorch.callbacks import PassthroughScoring, PrintLog
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from sksmooth._batches import TensorBatches
@@ -142,6 +143,7 @@ class Session:
             self.train: Any = net.get_iterator(dataset_train, training=True)
             self.held_out: Any = None if dataset_valid is None else net.get_iterator(dataset_valid)
         _refuse_no_batches(self.train)
+        _part_from_single_rows(net, self.train)
         self.stack: Any = Remade(self._stack) if may_change_parts(net) else self._stack()
 
     def _stack(self) -> InMemoryStack | SkorchStack:
@@ -168,6 +170,7 @@ class Session:
             by_hand=chosen.kind == BY_HAND,
             shuffle=train.shuffle,
             drop_last=train.drop_last,
+            merge_single=train.merges_single,
             rows_at_once=net.rows_at_once(),
         )
 
@@ -202,4 +205,23 @@ def _refuse_no_batches(batches: Any) -> None:
         raise ValueError(
             f"The {batches.n_rows} rows to train on are fewer than batch_size="
             f"{batches.batch_size}, and drop_last leaves out a batch that is not full."
+        )
+
+
+def _part_from_single_rows(net: Any, batches: Any) -> None:
+    """Let no batch have one row only, if the module has a BatchNorm, which cannot train on that."""
+    modules = [part for name in net._modules for part in getattr(net, f"{name}_").modules()]
+    if not any(isinstance(part, _BatchNorm) for part in modules):
+        return
+    if isinstance(batches, TensorBatches):
+        batches.merges_single = True
+        return
+    size: Any = getattr(batches, "batch_size", None)
+    dataset: Any = getattr(batches, "dataset", ())
+    n_rows = len(dataset) if hasattr(dataset, "__len__") else 0
+    if size and n_rows > size and n_rows % size == 1 and not batches.drop_last:
+        raise ValueError(
+            f"The last batch has one of the {n_rows} rows to train on (batch_size={size}), "
+            "which BatchNorm cannot train on. Set iterator_train__drop_last=True, or another "
+            "batch_size."
         )

@@ -29,6 +29,7 @@ from sksmooth._predict import (
     fill_up,
     in_one_array,
     mend_overflow,
+    warn_of_probabilities,
 )
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
 from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling, softmax_in_place
@@ -37,7 +38,7 @@ from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
-from sksmooth.modules import SimpleNet
+from sksmooth.modules import SimpleNet, input_dtype
 from sksmooth.smoothing import check_smoothing
 
 CALIBRATORS = {"norm_temperature": NormTemperatureScaling, "temperature": TemperatureScaling}
@@ -302,13 +303,15 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             self._train(table, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
         return self
 
-    def check_rows(self, X: Any, y: Any, sample_weight: Any) -> Table:
+    def check_rows(self, X: Any, y: Any, sample_weight: Any, owner: Any = None) -> Table:
         """Check the parameters and the rows of a fit.
 
         Parameters
         ----------
         X, y, sample_weight : array-likes or None
             As :meth:`fit` is given them.
+        owner : estimator or None, default=None
+            Who is named in messages; None: this one.
 
         Returns
         -------
@@ -316,7 +319,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             The rows, which other classifiers may be fitted to, too.
         """
         self.check_parameters()
-        return check_rows(self, X, y, sample_weight, self.classes, reset=True)
+        return check_rows(self, X, y, sample_weight, self.classes, reset=True, owner=owner)
 
     def prepare(self, table: Table) -> None:
         """Build the parts for rows that were checked.
@@ -413,11 +416,15 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         """
         before = self.__dict__.copy()
         parts = [f"{part}_" for part in self._modules + self._criteria + self._optimizers]
-        trained = {name: before[name] for name in [*parts, "history_"]} if in_place else {}
+        trained = {name: before[name] for name in parts} if in_place else {}
         before.update(copy.deepcopy(trained))
+        history = before.get("history_")
+        n_epochs = len(history) if history else 0
         try:
             yield
         except BaseException:
+            if history:  # which grows by rows only, and may be long
+                del history[n_epochs:]
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
@@ -428,6 +435,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             self.set_smoothing()
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
+        self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
         n_before = len(self.history)
         patience = self.patience if early_stopping else None
         with self.in_training(patience) as training, single_precision():
@@ -487,6 +495,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             self.calibrator_ = None
         elif held_out is not None:
             self.calibrator_ = self.fit_calibrator(*held_out)
+            warn_of_probabilities(self, held_out[0])
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
@@ -556,7 +565,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
     def _labels(self, codes: NDArray) -> NDArray:
         # In training, callbacks compare with the class indices that the batches have. A bare
         # fit_loop knows no labels.
-        if self._training is not None or not hasattr(self, "classes_inferred_"):
+        if self._training is not None or not hasattr(self, "classes_"):
             return codes
         return self.classes_[codes]
 
@@ -588,10 +597,21 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             return lambda logits: to_numpy(nonlinearity(torch.from_numpy(logits)))
         calibrator = getattr(self, "calibrator_", None)
         if calibrator is None:
+            self._warn_if_never_calibrated()
             return softmax_in_place
         if type(calibrator) in CALIBRATORS.values():
             return calibrator.apply_in_place
         return calibrator.predict_proba
+
+    def _warn_if_never_calibrated(self) -> None:
+        is_known = "calibrator_" in self.__dict__ or self._training is not None
+        if self.initialized_ and self.calibration is not None and not is_known:
+            warn(
+                f"This {type(self).__name__} was initialized, but never fitted: probabilities are "
+                "not calibrated. Fit it, or set calibrator_ to that of the net whose parameters "
+                "were loaded.",
+                stacklevel=5,
+            )
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
@@ -636,6 +656,21 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         X = as_array(X)
         if not (is_dataset(X) or is_several_inputs(X) or self._training is not None):
             X = check_new_rows(self, X)
+        return self.logits_of(X)
+
+    def logits_of(self, X: Any) -> NDArray[np.float64]:
+        """Run rows that were checked through the net.
+
+        Parameters
+        ----------
+        X : tensor, torch Dataset or dict of inputs
+            The rows.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            The logits, all finite.
+        """
         logits = self._all_logits(X)
         return logits if math.isfinite(logits.sum()) else mend_overflow(logits)
 
@@ -659,4 +694,5 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         rows = fill_up(X)
         if self.device != "cpu":
             rows = rows.to(self.device)
+        rows = rows.to(input_dtype(self.module_))
         return self.read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from inspect import signature
 from numbers import Integral
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -23,13 +25,20 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from skorch.history import History
-from skorch.utils import is_dataset, to_numpy
+from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
+from sksmooth._checks import nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
-from sksmooth._predict import PREDICTION_ROWS, PredictsByProbability, fill_up, mend_overflow
-from sksmooth._rows import Table, as_array, check_new_rows, is_several_inputs
+from sksmooth._predict import (
+    PREDICTION_ROWS,
+    PredictsByProbability,
+    fill_up,
+    mend_overflow,
+    warn_of_probabilities,
+)
+from sksmooth._rows import Table, as_array, check_new_rows, is_several_inputs, refuse_dataset
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.threads import threads_for_rows
@@ -44,6 +53,33 @@ RECIPE: dict[str, Any] = {
     "patience": 20,
     "max_epochs": 100,
 }
+
+
+def _explaining_unknown(init: Callable) -> Callable:
+    """Let a constructor say where arguments belong that it does not have."""
+    own = list(signature(init).parameters)[1:]
+
+    @wraps(init)
+    def explaining(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs.keys() - set(own):
+            raise TypeError(_where_it_belongs(name, kwargs[name], own))
+        init(self, *args, **kwargs)
+
+    return explaining
+
+
+def _where_it_belongs(name: str, value: Any, own: list[str]) -> str:
+    """Give the message for an argument that the class does not have."""
+    message = f"LabelSmoothingClassifierCV has no parameter {name!r} (got {name}={value!r})"
+    if name in ("label_smoothing", "epsilon", "eps"):
+        return f"{message}; give the values to try, label_smoothings=({value!r},)."
+    known = LabelSmoothingClassifier().get_params(deep=False)
+    if name in known or "__" in name:
+        return (
+            f"{message}; it is one of its nets: "
+            f"estimator=LabelSmoothingClassifier({name}={value!r})."
+        )
+    return f"{message}; {nearest(name, own)}"
 
 
 class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEstimator):
@@ -164,6 +200,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     # The splitter may want them; the nets do not.
     __metadata_request__fit: ClassVar[dict] = {"groups": metadata_routing.UNUSED}
 
+    @_explaining_unknown
     def __init__(
         self,
         estimator: LabelSmoothingClassifier | None = None,
@@ -182,6 +219,24 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         self.random_state = random_state
         self.verbose = verbose
         self.max_members = max_members
+
+    def set_params(self, **params: Any) -> LabelSmoothingClassifierCV:
+        """Set parameters of this estimator and of its nets.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name; the nets' as ``estimator__lr=0.01``, with the default estimator too.
+
+        Returns
+        -------
+        LabelSmoothingClassifierCV
+            Itself.
+        """
+        is_nested = any(name.startswith("estimator__") for name in params)
+        if is_nested and params.get("estimator", self.estimator) is None:
+            params["estimator"] = LabelSmoothingClassifier(**RECIPE)
+        return super().set_params(**params)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -237,8 +292,19 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             estimator is then as it was before the call.
         """
         self._check_parameters()
-        net = self._unfitted()
-        table = _check_rows(net, X, y, sample_weight)
+        before = self.__dict__.copy()
+        try:
+            self._fit(self._unfitted(), X, y, sample_weight, groups)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def _fit(
+        self, net: LabelSmoothingClassifier, X: Any, y: Any, sample_weight: Any, groups: Any
+    ) -> None:
+        table = _check_rows(self, net, X, y, sample_weight)
         codes: Any = table.all_codes
         kept = np.arange(len(codes)) if table.kept is None else table.kept
         random_state = check_random_state(self.random_state)
@@ -254,7 +320,6 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         training = FoldsTraining(net, self.label_smoothings, table, splits, random_state)
         training.run(self.max_members, self.verbose)
         self._keep(training, kept, len(codes))
-        return self
 
     def _check_parameters(self) -> None:
         validate_parameter_constraints(
@@ -304,6 +369,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             nets = nets[-1:]
         logits = training.best.scored.logits[best]
         calibrator = training.calibrate(best)
+        warn_of_probabilities(nets[0], logits)
         for net in nets:
             net.calibrator_ = calibrator
         proba = softmax(logits, 1) if calibrator is None else calibrator.predict_proba(logits)
@@ -406,14 +472,15 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         nets = self.estimators_
         stack = self._stack()
         if stack is None:
-            return np.stack([net.logits(X) for net in nets])
-        rows = fill_up(check_new_rows(nets[0], X).flatten(1))
+            rows = check_new_rows(self, X)
+            return np.stack([net.logits_of(rows) for net in nets])
+        rows = fill_up(check_new_rows(self, X).flatten(1))
         at_once = max(1, PREDICTION_ROWS // len(nets))
         outputs = []
         for chunk in rows.split(at_once):
             with threads_for_rows(nets[0].module_, len(chunk), len(nets)):
                 on_device = chunk.to(stack.weights[0].device)
-                outputs.append(stack.logits(on_device.expand(len(nets), *chunk.shape)))
+                outputs.append(stack.logits(on_device.expand(len(nets), *chunk.shape)).float())
         logits = to_numpy(torch.cat(outputs, 1)[:, : _num_samples(X)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
@@ -447,13 +514,20 @@ def _of_each(function: Callable[[NDArray], NDArray], logits: NDArray) -> NDArray
     return np.asarray(function(logits.reshape(-1, logits.shape[-1]))).reshape(logits.shape)
 
 
-def _check_rows(net: LabelSmoothingClassifier, X: Any, y: Any, sample_weight: Any) -> Table:
+def _check_rows(
+    owner: LabelSmoothingClassifierCV,
+    net: LabelSmoothingClassifier,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+) -> Table:
     """Check the training rows, which must be in memory."""
+    refuse_dataset(X, "X must be one array, of which folds are taken")
     X = as_array(X)
-    if is_dataset(X) or is_several_inputs(X) or net.dataset is not TensorRows:
+    if is_several_inputs(X) or net.dataset is not TensorRows:
         kind = type(X).__name__ if net.dataset is TensorRows else net.dataset.__name__
         raise ValueError(f"X must be one array, held in the default dataset, got a {kind}.")
-    return net.check_rows(X, y, sample_weight)
+    return net.check_rows(X, y, sample_weight, owner)
 
 
 def _history(results: dict[str, NDArray], label_smoothing: float) -> History:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sksmooth._checks import check_choice, check_share, check_whole
 
-__all__ = ["ACTIVATIONS", "SimpleNet", "is_plain", "read_logits"]
+__all__ = ["ACTIVATIONS", "SimpleNet", "input_dtype", "is_plain", "read_logits"]
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -259,3 +259,34 @@ def _check_hidden_layer_sizes(sizes: object) -> tuple[int, ...]:
             f"hidden_layer_sizes must be a positive integer or a sequence of them, got {sizes!r}."
         ) from None
     return tuple(check_whole(f"hidden_layer_sizes[{i}]", w) for i, w in enumerate(widths))
+
+
+def input_dtype(module: nn.Module) -> torch.dtype:
+    """Give the dtype that a module's first layer with parameters takes.
+
+    Parameters
+    ----------
+    module : torch module
+        Any.
+
+    Returns
+    -------
+    torch.dtype
+        int64 for an Embedding, else that of the parameters; float32 where there are none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> input_dtype(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3).double()))
+    torch.float64
+    >>> input_dtype(torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Flatten()))
+    torch.int64
+    """
+    first = next((part for part in module.modules() if part._parameters), None)
+    if isinstance(first, nn.Embedding | nn.EmbeddingBag):
+        return torch.int64
+    parameters = () if first is None else first._parameters.values()
+    return next(
+        (own.dtype for own in parameters if own is not None and own.is_floating_point()),
+        torch.float32,
+    )

@@ -24,6 +24,7 @@ from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
 
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
+from sksmooth._rows import refuse_dataset
 from sksmooth.classifier import LabelSmoothingClassifier
 
 
@@ -172,6 +173,7 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
             super().fit(X, y, **params)
             self.alone_because_: list[str | None] = [reason] * len(self.cv_results_["params"])
             return self
+        refuse_dataset(X, "A search takes folds of the rows")
         X, y = indexable(X, y)
         search = copy.copy(self)  # whatever is raised leaves nothing half-fitted behind
         sequential = parallel_config(backend="sequential")  # scores are cheap

@@ -1181,6 +1181,12 @@ def test_set_params_on_a_fitted_net_changes_its_parts(iris):
     net = quick().fit(*iris)
     net.set_params(lr=0.5)
     assert net.optimizer_.param_groups[0]["lr"] == 0.5
+    net.set_params(criterion__form="kl")
+    assert net.criterion_.form == "kl"
+
+
+def test_set_params_on_an_initialized_net_builds_its_module_anew():
+    net = quick(module__n_features=4).initialize()
     net.set_params(module__hidden_layer_sizes=(9,))
     assert net.module_.layers[0].out_features == 9
 

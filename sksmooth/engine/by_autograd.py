@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
 from sksmooth.engine.targets import Targets, check_width, float_logits, stacked_loss
+from sksmooth.modules import input_dtype
 
 
 class OneModule:
@@ -31,6 +32,7 @@ class OneModule:
         self, module: torch.nn.Module, optimizer: torch.optim.Optimizer, randomness: OwnRandomness
     ) -> None:
         self.module = module
+        self.dtype = input_dtype(module)
         self.optimizer = optimizer
         self.randomness = ForwardRandomness(randomness)
 
@@ -55,7 +57,7 @@ class OneModule:
         if self.module.training:
             self.module.eval()
         with torch.no_grad():
-            return float_logits(self.module(X[0]))[None]
+            return float_logits(self.module(X[0].to(self.dtype)))[None]
 
     score = logits
 
@@ -90,7 +92,7 @@ class OneModule:
         self.optimizer.zero_grad()
         with torch.enable_grad():
             with self.randomness.around_forward():
-                logits = float_logits(self.module(X[0]))
+                logits = float_logits(self.module(X[0].to(self.dtype)))
             check_width(self.module, logits, targets.mass.shape[1])
             loss = stacked_loss(logits[None], y, targets, sample_weight)
             loss.sum().backward()
@@ -117,6 +119,7 @@ class StackedModules:
     def __init__(
         self, modules: Sequence[torch.nn.Module], randomness: OwnRandomness | None = None
     ) -> None:
+        self.dtype = input_dtype(modules[0])
         named = [dict(module.named_parameters()) for module in modules]
         self.names = list(named[0])
         self.parameters = [
@@ -202,4 +205,4 @@ class StackedModules:
             named = dict(zip(self.names, values, strict=True))
             return float_logits(functional_call(self.skeleton, named, (rows,)))
 
-        return vmap(forward, randomness="different")(tuple(parameters), X)
+        return vmap(forward, randomness="different")(tuple(parameters), X.to(self.dtype))

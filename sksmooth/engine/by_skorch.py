@@ -100,6 +100,14 @@ class SkorchStack:
                     batch = next(iterator)
                 except StopIteration:
                     return
+                except IndexError as error:
+                    raise ValueError(
+                        "The batches name rows that are not among those to train on, perhaps by a "
+                        "sampler made for all rows, of which train_split="
+                        f"{getattr(self.net, 'train_split', None)!r} holds some out: {error}. Make "
+                        "the sampler for the rows that are left, or set train_split=None or to "
+                        "skorch.helper.predefined_split(dataset)."
+                    ) from error
             yield batch
 
     def _threads(self) -> AbstractContextManager:

@@ -16,7 +16,7 @@ from sksmooth.engine.by_autograd import StackedModules
 from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.stack import Selection
 from sksmooth.engine.targets import float_logits, is_known
-from sksmooth.modules import SimpleNet, is_plain
+from sksmooth.modules import SimpleNet, input_dtype, is_plain
 
 BY_HAND = "by hand"
 BY_AUTOGRAD = "by autograd"
@@ -326,7 +326,7 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
         stacked = StackedModules([module, module]).logits(torch.stack([X, X]))
         module.eval()
         with torch.no_grad():
-            alone = float_logits(module(X))
+            alone = float_logits(module(X.to(input_dtype(module))))
     except Exception as error:  # whatever a module's forward may raise under vmap
         return f"the module cannot be stacked: {error}"
     if alone.shape != (len(X), n_classes):
@@ -357,7 +357,7 @@ def draws_random_numbers(module: torch.nn.Module, X: Tensor) -> bool:
         return False
     with OwnRandomness(seed=0) as randomness, torch.no_grad():
         module.train()
-        module(X)
+        module(X.to(input_dtype(module)))
     return randomness.has_drawn
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sksmooth._batches import TensorRows
+from sksmooth._batches import TensorRows, lengths_of_batches
 from sksmooth.engine.adam import Updates, restacked
 from sksmooth.engine.by_autograd import OneModule, StackedModules
 from sksmooth.engine.by_hand import HandNets
@@ -184,6 +184,8 @@ class InMemoryStack:
         Draw a new order of each member's rows for every epoch.
     drop_last : bool, default=False
         Leave out a last batch that is not full.
+    merge_single : bool, default=False
+        Let a last batch of one row join the one before it.
     rows_at_once : int or None, default=None
         The most rows of a net in one forward pass of scoring. None: as many as pay.
 
@@ -217,6 +219,7 @@ class InMemoryStack:
         by_hand: bool,
         shuffle: bool = True,
         drop_last: bool = False,
+        merge_single: bool = False,
         rows_at_once: int | None = None,
     ) -> None:
         self.members = members
@@ -231,9 +234,11 @@ class InMemoryStack:
         self.device = self.X.device
         self.train, self.is_row = _fill_up([rows.index(selection) for selection in train])
         self.n_rows = [len(selection.chosen) for selection in train]
-        self.sizes = self._sizes_of_batches(drop_last)
+        self.lengths = lengths_of_batches(
+            max(self.n_rows), batch_size, drop_last=drop_last, merge_single=merge_single
+        )
+        self.sizes = self._sizes_of_batches()
         self.sizes_of_members = [list(own) for own in zip(*self.sizes, strict=True)]
-        self.n_trained = len(self.sizes) * batch_size if drop_last else self.train.shape[1]
         self.is_shuffled = shuffle and self.train.shape[1] > batch_size
         self.gathered: list[tuple] | None = None
         self.held_out = (
@@ -265,14 +270,13 @@ class InMemoryStack:
             nets = StackedModules(modules, randomness)
         return nets, Updates(restacked(optimizer, nets.parameters, nets.gradients))
 
-    def _sizes_of_batches(self, drop_last: bool) -> list[list[int]]:
+    def _sizes_of_batches(self) -> list[list[int]]:
         """Give how many rows of each member are in each batch, (n_batches, M)."""
-        starts = range(0, max(self.n_rows), self.batch_size)
-        sizes = [
-            [min(max(n_rows - start, 0), self.batch_size) for n_rows in self.n_rows]
-            for start in starts
+        starts = np.cumsum([0, *self.lengths])[:-1].tolist()
+        return [
+            [min(max(n_rows - start, 0), length) for n_rows in self.n_rows]
+            for start, length in zip(starts, self.lengths, strict=True)
         ]
-        return [batch for batch in sizes if not drop_last or max(batch) == self.batch_size]
 
     def _rows_that_pay(self) -> int:
         """Give how many rows of each net go through it at once where nobody set a number."""
@@ -329,19 +333,20 @@ class InMemoryStack:
         return iter(self.gathered)
 
     def _gather(self, order: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        at_once = self._batches_at_once() * self.batch_size
-        shortest = min(self.n_rows)
-        for start in range(0, self.n_trained, at_once):
-            end = min(start + at_once, self.n_trained)
+        at_once, shortest, start = self._batches_at_once(), min(self.n_rows), 0
+        for first in range(0, len(self.lengths), at_once):
+            lengths = self.lengths[first : first + at_once]
+            end = start + sum(lengths)
             index = order[:, start:end]
             is_row = None if self.is_row is None or end <= shortest else self.is_row[:, start:end]
             weight = weights_of(self.weight, index, is_row)
             yield from zip(
-                take(self.X, index).split(self.batch_size, 1),
-                take(self.y, index).split(self.batch_size, 1),
-                repeat(None) if weight is None else weight.split(self.batch_size, 1),
+                take(self.X, index).split(lengths, 1),
+                take(self.y, index).split(lengths, 1),
+                repeat(None) if weight is None else weight.split(lengths, 1),
                 strict=False,
             )
+            start = end
 
     def _shuffled(self) -> Tensor:
         """Give each member's rows in the order of its next epoch; what fills up stays last."""

@@ -1,0 +1,377 @@
+"""What people's code does to the package: situations of public bug reports and questions."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback, EpochScoring
+from skorch.helper import SliceDataset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    TemperatureScaling,
+    make_tabular,
+)
+
+X, Y = make_tabular(200, random_state=0)
+X = X.astype(np.float64)
+NAMES = np.array(["cat", "dog", "eel"])
+
+
+class Net(nn.Module):
+    """Two layers; may give logits of another width or dtype, or probabilities."""
+
+    def __init__(self, n_features=10, n_classes=3, width=None, last=None):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, 16)
+        self.out = nn.Linear(16, width or n_classes)
+        self.last = last
+
+    def forward(self, x):
+        logits = self.out(torch.tanh(self.hidden(x)))
+        return logits if self.last is None else self.last(logits)
+
+
+class Rows(Dataset):
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+
+    def __len__(self):
+        return len(self.X)
+
+    def __getitem__(self, i):
+        return self.X[i], self.y[i]
+
+
+def single(**parameters):
+    return LabelSmoothingClassifier(
+        **{"max_epochs": 4, "lr": 0.01, "random_state": 0, **parameters}
+    )
+
+
+def crossed(**parameters):
+    return LabelSmoothingClassifierCV(
+        single(**parameters), label_smoothings=(0, 0.1), cv=2, random_state=0
+    )
+
+
+def searched(**parameters):
+    grid = {"label_smoothing": [0, 0.1]}
+    return BatchedGridSearchCV(single(**parameters), grid, cv=2, error_score="raise")
+
+
+ALL = pytest.mark.parametrize("make", [single, crossed, searched])
+
+
+# -- datasets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("module", [{}, {"module": Net}], ids=["SimpleNet", "own"])
+def test_datasets_of_any_real_dtype_are_as_arrays(dtype, module):
+    rows = torch.from_numpy(X).to(dtype)
+    exact = rows.float().numpy()
+    fixed = {"train_split": None, "iterator_train__shuffle": False}
+    if not module:  # whose dropout is drawn in another order by skorch's steps
+        fixed["module__dropout"] = 0.0
+    net = single(**module, **fixed).fit(Rows(rows, torch.from_numpy(Y)))
+    expected = single(**module, **fixed).fit(exact, Y).predict_proba(exact)
+    np.testing.assert_allclose(net.predict_proba(exact), expected, rtol=1e-3)
+    found = net.predict_proba(Rows(rows, torch.from_numpy(Y)))
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [(Y.astype(float), [0.0, 1.0, 2.0]), (Y > 0, [False, True]), (NAMES[Y], list(NAMES))],
+)
+def test_datasets_of_any_labels_are_as_arrays(labels, classes):
+    net = single().fit(Rows(X.astype(np.float32), labels))
+    assert net.classes_.tolist() == classes
+    assert (net.predict(X) == labels).mean() > 0.5
+
+
+def test_dataset_without_rows_is_an_error():
+    with pytest.raises(ValueError, match="without any rows"):
+        single().fit(Rows(torch.zeros(0, 10), torch.zeros(0)))
+
+
+@pytest.mark.parametrize("labels", [Y, NAMES[Y]])
+@ALL
+def test_slice_datasets_are_as_arrays(make, labels):
+    rows = Rows(X.astype(np.float32), labels)
+    rows_X, rows_y = SliceDataset(rows, idx=0), SliceDataset(rows, idx=1)
+    model = make().fit(rows_X, np.asarray(list(rows_y)))
+    np.testing.assert_array_equal(model.predict(rows_X), make().fit(X, labels).predict(X))
+    scores = [cross_val_score(make(), own, labels, cv=2) for own in (rows_X, X)]
+    np.testing.assert_array_equal(*scores)
+
+
+@pytest.mark.parametrize("make", [crossed, searched])
+def test_bare_dataset_in_a_search_is_told_of_slice_dataset(make):
+    with pytest.raises(ValueError, match="SliceDataset"):
+        make().fit(Rows(X, Y), Y)
+
+
+def test_sampler_for_rows_that_are_held_out_is_an_error_that_names_train_split():
+    sampler = WeightedRandomSampler(np.ones(200), 200)
+    with pytest.raises(ValueError, match=r"train_split=0\.2"):
+        single(iterator_train__sampler=sampler).fit(X, Y)
+    net = single(iterator_train__sampler=sampler, train_split=None).fit(X, Y)
+    assert net.score(X, Y) > 0.5
+
+
+# -- modules ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"module": Net, "module__width": 1}, r"logits of shape \(\d+, 1\), but y has 3 classes"),
+        ({"module": Net, "module__n_classes": 5}, "but y has 3 classes"),
+        ({"module__n_classes": 5}, "but y has 3 classes"),
+        ({"module__n_features": 7}, "n_features=7"),
+        ({"criterion__weight": torch.ones(2)}, r"weight must have shape \(3,\)"),
+    ],
+)
+@ALL
+def test_module_or_criterion_of_another_size_is_named(make, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        make(**parameters).fit(X, Y)
+
+
+def in_bfloat16(x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return x @ torch.eye(3)
+
+
+@pytest.mark.parametrize("last", [torch.Tensor.double, in_bfloat16, torch.Tensor.half])
+@ALL
+def test_logits_of_any_float_dtype_are_read(make, last):
+    model = make(module=Net, module__last=last).fit(X, Y)
+    assert model.score(X, Y) > 0.5
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1)
+
+
+@ALL
+def test_lazy_modules_train(make):
+    module = nn.Sequential(nn.LazyLinear(16), nn.Tanh(), nn.LazyLinear(3))
+    assert make(module=module).fit(X, Y).score(X, Y) > 0.5
+
+
+@ALL
+def test_integers_stay_integers_for_an_embedding(make):
+    module = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(30, 3))
+    codes = np.digitize(X, [-1, 0, 1])
+    assert make(module=module, lr=0.05, max_epochs=10).fit(codes, Y).score(codes, Y) > 0.5
+
+
+@ALL
+def test_modules_in_double_precision_train(make):
+    model = make(module=Net().double()).fit(X, Y)
+    assert model.score(X, Y) > 0.5
+
+
+@ALL
+def test_prediction_under_autocast_gives_probabilities(make):
+    model = make().fit(X, Y)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.predict_proba(X)
+    np.testing.assert_allclose(found, model.predict_proba(X), atol=0.05)
+
+
+@ALL
+def test_fit_under_autocast_learns_as_well(make):
+    expected = make(max_epochs=20).fit(X, Y).score(X, Y)
+    with torch.autocast("cpu", torch.bfloat16):
+        model = make(max_epochs=20).fit(X, Y)
+    assert model.score(X, Y) > expected - 0.05
+
+
+class Normed(nn.Module):
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(n_features, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, n_classes)
+        )
+        self.seen = []
+
+    def forward(self, x):
+        if self.training:
+            self.seen.append(len(x))
+        return self.net(x)
+
+
+def test_last_batch_of_one_row_joins_the_one_before_it_under_batchnorm():
+    net = single(module=Normed, train_split=None, batch_size=33, max_epochs=1).fit(X[:199], Y[:199])
+    assert net.module_.seen == [33, 33, 33, 33, 33, 34]
+
+    class Listener(Callback):
+        def on_batch_end(self, net, **kwargs):
+            pass
+
+    heard = single(
+        module=Normed, train_split=None, batch_size=33, max_epochs=1, callbacks=[Listener()]
+    ).fit(X[:199], Y[:199])
+    assert heard.module_.seen == net.module_.seen
+    loading = single(module=Normed, train_split=None, batch_size=33, iterator_train=DataLoader)
+    with pytest.raises(ValueError, match="iterator_train__drop_last"):
+        loading.fit(X[:199], Y[:199])
+
+
+@pytest.mark.parametrize("train_batch", [64, 16])
+@ALL
+def test_own_module_never_sees_more_rows_than_the_users_batches(make, train_batch):
+    seen = []
+
+    class Watched(Net):
+        def forward(self, x):
+            if not self.training and not torch._C._functorch.is_batchedtensor(x):
+                seen.append(len(x))
+            return super().forward(x)
+
+    model = make(module=Watched, batch_size=train_batch, iterator_valid__batch_size=32)
+    model.fit(X, Y).predict_proba(np.tile(X, (5, 1)))
+    assert 0 < max(seen) <= 32
+
+
+@pytest.mark.parametrize(
+    ("last", "what"),
+    [(nn.Softmax(1), "look like probabilities"), (nn.LogSoftmax(1), "logarithms of prob")],
+)
+@ALL
+def test_outputs_that_look_like_probabilities_are_warned_of(make, last, what):
+    with pytest.warns(UserWarning, match=what):
+        make(module=Net, module__last=last).fit(X, Y)
+
+
+# -- parameters ---------------------------------------------------------------------------------
+
+
+def test_arguments_of_fit_that_are_none_are_told_where_they_belong():
+    with pytest.raises(TypeError, match=r"LabelSmoothingClassifier\(class_weight='balanced'\)"):
+        single().fit(X, Y, class_weight="balanced")
+    with pytest.raises(TypeError, match="sample_weight"):
+        single().fit(X, Y, sample_weights=np.ones(200))
+
+
+def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_unfit_it():
+    net = single().fit(X, Y)
+    expected = net.predict_proba(X)
+    net.set_params(module__dropout=0.2)
+    assert net.module_.dropout == 0.2
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+    net.set_params(module__hidden_layer_sizes=(7,))
+    with pytest.raises(NotFittedError):
+        net.predict(X)
+    assert net.fit(X, Y).module_.hidden_layer_sizes == (7,)
+
+
+def test_search_over_the_default_nets_parameters_works():
+    model = LabelSmoothingClassifierCV(label_smoothings=(0.1,), cv=2, random_state=0)
+    search = GridSearchCV(model, {"estimator__max_epochs": [2, 3]}, cv=2).fit(X, Y)
+    assert search.best_estimator_.estimator.max_epochs in (2, 3)
+
+
+def test_arguments_of_the_nets_are_told_where_they_belong():
+    with pytest.raises(TypeError, match=r"estimator=LabelSmoothingClassifier\(max_epochs=5\)"):
+        LabelSmoothingClassifierCV(max_epochs=5)
+    with pytest.raises(TypeError, match=r"label_smoothings=\(0\.1,\)"):
+        LabelSmoothingClassifierCV(label_smoothing=0.1)
+    with pytest.raises(TypeError, match="ensemble"):
+        LabelSmoothingClassifierCV(ensembel=False)
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_class_of_a_calibrator_is_refused_before_training(make):
+    with pytest.raises(ValueError, match=r"calibration=TemperatureScaling\(\)"):
+        make(calibration=TemperatureScaling).fit(X, Y)
+
+
+def test_net_that_is_initialized_only_gives_labels_and_says_that_it_is_not_calibrated(tmp_path):
+    trained = single(classes=list(NAMES)).fit(X, NAMES[Y])
+    trained.save_params(f_params=tmp_path / "net.pt")
+    net = single(classes=list(NAMES), module__n_features=10).initialize()
+    net.load_params(f_params=tmp_path / "net.pt")
+    assert net.classes_.tolist() == list(NAMES)
+    with pytest.warns(UserWarning, match="not calibrated"):
+        assert set(net.predict(X)) <= set(NAMES)
+    net.calibrator_ = trained.calibrator_
+    np.testing.assert_array_equal(net.predict_proba(X), trained.predict_proba(X))
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+@ALL
+def test_columns_that_are_no_numbers_are_named_with_what_helps(make):
+    frame = pd.DataFrame({"x": X[:, 0], "city": ["Bern", "Basel"] * 100})
+    with pytest.raises(ValueError, match=r"'city' holds text such as 'Bern'.*skrub"):
+        make().fit(frame, Y)
+    frame = pd.DataFrame({"x": X[:, 0], "kind": pd.Categorical(["a", "b"] * 100)})
+    with pytest.raises(ValueError, match=r"'kind' holds text"):
+        make().fit(frame, Y)
+    frame = pd.DataFrame({"x": X[:, 0], "gap": np.where(np.arange(200) < 3, np.nan, X[:, 1])})
+    with pytest.raises(ValueError, match=r"NaN.*'gap' holds 3 missing values"):
+        make().fit(frame, Y)
+    frame = pd.DataFrame({"when": pd.date_range("2020", periods=200)})
+    with pytest.raises(ValueError, match=r"'when' holds dates"):
+        make().fit(frame, Y)
+
+
+def test_numbers_in_columns_of_objects_or_categories_are_numbers():
+    frame = pd.DataFrame({f"x{i}": X[:, i] for i in range(10)}).round().astype(int)
+    expected = single().fit(frame, Y).predict_proba(frame)
+    for dtype in ("object", "category", "Int64"):
+        found = single().fit(frame.astype(dtype), Y).predict_proba(frame)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_columns_of_different_scale_are_warned_of(make):
+    with pytest.warns(UserWarning, match=r"23\d{3} times the smallest.*StandardScaler"):
+        make().fit(X * np.logspace(0, 4, 10), Y)
+
+
+def test_scaled_one_hot_and_constant_columns_are_not_warned_of():
+    rare = (np.arange(200) == 7).astype(float)
+    wide = StandardScaler().fit_transform(np.exp(3 * X))
+    rows = np.column_stack([X, wide, rare, 1000 * rare, np.full(200, 1e6)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        single().fit(rows, Y)
+
+
+def test_the_ensemble_speaks_by_its_own_name():
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
+    model = crossed().fit(frame, Y)
+    with pytest.warns(
+        UserWarning, match="LabelSmoothingClassifierCV was fitted with feature names"
+    ):
+        model.predict(X)
+    with pytest.raises(ValueError, match="LabelSmoothingClassifierCV"):
+        crossed().fit(np.where(X > 2, np.nan, X), Y)
+
+
+# -- callbacks ----------------------------------------------------------------------------------
+
+
+def test_callbacks_meet_the_users_labels():
+    class Watch(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            self.classes_ = net.classes_.tolist()
+
+    watch = Watch()
+    scoring = EpochScoring("accuracy", lower_is_better=False, name="own_accuracy")
+    net = single(callbacks=[("watch", watch), scoring]).fit(X, NAMES[Y])
+    assert dict(net.callbacks_)["watch"].classes_ == list(NAMES)
+    np.testing.assert_allclose(net.history[:, "own_accuracy"], net.history[:, "valid_acc"])
