@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 import numpy as np
 import skorch.dataset
@@ -29,6 +30,7 @@ from sksmooth._batches import (
     rows_in_memory,
 )
 from sksmooth._checks import nearest
+from sksmooth._load import whole_or_not_at_all
 from sksmooth._params import NamedParams
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._rows import are_codes, distinct
@@ -316,6 +318,30 @@ class SmoothedNet(NamedParams):
         return self.label_smoothing > 0 and not is_uniform
 
     # -- training -----------------------------------------------------------------------------
+
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters as skorch does, but whole or not at all. See skorch.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Files, such as ``f_params="net.pt"``.
+
+        Raises
+        ------
+        ValueError
+            If what is loaded is not finite, or the optimizer's state is of another module.
+        """
+        with whole_or_not_at_all(self):
+            super().load_params(*args, **kwargs)
+        has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
+        is_calibrated = getattr(self, "calibrator_", None) is not None
+        if has_module and is_calibrated and self._training is None:
+            warn(
+                "calibrator_ was fitted to the parameters before; set it to that of the net whose "
+                "parameters were loaded, or to None.",
+                stacklevel=2,
+            )
 
     @contextmanager
     def in_training(self, patience: int | None = None) -> Iterator[Training]:

@@ -1191,6 +1191,7 @@ def test_set_params_on_an_initialized_net_builds_its_module_anew():
     assert net.module_.layers[0].out_features == 9
 
 
+@pytest.mark.filterwarnings("ignore:calibrator_ was fitted to the parameters before")
 def test_parameters_are_saved_and_loaded(iris, tmp_path):
     X, y = iris
     net = quick().fit(X, y)

@@ -175,6 +175,7 @@ def test_lr_scheduler_changes_the_learning_rate(data):
     assert net.optimizer_.param_groups[0]["lr"] == pytest.approx(0.00125)
 
 
+@pytest.mark.filterwarnings("ignore:calibrator_ was fitted to the parameters before")
 @pytest.mark.parametrize("monitor", ["valid_loss_best", "refined_loss_best"])
 def test_checkpoint_brings_back_the_best_epoch(data, tmp_path, monitor):
     checkpoint = Checkpoint(monitor=monitor, dirname=str(tmp_path), load_best=True)
@@ -278,6 +279,7 @@ def test_no_classes_are_refused(data):
 # -- saving and copying -------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:calibrator_ was fitted to the parameters before")
 def test_saved_parameters_come_back(data, tmp_path):
     files = {
         f"f_{part}": str(tmp_path / part)

@@ -1,0 +1,57 @@
+"""Parameters are loaded whole or not at all."""
+
+import numpy as np
+import pytest
+import torch
+
+from sksmooth import LabelSmoothingClassifier, make_tabular
+
+X, Y = make_tabular(120, random_state=0)
+
+
+def make(width=8, **parameters):
+    net = LabelSmoothingClassifier(
+        max_epochs=2, lr=0.02, module__hidden_layer_sizes=(width, 4), random_state=0, **parameters
+    )
+    return net.fit(X, Y)
+
+
+def test_parameters_of_another_architecture_leave_the_net_as_it_was(tmp_path):
+    make(16).save_params(f_params=tmp_path / "net.pt")
+    net = make()
+    expected = net.predict_proba(X)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        net.load_params(f_params=tmp_path / "net.pt")
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
+def test_state_of_an_optimizer_of_another_architecture_is_refused(tmp_path):
+    make(16).save_params(f_optimizer=tmp_path / "optimizer.pt")
+    net, twin = make(), make()
+    with pytest.raises(ValueError, match=r"state of AdamW.*shape \(16, 10\).*\(8, 10\)"):
+        net.load_params(f_optimizer=tmp_path / "optimizer.pt")
+    for own in (net, twin):
+        own.partial_fit(X, Y)
+    np.testing.assert_array_equal(net.predict_proba(X), twin.predict_proba(X))
+
+
+def test_parameters_that_are_not_finite_are_refused(tmp_path):
+    broken = make()
+    with torch.no_grad():
+        broken.module_.layers[1].weight[0, 0] = torch.nan
+    broken.save_params(f_params=tmp_path / "net.pt")
+    net = make()
+    expected = net.predict_proba(X)
+    with pytest.raises(ValueError, match=r"layers\.1\.weight.*not finite"):
+        net.load_params(f_params=tmp_path / "net.pt")
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
+def test_calibrator_of_other_parameters_is_warned_of(tmp_path):
+    trained = make()
+    trained.save_params(f_params=tmp_path / "net.pt")
+    net = make(calibration="temperature")
+    with pytest.warns(UserWarning, match="calibrator_ was fitted to the parameters before"):
+        net.load_params(f_params=tmp_path / "net.pt")
+    net.calibrator_ = trained.calibrator_
+    np.testing.assert_array_equal(net.predict_proba(X), trained.predict_proba(X))
