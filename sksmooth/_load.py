@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from sksmooth.engine.adam import misfit
+
 
 @contextmanager
 def whole_or_not_at_all(net: Any) -> Iterator[None]:
@@ -39,14 +41,11 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
 
 def _refuse(part: Any) -> None:
     if isinstance(part, torch.optim.Optimizer):
-        for parameter, state in part.state.items():
-            for name, value in state.items():
-                is_moment = isinstance(value, torch.Tensor) and value.ndim > 0
-                if is_moment and value.shape != parameter.shape and name != "step":
-                    raise ValueError(
-                        f"The loaded state of {type(part).__name__} is of another module: {name} "
-                        f"has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}."
-                    )
+        what = misfit(part)
+        if what is not None:
+            raise ValueError(
+                f"The loaded state of {type(part).__name__} is of another module: {what}."
+            )
         return
     for name, value in part.state_dict().items():
         if isinstance(value, torch.Tensor) and not value.isfinite().all():

@@ -35,6 +35,16 @@ def test_state_of_an_optimizer_of_another_architecture_is_refused(tmp_path):
     np.testing.assert_array_equal(net.predict_proba(X), twin.predict_proba(X))
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.LBFGS, torch.optim.Adafactor])
+def test_state_of_an_optimizer_whose_tensors_have_shapes_of_their_own_is_loaded(
+    optimizer, tmp_path
+):
+    net = make(optimizer=optimizer, batch_size=-1, calibration=None)
+    net.save_params(f_optimizer=tmp_path / "optimizer.pt")
+    net.load_params(f_optimizer=tmp_path / "optimizer.pt")
+    assert net.optimizer_.state
+
+
 def test_parameters_that_are_not_finite_are_refused(tmp_path):
     broken = make()
     with torch.no_grad():

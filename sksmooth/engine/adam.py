@@ -71,12 +71,7 @@ class FusedAdam:
             and not has_step_hooks(optimizer)
             and len({float(state["step"]) for state in optimizer.state.values()}) <= 1
             and len(optimizer.state) in (0, len(optimizer.param_groups[0]["params"]))
-            and all(
-                moment.shape == parameter.shape
-                for parameter, state in optimizer.state.items()
-                for name, moment in state.items()
-                if name != "step"
-            )
+            and misfit(optimizer) is None
         )
 
     def step(self) -> None:
@@ -156,6 +151,33 @@ def restacked(
         parameter.grad = gradient
     kind: Any = type(optimizer)
     return kind(parameters, **settings)
+
+
+def misfit(optimizer: Any) -> str | None:
+    """Tell what of an elementwise optimizer's state has not its parameter's shape.
+
+    Others, such as LBFGS, keep tensors of other shapes.
+
+    Parameters
+    ----------
+    optimizer : torch optimizer
+        Any.
+
+    Returns
+    -------
+    str or None
+        The first that does not fit, with both shapes; None where all do.
+    """
+    if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
+        return None
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            is_moment = isinstance(value, torch.Tensor) and value.ndim > 0  # not a count of steps
+            if is_moment and value.shape != parameter.shape:
+                return (
+                    f"{name} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
+                )
+    return None
 
 
 def has_step_hooks(optimizer: Any) -> bool:
