@@ -126,8 +126,7 @@ def check_rows(
     _refuse_missing(y, "y")
     owner = estimator if owner is None else owner
     name = type(owner).__name__
-    _refuse_other_columns(name, X)
-    X, y = validate_data(owner, X, y, reset=reset, **_FLOAT32_ROWS)
+    X, y = _checked(owner, X, y, reset=reset)
     _warn_of_scales(name, X)
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
@@ -229,8 +228,7 @@ def check_new_rows(estimator: Any, X: Any) -> torch.Tensor:
         if math.isfinite(rows.sum(dtype=np.float64)):
             return as_tensor(rows)
     if hasattr(estimator, "n_features_in_"):
-        _refuse_other_columns(type(estimator).__name__, X)
-        X = validate_data(estimator, X, reset=False, **_FLOAT32_ROWS)
+        X = _checked(estimator, X, reset=False)
     return as_tensor(np.asarray(X, dtype=np.float32))
 
 
@@ -247,43 +245,63 @@ def _is_plain(estimator: Any, X: Any) -> bool:
     )
 
 
-def _refuse_other_columns(name: str, X: Any) -> None:
-    """Refuse a frame's columns that are no numbers, by their names and with what helps."""
-    columns = _columns_without_numbers(X)
-    if not columns:
-        return
-    told = "; ".join(f"{column!r} holds {held}" for column, held in list(columns.items())[:5])
-    more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
-    is_missing = all(held.endswith("missing values") for held in columns.values())
-    what = "NaN" if is_missing else "what is no number"
-    raise ValueError(
-        f"Input X contains {what}: {told}{more}. {name} takes finite numbers. "
-        f"skrub.tabular_pipeline({name}()) encodes mixed columns and fills in missing numbers; so "
-        "does a sklearn.compose.ColumnTransformer before it."
-    )
+def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
+    """Check rows as scikit-learn does; of a frame, name the columns that are no numbers."""
+    name = type(owner).__name__
+    dates = {
+        column: "dates" if dtype.kind == "M" else "durations"
+        for column, dtype in _dtypes(X)
+        if dtype.kind in "mM"
+    }
+    if dates:  # which would pass for numbers, if they are alone
+        raise _other_columns(name, {**_columns_without_numbers(X), **dates})
+    try:
+        return validate_data(owner, X, *y, reset=reset, **_FLOAT32_ROWS)
+    except (TypeError, ValueError) as error:
+        columns = _columns_without_numbers(X)
+        if columns:
+            raise _other_columns(name, columns) from error
+        raise
+
+
+def _dtypes(X: Any) -> list[tuple[Any, Any]]:
+    """Give the columns of a pandas frame and their dtypes."""
+    import pandas as pd
+
+    if not isinstance(X, pd.DataFrame) or not X.columns.is_unique:
+        return []
+    return list(zip(X.columns, X.dtypes, strict=True))
 
 
 def _columns_without_numbers(X: Any) -> dict[Any, str]:
-    """Give the columns of a pandas frame that are no finite numbers, and what they hold."""
+    """Give the columns of a pandas frame that hold text or gaps, and what they hold."""
     import pandas as pd
 
     found: dict[Any, str] = {}
-    if not isinstance(X, pd.DataFrame):
-        return found
-    for column, dtype in zip(X.columns, X.dtypes, strict=True):
-        values = X[column] if X.columns.is_unique else None
-        if values is None:
-            continue
-        if dtype.kind in "mM":
-            found[column] = "dates" if dtype.kind == "M" else "durations"
-        elif not pd.api.types.is_numeric_dtype(dtype):
+    for column, dtype in _dtypes(X):
+        values = X[column]
+        if dtype.kind not in "mM" and not pd.api.types.is_numeric_dtype(dtype):
             numbers = pd.to_numeric(values.dropna(), errors="coerce")
             if numbers.isna().any():
                 example = values.dropna()[numbers.isna()].iloc[0]
                 found[column] = f"text such as {example!r}"
-        if column not in found and values.isna().any():
+                continue
+        if values.isna().any():
             found[column] = f"{int(values.isna().sum())} missing values"
     return found
+
+
+def _other_columns(name: str, columns: dict[Any, str]) -> ValueError:
+    """Make the error for columns that are no numbers, with what helps."""
+    told = "; ".join(f"{column!r} holds {held}" for column, held in list(columns.items())[:5])
+    more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
+    is_missing = all(held.endswith("missing values") for held in columns.values())
+    what = "NaN" if is_missing else "what is no number"
+    return ValueError(
+        f"Input X contains {what}: {told}{more}. {name} takes finite numbers. "
+        f"skrub.tabular_pipeline({name}()) encodes mixed columns and fills in missing numbers; so "
+        "does a sklearn.compose.ColumnTransformer before it."
+    )
 
 
 def _warn_of_scales(name: str, X: NDArray) -> None:
