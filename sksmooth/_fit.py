@@ -18,7 +18,7 @@ from skorch.callbacks import PrintLog
 from torch.nn.parameter import is_lazy
 
 from sksmooth._batches import TensorBatches
-from sksmooth._rows import Table
+from sksmooth._rows import Table, check_rows
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
@@ -206,6 +206,7 @@ class _Runner:
     def __init__(self, job: Job, checked: dict[tuple[int, int], Table]) -> None:
         self.job = job
         self.estimator = job.estimator
+        self.estimator.check_parameters()
         sample_weight = job.fit_params.get("sample_weight")
         is_shared = all(
             value is None
@@ -214,7 +215,9 @@ class _Runner:
         key = (id(job.X), id(job.y))
         table = checked.get(key) if is_shared else None
         if table is None:
-            table = self.estimator.check_rows(job.X, job.y, sample_weight)
+            table = check_rows(
+                self.estimator, job.X, job.y, sample_weight, self.estimator.classes, reset=True
+            )
         if is_shared:
             checked[key] = table
         self.estimator.prepare(table)
@@ -248,19 +251,13 @@ class _Runner:
 
     def member(self, generators: dict[tuple[int, int], torch.Generator]) -> Member:
         """Give the member of a stack, with the generator of all that draw the same."""
-        rows, index = self.batches.rows, self.batches.index
-        key = (self.seed, len(index))
+        train = Selection.of_batches(self.batches)
+        key = (self.seed, len(train.chosen))
         if key not in generators:
-            generators[key] = make_generator(self.seed, rows.X.device)
-        held_out = self.held_out and Selection(self.held_out.rows, self.held_out.index)
-        estimator = self.estimator
-        return Member(
-            estimator.module_,
-            estimator.criterion_,
-            Selection(rows, index),
-            held_out,
-            generators[key],
-        )
+            generators[key] = make_generator(self.seed, train.table.X.device)
+        held_out = self.held_out and Selection.of_batches(self.held_out)
+        module, criterion = self.estimator.module_, self.estimator.criterion_
+        return Member(module, criterion, train, held_out, generators[key])
 
     def record(self, row: dict[str, Any]) -> None:
         """Record an epoch in the history, and print it where that was asked for."""
@@ -320,16 +317,16 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
         if runner.job.error is None:
             with _errors_kept(runner.job):
                 runner.estimator.trained_by_, runner.estimator.trained_by_reason_ = chosen
-                _conclude(runner.estimator, monitor, m)
+                _conclude(runner, monitor, m)
 
 
-def _conclude(estimator: LabelSmoothingClassifier, monitor: Monitor, m: int) -> None:
-    best = monitor.best
+def _conclude(runner: _Runner, monitor: Monitor, m: int) -> None:
+    best, X = monitor.best, runner.batches.rows.X
     if best is None:
-        estimator.conclude(monitor.n_epochs, lambda: None)
+        runner.estimator.conclude(monitor.n_epochs, lambda: None, X)
     else:
         held_out = (*best.scored.of(m), monitor.start_of(m))
-        estimator.conclude(int(best.epoch[m]), lambda: held_out)
+        runner.estimator.conclude(int(best.epoch[m]), lambda: held_out, X)
 
 
 class _Records:

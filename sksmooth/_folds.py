@@ -252,7 +252,7 @@ class FoldsTraining:
             net.label_smoothing = self.label_smoothings[value]
             net.set_smoothing()
             net.best_epoch_ = int(self.best.epoch[value])
-            net.refuse_infinite_parameters()
+            net.refuse_overflow(self.rows.X)
         return nets
 
 
@@ -357,7 +357,7 @@ class _Together:
             Member(
                 fold.net.module_,
                 criteria[value],
-                Selection(fold.batches.rows, fold.batches.index),
+                Selection.of_batches(fold.batches),
                 Selection(training.rows, fold.scored.to(device)) if len(fold.scored) else None,
                 generators[fold.seed, len(fold.batches.index)],
             )

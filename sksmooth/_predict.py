@@ -21,6 +21,9 @@ PREDICTION_ROWS = 8192
 # most 10 outputs and the number of its inputs is no multiple of 4.)
 ROWS_OF_A_BLOCK = 16
 
+# Products of parameters beyond this may overflow in a few layers.
+LARGE_PARAMETER = 1e4
+
 
 class PredictsByProbability:
     """Labels, scores and confidence, by the logits and probabilities that a class gives."""
@@ -239,6 +242,23 @@ def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         )
     largest = np.finfo(np.float32).max
     return np.clip(logits, -largest, largest)
+
+
+def largest_parameter(modules: Iterable[torch.nn.Module]) -> float:
+    """Give the largest absolute value among the parameters of modules; NaN if one is.
+
+    Parameters
+    ----------
+    modules : iterable of torch modules
+        The parts of a net.
+
+    Returns
+    -------
+    float
+        The largest; 0 where there are no parameters.
+    """
+    parameters = [own.detach() for module in modules for own in module.parameters() if own.numel()]
+    return float(np.max([float(own.abs().max()) for own in parameters], initial=0.0))
 
 
 def warn_of_probabilities(net: Any, logits: NDArray) -> None:

@@ -158,8 +158,8 @@ class Session:
         member = Member(
             net.module_,
             net.criterion_,
-            Selection(train.rows, train.index),
-            None if held_out is None else Selection(held_out.rows, held_out.index),
+            Selection.of_batches(train),
+            None if held_out is None else Selection.of_batches(held_out),
             self.randomness.generator(train.rows.X.device),
         )
         return InMemoryStack(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -24,10 +23,12 @@ from torch.utils.data import IterableDataset
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
+    LARGE_PARAMETER,
     PREDICTION_ROWS,
     PredictsByProbability,
     fill_up,
     in_one_array,
+    largest_parameter,
     mend_overflow,
     warn_of_probabilities,
 )
@@ -303,33 +304,14 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             self._train(table, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
         return self
 
-    def check_rows(self, X: Any, y: Any, sample_weight: Any, owner: Any = None) -> Table:
-        """Check the parameters and the rows of a fit.
-
-        Parameters
-        ----------
-        X, y, sample_weight : array-likes or None
-            As :meth:`fit` is given them.
-        owner : estimator or None, default=None
-            Who is named in messages; None: this one.
-
-        Returns
-        -------
-        Table
-            The rows, which other classifiers may be fitted to, too.
-        """
-        self.check_parameters()
-        return check_rows(self, X, y, sample_weight, self.classes, reset=True, owner=owner)
-
     def prepare(self, table: Table) -> None:
-        """Build the parts for rows that were checked.
+        """Build the parts, whose parameters were checked, for rows that were checked.
 
         Parameters
         ----------
         table : Table
             The rows.
         """
-        self.check_parameters()
         table.introduce_to(self)
         check_smoothing(self.smoothing, len(table.classes))
         self.__dict__.pop("calibrator_", None)
@@ -450,7 +432,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self,
         best_epoch: int,
         held_out: Callable[[], tuple | None],
-        X: Any = None,
+        X: Any,
         y: Any = None,
     ) -> None:
         """Do what comes after the last epoch: notify, calibrate.
@@ -462,32 +444,38 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         held_out : callable
             Gives logits, class indices and weights of the held-out rows, and where to begin to
             look for the temperature; None where no rows were held out.
-        X, y : array-like, default=None
-            The rows, for callbacks.
+        X, y : array-like
+            The rows that were trained on.
 
         Raises
         ------
         ValueError
-            If the net's parameters are not finite numbers.
+            If the net's parameters or its logits are not finite numbers.
         """
         self.best_epoch_ = best_epoch
-        self.refuse_infinite_parameters()
+        self.refuse_overflow(X)
         self.notify("on_train_end", X=X, y=y)
         self._calibrate(held_out())
 
-    def refuse_infinite_parameters(self) -> None:
+    def refuse_overflow(self, X: Any) -> None:
         """Refuse what the last step of all made infinite or NaN, after which there is no loss.
+
+        Parameters
+        ----------
+        X : array-like
+            Rows that were trained on; a tensor's are run through a net of large parameters.
 
         Raises
         ------
         ValueError
-            If the net's parameters are not finite numbers.
+            If the net's parameters, or its logits of these rows, are not finite numbers.
         """
-        parameters = [
-            value for name in self._modules for value in getattr(self, f"{name}_").parameters()
-        ]
-        if not all(parameter.isfinite().all() for parameter in parameters):
-            raise self.diverged("The net's parameters turned infinite or NaN", self.best_epoch_)
+        largest = largest_parameter(getattr(self, f"{name}_") for name in self._modules)
+        what = None if largest < np.inf else "parameters"
+        if LARGE_PARAMETER < largest < np.inf and isinstance(X, torch.Tensor):
+            what = None if np.isfinite(self._all_logits(X)).all() else "logits"
+        if what is not None:
+            raise self.diverged(f"The net's {what} turned infinite or NaN", self.best_epoch_)
 
     def _calibrate(self, held_out: tuple | None) -> None:
         """Fit the calibrator to the logits of held-out rows."""
@@ -672,7 +660,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             The logits, all finite.
         """
         logits = self._all_logits(X)
-        return logits if math.isfinite(logits.sum()) else mend_overflow(logits)
+        return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
     def _all_logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through the net; where nothing stands in for skorch's hooks, without them."""

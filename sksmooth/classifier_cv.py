@@ -38,7 +38,14 @@ from sksmooth._predict import (
     mend_overflow,
     warn_of_probabilities,
 )
-from sksmooth._rows import Table, as_array, check_new_rows, is_several_inputs, refuse_dataset
+from sksmooth._rows import (
+    Table,
+    as_array,
+    check_new_rows,
+    check_rows,
+    is_several_inputs,
+    refuse_dataset,
+)
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.threads import threads_for_rows
@@ -390,11 +397,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             "trained_by_": nets[0].trained_by_,
             "trained_by_reason_": nets[0].trained_by_reason_,
             "classes_": nets[0].classes_,
-            "n_features_in_": nets[0].n_features_in_,
         }
-        self.__dict__.pop("feature_names_in_", None)
-        if hasattr(nets[0], "feature_names_in_"):
-            fitted["feature_names_in_"] = nets[0].feature_names_in_
         self.__dict__.update(fitted)
 
     @property
@@ -527,7 +530,7 @@ def _check_rows(
     if is_several_inputs(X) or net.dataset is not TensorRows:
         kind = type(X).__name__ if net.dataset is TensorRows else net.dataset.__name__
         raise ValueError(f"X must be one array, held in the default dataset, got a {kind}.")
-    return net.check_rows(X, y, sample_weight, owner)
+    return check_rows(net, X, y, sample_weight, net.classes, reset=True, owner=owner)
 
 
 def _history(results: dict[str, NDArray], label_smoothing: float) -> History:

@@ -1326,3 +1326,13 @@ def test_confidence_takes_what_predict_takes(iris):
         net.confidence(frame[["b", "a", "c", "d"]])
     with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4 features"):
         quick().fit(X, y).confidence(X[:, :3])
+
+
+@pytest.mark.parametrize(("lr", "n_features"), [(130350.0, 5), (147324.0, 1)])
+def test_a_last_step_after_which_the_rows_overflow_is_refused(lr, n_features):
+    rows = [[12.57, 13.21, 64.06, 10.49, 53.56], [36.16, 130.4, 94.7, 70.4, 126.56]]
+    X = np.array(rows, dtype=np.float16)[:, :n_features]
+    net = LabelSmoothingClassifier(max_epochs=3, random_state=0, lr=lr, train_split=None)
+    with pytest.raises(ValueError, match=r"turned infinite or NaN.*lower learning rate"):
+        net.fit(X, [0, 1])
+    assert not hasattr(net, "module_")

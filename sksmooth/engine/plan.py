@@ -77,7 +77,7 @@ def plan(net: Any, train: Any, held_out: Any, fit_params: Mapping[str, Any]) -> 
     reason = _against_the_engine(net, (train, held_out), fit_params)
     if reason is not None:
         return Plan(BY_SKORCH, reason)
-    return plan_stack(net, Selection(train.rows, train.index))
+    return plan_stack(net, Selection.of_batches(train))
 
 
 def plan_stack(net: Any, train: Selection) -> Plan:

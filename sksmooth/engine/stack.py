@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sksmooth._batches import TensorRows, lengths_of_batches
+from sksmooth._batches import TensorBatches, TensorRows, lengths_of_batches
 from sksmooth.engine.adam import Updates, restacked
 from sksmooth.engine.by_autograd import OneModule, StackedModules
 from sksmooth.engine.by_hand import HandNets
@@ -129,6 +129,11 @@ class Selection(NamedTuple):
     def of(cls, rows: TensorRows) -> Selection:
         """Select all rows of a table."""
         return cls(rows, torch.arange(len(rows), device=rows.X.device))
+
+    @classmethod
+    def of_batches(cls, batches: TensorBatches) -> Selection:
+        """Select the rows that batches are made of."""
+        return cls(batches.rows, batches.index)
 
     def none(self) -> Selection:
         """Select no rows of the same table."""
