@@ -18,11 +18,9 @@ from skorch import NeuralNetClassifier
 import sksmooth
 
 ROOT = Path(__file__).parent.parent
-TABLE = re.compile(r"^\| `([\w/]+)(?:\.py|/)` \|", flags=re.MULTILINE)
-ROOMS = [
-    room.rstrip("/").replace("/", ".")
-    for room in TABLE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+TABLE = re.compile(r"^\| `((?!tests/)[\w/]+)(?:\.py|/)` \|", flags=re.MULTILINE)
+ROOMS = [room.rstrip("/").replace("/", ".") for room in TABLE.findall(CONTRIBUTING)]
 
 
 def modules_of(room):
@@ -105,6 +103,14 @@ def test_the_list_of_rooms_is_complete():
         for found in pkgutil.walk_packages(sksmooth.__path__, "sksmooth.")
     ]
     assert {room_of(name) for name in names if name != "engine"} == set(ROOMS)
+
+
+def test_each_room_has_its_test_file_and_all_others_are_listed():
+    of_rooms = {f"test_{room.rpartition('.')[2].lstrip('_')}.py" for room in ROOMS}
+    others = set(re.findall(r"^\| `tests/(test_\w+\.py)` \|", CONTRIBUTING, re.MULTILINE))
+    assert len(of_rooms) == len(ROOMS)
+    assert {path.name for path in (ROOT / "tests").glob("test_*.py")} == of_rooms | others
+    assert not of_rooms & others
 
 
 def documented_callables():
