@@ -39,7 +39,7 @@ def fitted():
 
 CHECKED = [
     LabelSmoothingClassifierCV(),
-    LabelSmoothingClassifierCV(ensemble=False),
+    make_cv(short(max_epochs=20, lr=0.02), ensemble=False, random_state=None),
     LabelSmoothingClassifierCV(short(module=WithDropout, module__hidden_layer_sizes=None)),
 ]
 del CHECKED[2].estimator.module__hidden_layer_sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -527,11 +526,6 @@ def test_missing_matplotlib_is_said_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=rf'{caller} needs .*pip install "sksmooth\[plot\]"'):
         draw()
-
-
-def test_import_of_the_module_loads_no_matplotlib():
-    code = "import sys, sksmooth.plotting; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def _area_drawn(line):

@@ -306,7 +306,8 @@ class TestWhoWatches:
         params = {"estimator": NET, "param_grid": EPS, "cv": 3, "verbose": 1, "n_jobs": 2}
         ours = BatchedGridSearchCV(**params)
         given = ours.get_params(deep=False)
-        ours.fit(X, Y)
+        with parallel_config("threading"):  # processes would take seconds to start
+            ours.fit(X, Y)
         ((search, before, after),) = watched
         assert type(search) is BatchedGridSearchCV
         for seen in (before, after, ours.get_params(deep=False)):
