@@ -1,4 +1,4 @@
-"""Settings that all tests share."""
+"""Settings and fixtures that tests share."""
 
 import random
 
@@ -6,7 +6,9 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from helpers import SPECIES
 from hypothesis import settings
+from sklearn.datasets import load_iris
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # so that parallel test processes do not fight for the cores
@@ -23,3 +25,14 @@ def pytest_runtest_setup():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def iris():
+    """Give scaled, shuffled rows, no two of them equal, and labels that are strings."""
+    X, codes = load_iris(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    rng = np.random.default_rng(0)
+    X += rng.normal(scale=1e-3, size=X.shape)
+    order = rng.permutation(len(X))
+    return X[order].astype(np.float32), SPECIES[codes[order]]

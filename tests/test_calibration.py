@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import draw_logits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq, minimize, minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -20,27 +21,18 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from sksmooth._refine import refine
 from sksmooth.calibration import (
     POWER_PRECISION,
     NormTemperatureScaling,
     TemperatureScaling,
     normalized_confidence,
-    refine,
 )
 
 seeds = st.integers(0, 10_000)
 class_counts = st.integers(2, 20)
 scales = st.floats(-6, 6).map(lambda exponent: 10.0**exponent)
 dtypes = st.sampled_from([np.float32, np.float64])
-
-
-def draw(seed, n=40, n_classes=3, scale=1.0, sharpness=1.0, dtype=np.float64):
-    """Logits, and labels drawn from softmax(sharpness * logits / scale), one of them wrong."""
-    rng = np.random.default_rng(seed)
-    logits = rng.normal(scale=2, size=(n, n_classes))
-    y = (sharpness * logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
-    y[0] = logits[0].argmin()
-    return (scale * logits).astype(dtype), y
 
 
 def slope(inverse_temperature, logits, y, weight=None, prior_strength=0.0):
@@ -72,7 +64,7 @@ def best_temperature(logits, y, weight=None, prior_strength=0.0):
 
 @given(seeds, class_counts, scales, st.floats(0.2, 4), dtypes)
 def test_temperature_is_the_optimum_to_1e_8(seed, n_classes, scale, sharpness, dtype):
-    logits, y = draw(seed, 40, n_classes, scale, sharpness, dtype)
+    logits, y = draw_logits(seed, 40, n_classes, scale, sharpness, dtype)
     expected = best_temperature(logits, y)
     assume(expected is not None)
     fitted = TemperatureScaling().fit(logits, y).temperature_
@@ -81,7 +73,7 @@ def test_temperature_is_the_optimum_to_1e_8(seed, n_classes, scale, sharpness, d
 
 @given(seeds, st.floats(0.2, 4))
 def test_temperature_is_the_optimum_of_weighted_rows(seed, sharpness):
-    logits, y = draw(seed, sharpness=sharpness)
+    logits, y = draw_logits(seed, sharpness=sharpness)
     weight = np.random.default_rng(seed).exponential(size=len(y))
     expected = best_temperature(logits, y, weight)
     assume(expected is not None)
@@ -91,7 +83,7 @@ def test_temperature_is_the_optimum_of_weighted_rows(seed, sharpness):
 
 @given(seeds, class_counts)
 def test_gradient_vanishes_at_the_optimum(seed, n_classes):
-    logits, y = draw(seed, n_classes=n_classes)
+    logits, y = draw_logits(seed, n_classes=n_classes)
     assume(best_temperature(logits, y) is not None)
     beta = 1 / TemperatureScaling().fit(logits, y).temperature_
     at_zero = abs(slope(0.0, logits, y))
@@ -100,7 +92,7 @@ def test_gradient_vanishes_at_the_optimum(seed, n_classes):
 
 
 def test_no_other_temperature_has_a_lower_log_loss():
-    logits, y = draw(0)
+    logits, y = draw_logits(0)
 
     def loss(log_beta):
         return log_loss(y, softmax(math.exp(log_beta) * logits, axis=1))
@@ -112,7 +104,7 @@ def test_no_other_temperature_has_a_lower_log_loss():
 
 
 def test_one_row_that_dwarfs_the_others_leaves_the_optimum_theirs():
-    logits, y = draw(0)
+    logits, y = draw_logits(0)
     huge = np.array([[1e7, 0.0, 0.0]])
     alone = TemperatureScaling().fit(logits, y)
     with_huge = TemperatureScaling().fit(np.vstack([logits, huge]), [*y, 0])
@@ -132,7 +124,7 @@ def test_a_single_error_of_small_margin_still_gives_an_optimum(margin):
 
 @given(seeds, st.integers(-20, 20))
 def test_temperature_scales_with_the_logits(seed, exponent):
-    logits, y = draw(seed)
+    logits, y = draw_logits(seed)
     assume(best_temperature(logits, y) is not None)
     one = TemperatureScaling().fit(logits, y)
     other = TemperatureScaling().fit(logits * 2.0**exponent, y)
@@ -144,7 +136,7 @@ def test_temperature_scales_with_the_logits(seed, exponent):
 
 @pytest.mark.parametrize("scale", [1e-150, 1e150])
 def test_extreme_scales_are_solved_too(scale):
-    logits, y = draw(3)
+    logits, y = draw_logits(3)
     one = TemperatureScaling().fit(logits, y)
     other = TemperatureScaling().fit(logits * scale, y)
     assert other.temperature_ / scale == pytest.approx(one.temperature_, rel=1e-8)
@@ -152,7 +144,7 @@ def test_extreme_scales_are_solved_too(scale):
 
 @given(seeds, st.floats(-1e3, 1e3))
 def test_a_constant_added_to_a_row_changes_nothing(seed, shift):
-    logits, y = draw(seed)
+    logits, y = draw_logits(seed)
     assume(best_temperature(logits, y) is not None)
     shifted = logits + shift * np.arange(len(y))[:, None] / len(y)
     one = TemperatureScaling().fit(logits, y)
@@ -161,7 +153,7 @@ def test_a_constant_added_to_a_row_changes_nothing(seed, shift):
 
 
 def test_float32_logits_are_computed_in_float64():
-    logits, y = draw(1, dtype=np.float32)
+    logits, y = draw_logits(1, dtype=np.float32)
     single = TemperatureScaling().fit(logits, y)
     double = TemperatureScaling().fit(logits.astype(np.float64), y)
     assert single.temperature_ == double.temperature_
@@ -169,7 +161,7 @@ def test_float32_logits_are_computed_in_float64():
 
 
 def test_tensors_lists_and_arrays_give_the_same():
-    logits, y = draw(2)
+    logits, y = draw_logits(2)
     expected = TemperatureScaling().fit(logits, y)
     for convert in (np.ndarray.tolist, torch.from_numpy, np.asfortranarray):
         fitted = TemperatureScaling().fit(convert(logits), convert(y))
@@ -180,7 +172,7 @@ def test_tensors_lists_and_arrays_give_the_same():
 
 
 def test_inputs_are_left_as_they_were():
-    logits, y = draw(2)
+    logits, y = draw_logits(2)
     weight = np.ones(len(y))
     for array in (logits, y, weight):
         array.flags.writeable = False
@@ -195,7 +187,7 @@ def test_inputs_are_left_as_they_were():
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_separable_logits_stop_at_a_bound_with_a_warning(n_classes, scale, dtype):
-    logits, _ = draw(0, n_classes=n_classes, scale=scale, dtype=dtype)
+    logits, _ = draw_logits(0, n_classes=n_classes, scale=scale, dtype=dtype)
     with pytest.warns(ConvergenceWarning, match="every row is classified correctly"):
         scaling = TemperatureScaling().fit(logits, logits.argmax(axis=1))
     assert 1e-5 * scale < scaling.temperature_ < 1e-2 * scale
@@ -205,7 +197,7 @@ def test_separable_logits_stop_at_a_bound_with_a_warning(n_classes, scale, dtype
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_misleading_logits_stop_at_a_bound_with_a_warning(scale):
-    logits, _ = draw(0, scale=scale)
+    logits, _ = draw_logits(0, scale=scale)
     with pytest.warns(ConvergenceWarning, match="too little of the labels"):
         scaling = TemperatureScaling().fit(logits, logits.argmin(axis=1))
     assert 1e2 * scale < scaling.temperature_ < 1e5 * scale
@@ -227,22 +219,6 @@ def test_constant_logits_leave_the_temperature_at_one(value, prior_strength):
     scaling = TemperatureScaling(prior_strength).fit(logits, [0, 1, 2, 0])
     assert scaling.temperature_ == 1.0
     np.testing.assert_allclose(scaling.predict_proba(logits), 1 / 3)
-
-
-@given(
-    st.lists(
-        st.tuples(*[st.floats(-1e150, 1e150, allow_subnormal=True)] * 3, st.integers(0, 2)),
-        min_size=1,
-        max_size=8,
-    ),
-    st.sampled_from([0.0, 1.0]),
-)
-def test_any_finite_logits_give_a_finite_temperature_and_log_loss(rows, prior_strength):
-    logits, y = np.array([row[:3] for row in rows]), np.array([row[3] for row in rows])
-    beta, loss, bound = refine(logits, y, prior_strength=prior_strength)
-    assert 0 < beta < math.inf
-    assert 0 <= loss < math.inf
-    assert bound in (-1, 0, 1)
 
 
 def test_the_warning_points_at_the_caller():
@@ -274,7 +250,7 @@ def test_prior_gives_separable_rows_a_certainty_that_grows_with_their_number(n, 
 
 @given(seeds, class_counts, scales, st.floats(0.01, 100), st.booleans())
 def test_prior_equals_brute_force(seed, n_classes, scale, prior_strength, separable):
-    logits, y = draw(seed, 30, n_classes, scale)
+    logits, y = draw_logits(seed, 30, n_classes, scale)
     y = logits.argmax(axis=1) if separable else y
     expected = best_temperature(logits, y, prior_strength=prior_strength)
     assume(expected is not None)
@@ -283,7 +259,7 @@ def test_prior_equals_brute_force(seed, n_classes, scale, prior_strength, separa
 
 
 def test_prior_draws_towards_equal_probabilities():
-    logits, y = draw(0)
+    logits, y = draw_logits(0)
     temperatures = [TemperatureScaling(k).fit(logits, y).temperature_ for k in (0, 1, 10, 100)]
     assert temperatures == sorted(temperatures)
     assert temperatures[-1] > 2 * temperatures[0]
@@ -321,7 +297,7 @@ def test_agrees_with_scikit_learn(load, weighted):
 
 @given(seeds, st.sampled_from([0.0, 1.0]))
 def test_integer_weights_equal_repeated_rows(seed, prior_strength):
-    logits, y = draw(seed)
+    logits, y = draw_logits(seed)
     assume(best_temperature(logits, y) is not None)
     weight = np.random.default_rng(seed).integers(1, 5, size=len(y))
     weighted = TemperatureScaling(prior_strength).fit(logits, y, sample_weight=weight)
@@ -331,7 +307,7 @@ def test_integer_weights_equal_repeated_rows(seed, prior_strength):
 
 @given(seeds, st.sampled_from([0.0, 1.0]))
 def test_zero_weight_equals_a_missing_row(seed, prior_strength):
-    logits, y = draw(seed)
+    logits, y = draw_logits(seed)
     kept = np.arange(len(y)) % 3 < 2
     logits[~kept] *= 100
     assume(best_temperature(logits[kept], y[kept]) is not None)
@@ -356,7 +332,7 @@ weight_scales = st.floats(-30, 30).map(lambda exponent: 10.0**exponent) | st.sam
 def draw_weights(seed, n=60):
     """Logits of many norms, labels, and weights, some of them zero, of a mean of at most one."""
     rng = np.random.default_rng(seed)
-    logits, y = draw(seed, n=n)
+    logits, y = draw_logits(seed, n=n)
     weight = rng.exponential(size=n) * (rng.random(n) < 0.8)
     weight[0] = 1.0
     return logits, y, weight / weight[weight > 0].mean()
@@ -383,7 +359,7 @@ def test_only_the_weights_ratios_count_where_their_mean_is_one_at_most(kind, see
 @pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
 @pytest.mark.parametrize("total", [1.0, 1e-30, 1e-300])
 def test_equal_weights_of_any_small_total_are_no_weights(kind, total):
-    logits, y = draw(0, n=200)
+    logits, y = draw_logits(0, n=200)
     expected = kind(1.0).fit(logits, y)
     scaling = kind(1.0).fit(logits, y, np.full(200, total / 200))
     assert scaling.temperature_ == pytest.approx(expected.temperature_, rel=1e-9)
@@ -394,7 +370,7 @@ def test_equal_weights_of_any_small_total_are_no_weights(kind, total):
 @given(seeds, st.sampled_from([1, 2, 3, 10, 1000]))
 @settings(max_examples=20)
 def test_a_weight_for_all_rows_repeats_them(kind, separable, seed, times):
-    logits, y = draw(seed, n=20)
+    logits, y = draw_logits(seed, n=20)
     y = logits.argmax(axis=1) if separable else y
     weighted = kind(1.0).fit(logits, y, np.full(20, float(times)))
     repeated = kind(1.0).fit(np.tile(logits, (times, 1)), np.tile(y, times))
@@ -418,29 +394,19 @@ def test_huge_weights_leave_nothing_of_the_prior_of_the_temperature(factor):
     assert got == pytest.approx(expected, rel=1e-12)
 
 
-def test_each_set_of_a_stack_counts_its_own_weights():
-    logits, y, weight, sizes = stack_of_sets()
-    weight *= np.array([1e-200, 1.0, 7.0, 1e30, 1e200])[:, None]
-    stack = refine(logits, y, weight, prior_strength=1.0)
-    for i, n in enumerate(sizes):
-        alone = refine(logits[i, :n], y[i, :n], weight[i, :n], prior_strength=1.0)
-        for together, single in zip(stack, alone, strict=True):
-            np.testing.assert_allclose(together[i], single, rtol=1e-10)
-
-
 # Prediction
 
 
 @given(seeds, class_counts, scales, dtypes)
 def test_the_predicted_class_never_changes(seed, n_classes, scale, dtype):
-    logits, _ = draw(seed, 30, n_classes, scale, dtype=dtype)
+    logits, _ = draw_logits(seed, 30, n_classes, scale, dtype=dtype)
     scaling = TemperatureScaling(prior_strength=1.0).fit(logits, logits.argmax(axis=1))
     np.testing.assert_array_equal(scaling.predict_proba(logits).argmax(1), logits.argmax(1))
     np.testing.assert_array_equal(scaling.predict_log_proba(logits).argmax(1), logits.argmax(1))
 
 
 def test_probabilities_are_the_softmax_of_the_scaled_logits():
-    logits, y = draw(4)
+    logits, y = draw_logits(4)
     scaling = TemperatureScaling().fit(logits, y)
     expected = np.exp(logits / scaling.temperature_)
     expected /= expected.sum(axis=1, keepdims=True)
@@ -452,7 +418,7 @@ def test_probabilities_are_the_softmax_of_the_scaled_logits():
 
 
 def test_log_probabilities_are_finite_where_probabilities_underflow():
-    scaling = TemperatureScaling().fit(*draw(4))
+    scaling = TemperatureScaling().fit(*draw_logits(4))
     far = np.array([[0.0, 1e4, 1e6]])
     assert scaling.predict_proba(far)[0, 0] == 0.0
     np.testing.assert_allclose(
@@ -491,8 +457,8 @@ def test_bad_input_is_named(logits, y, weight, message):
 def test_bad_prior_strength_is_named_at_fit(value):
     scaling = TemperatureScaling(prior_strength=value)
     with pytest.raises(ValueError, match=f"'prior_strength' parameter .* Got {value!r}"):
-        scaling.fit(*draw(0))
-    assert scaling.set_params(prior_strength=1.0).fit(*draw(0)).temperature_ > 0
+        scaling.fit(*draw_logits(0))
+    assert scaling.set_params(prior_strength=1.0).fit(*draw_logits(0)).temperature_ > 0
 
 
 @pytest.mark.parametrize("method", ["predict_proba", "predict_log_proba"])
@@ -502,12 +468,13 @@ def test_prediction_before_fit_is_an_error(method):
 
 
 def test_logits_of_another_width_are_an_error():
-    scaling = TemperatureScaling().fit(*draw(0))
+    scaling = TemperatureScaling().fit(*draw_logits(0))
     with pytest.raises(ValueError, match="must have 3 columns, as many as at fit, got 2"):
         scaling.predict_proba([[1.0, 0.0]])
 
 
 # scikit-learn's protocol
+
 
 _LABELS = "its labels are not the indices of its columns"
 _WIDTH = (
@@ -541,7 +508,7 @@ def test_passes_the_checks_of_scikit_learn_that_know_no_features(estimator, chec
 @pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
 def test_what_the_checks_ask_of_features_holds_for_logits(kind):
     """The expected failures above, asked anew of labels that fit the logits."""
-    logits, y = draw(0)
+    logits, y = draw_logits(0)
     for array in (logits, y):
         array.flags.writeable = False  # as a memory map is
     weight = np.random.default_rng(0).integers(1, 3, size=len(y)).astype(float)
@@ -561,7 +528,7 @@ def test_what_the_checks_ask_of_features_holds_for_logits(kind):
 
 
 def test_clone_keeps_parameters_and_forgets_the_fit():
-    scaling = TemperatureScaling(prior_strength=2.0).fit(*draw(0))
+    scaling = TemperatureScaling(prior_strength=2.0).fit(*draw_logits(0))
     fresh = clone(scaling)
     assert fresh.get_params() == {"prior_strength": 2.0}
     assert not hasattr(fresh, "temperature_")
@@ -571,7 +538,7 @@ def test_clone_keeps_parameters_and_forgets_the_fit():
     "copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))]
 )
 def test_copies_and_pickles_predict_the_same(copied):
-    logits, y = draw(0)
+    logits, y = draw_logits(0)
     scaling = TemperatureScaling().fit(logits, y)
     np.testing.assert_array_equal(
         copied(scaling).predict_proba(logits), scaling.predict_proba(logits)
@@ -579,91 +546,11 @@ def test_copies_and_pickles_predict_the_same(copied):
 
 
 def test_fitting_again_forgets_the_first_fit():
-    scaling = TemperatureScaling().fit(*draw(0))
+    scaling = TemperatureScaling().fit(*draw_logits(0))
     first = scaling.temperature_
-    assert scaling.fit(*draw(1, n_classes=5)) is scaling
+    assert scaling.fit(*draw_logits(1, n_classes=5)) is scaling
     assert scaling.temperature_ != first
     assert scaling.classes_.tolist() == [0, 1, 2, 3, 4]
-
-
-# refine
-
-
-def stack_of_sets():
-    """Five sets of rows of different sizes, and of every outcome; padded with zero weights."""
-    generator = np.random.default_rng(0)
-    separable, _ = draw(7, n=12)
-    misleading, _ = draw(8, n=15, scale=1e3)
-    sets = [
-        draw(5, n=20, scale=1e-4),
-        draw(6, n=33, scale=1e4, sharpness=3),
-        (separable, separable.argmax(axis=1)),
-        (misleading, misleading.argmin(axis=1)),
-        (np.ones((9, 3)), np.arange(9) % 3),
-    ]
-    logits, y, weight = np.full((5, 33, 3), 7.0), np.zeros((5, 33), int), np.zeros((5, 33))
-    logits[..., 0] += 5
-    for i, (z, codes) in enumerate(sets):
-        logits[i, : len(z)], y[i, : len(z)] = z, codes
-        weight[i, : len(z)] = generator.exponential(size=len(z))
-    return logits, y, weight, [len(codes) for _, codes in sets]
-
-
-@pytest.mark.parametrize("prior_strength", [0.0, 1.0])
-def test_a_stack_of_sets_is_refined_as_one_by_one(prior_strength):
-    logits, y, weight, sizes = stack_of_sets()
-    stack = refine(logits, y, weight, prior_strength=prior_strength)
-    for i, n in enumerate(sizes):
-        alone = refine(logits[i, :n], y[i, :n], weight[i, :n], prior_strength=prior_strength)
-        for together, single in zip(stack, alone, strict=True):
-            np.testing.assert_allclose(together[i], single, rtol=1e-10)
-
-
-def test_bounds_say_which_sets_have_no_optimum():
-    logits, y, weight, _ = stack_of_sets()
-    assert refine(logits, y, weight).bound.tolist() == [0, 0, 1, -1, 0]
-    assert refine(logits, y, weight, prior_strength=1.0).bound.tolist() == [0, 0, 0, -1, 0]
-
-
-def test_stacks_may_have_more_than_one_axis():
-    logits, y, weight, _ = stack_of_sets()
-    flat = refine(logits[:4], y[:4], weight[:4])
-    square = refine(*(part[:4].reshape(2, 2, *part.shape[1:]) for part in (logits, y, weight)))
-    for one, other in zip(flat, square, strict=True):
-        np.testing.assert_array_equal(one.reshape(2, 2), other)
-
-
-def test_refined_loss_is_the_log_loss_of_the_labels_at_that_temperature():
-    logits, y = draw(9)
-    weight = np.random.default_rng(9).exponential(size=len(y))
-    for prior_strength in (0.0, 5.0):
-        beta, loss, _ = refine(logits, y, weight, prior_strength=prior_strength)
-        own = log_softmax(beta * logits, axis=1)[np.arange(len(y)), y]
-        assert loss == pytest.approx(-np.average(own, weights=weight), rel=1e-12)
-
-
-@given(seeds, scales)
-def test_refined_loss_is_no_higher_than_the_loss(seed, scale):
-    logits, y = draw(seed, scale=scale)
-    loss = (logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]).mean()
-    assert refine(logits, y).log_loss <= min(loss, np.log(3)) + 1e-4
-
-
-@given(seeds, st.floats(-9, 9))
-def test_the_start_does_not_change_the_answer(seed, exponent):
-    logits, y = draw(seed)
-    expected = refine(logits, y, prior_strength=1.0)
-    started = refine(logits, y, prior_strength=1.0, start=10.0**exponent)
-    for one, other in zip(started, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9)
-
-
-def test_each_set_of_a_stack_has_its_own_start():
-    logits, y, weight, _ = stack_of_sets()
-    expected = refine(logits, y, weight)
-    again = refine(logits, y, weight, start=expected.inverse_temperature * [1, 0.9, 1, 3, 1])
-    for one, other in zip(again, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 # -- temperature by norm -------------------------------------------------------------------------

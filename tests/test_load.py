@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import quick
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
 
@@ -65,3 +66,14 @@ def test_calibrator_of_other_parameters_is_warned_of(tmp_path):
         net.load_params(f_params=tmp_path / "net.pt")
     net.calibrator_ = trained.calibrator_
     np.testing.assert_array_equal(net.predict_proba(X), trained.predict_proba(X))
+
+
+@pytest.mark.filterwarnings("ignore:calibrator_ was fitted to the parameters before")
+def test_parameters_are_saved_and_loaded(iris, tmp_path):
+    X, y = iris
+    net = quick().fit(X, y)
+    net.save_params(f_params=tmp_path / "net.pt")
+    other = quick(random_state=1).fit(X, y)
+    assert not np.allclose(other.forward(X), net.forward(X))
+    other.load_params(f_params=tmp_path / "net.pt")
+    assert torch.equal(other.forward(X), net.forward(X))

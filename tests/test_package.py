@@ -18,11 +18,9 @@ from skorch import NeuralNetClassifier
 import sksmooth
 
 ROOT = Path(__file__).parent.parent
-TABLE = re.compile(r"^\| `([\w/]+)(?:\.py|/)` \|", flags=re.MULTILINE)
-ROOMS = [
-    room.rstrip("/").replace("/", ".")
-    for room in TABLE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-]
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+TABLE = re.compile(r"^\| `((?!tests/)[\w/]+)(?:\.py|/)` \|", flags=re.MULTILINE)
+ROOMS = [room.rstrip("/").replace("/", ".") for room in TABLE.findall(CONTRIBUTING)]
 
 
 def modules_of(room):
@@ -42,7 +40,7 @@ def test_versions_agree():
 
 
 def test_import_loads_no_matplotlib():
-    code = "import sys, sksmooth; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, sksmooth, sksmooth.plotting; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -107,6 +105,14 @@ def test_the_list_of_rooms_is_complete():
     assert {room_of(name) for name in names if name != "engine"} == set(ROOMS)
 
 
+def test_each_room_has_its_test_file_and_all_others_are_listed():
+    of_rooms = {f"test_{room.rpartition('.')[2].lstrip('_')}.py" for room in ROOMS}
+    others = set(re.findall(r"^\| `tests/(test_\w+\.py)` \|", CONTRIBUTING, re.MULTILINE))
+    assert len(of_rooms) == len(ROOMS)
+    assert {path.name for path in (ROOT / "tests").glob("test_*.py")} == of_rooms | others
+    assert not of_rooms & others
+
+
 def documented_callables():
     """Give all public functions, classes and methods that the rooms define, by their full names."""
     for module in (module for room in ROOMS for module in modules_of(room)):
@@ -162,7 +168,9 @@ def test_continuous_integration_runs_the_second_command_of_the_readme():
     assert commands[1] in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_the_code_in_the_readme_runs():
+def test_the_code_in_the_readme_runs(monkeypatch):
+    defaults = sksmooth.LabelSmoothingClassifier.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "max_epochs", 20)  # a test has no time for 300
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
     names: dict = {}

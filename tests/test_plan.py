@@ -5,22 +5,17 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import Listener, assert_same_module, make_net
 from sklearn.datasets import make_classification
 from skorch.callbacks import Callback, Freezer, LRScheduler, Unfreezer
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim import lr_scheduler
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_hand import HandNets
-
-
-def assert_same_parameters(one, other, **tolerance):
-    assert_close(list(one.parameters()), list(other.parameters()), **tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -31,31 +26,9 @@ def data():
     return X.astype(np.float32), y
 
 
-class Listener(Callback):
-    """Listens to the batches and does nothing, so that skorch's own loop runs."""
-
-    def on_batch_end(self, net, **kwargs):
-        pass
-
-
-PLAIN = {"module__hidden_layer_sizes": (64, 32), "module__dropout": 0.0}
-
-
-def make_net(**parameters):
-    small = {"max_epochs": 5, "batch_size": 32, "random_state": 0, "early_stopping": False}
-    split = {"train_split": 0.15, "lr": 0.003}  # the 30 rows held out are one batch
-    module = {} if "module" in parameters else PLAIN
-    return LabelSmoothingClassifier(**{**small, **split, **module, **parameters})
-
-
 def listening(parameters):
     """Add the Listener to an estimator's callbacks."""
     return {**parameters, "callbacks": [*parameters.get("callbacks", []), Listener()]}
-
-
-def same_module(one, other, **tolerance):
-    tolerance = tolerance or {"rtol": 1e-4, "atol": 1e-4}
-    assert_same_parameters(one.module_, other.module_, **tolerance)
 
 
 def make_instance():
@@ -66,6 +39,7 @@ def make_instance():
 
 
 WEIGHTS = np.random.default_rng(0).uniform(0, 2, size=200)
+
 
 FAST = {
     "defaults": {},
@@ -106,7 +80,7 @@ def test_fast_path_ends_where_skorchs_loop_does(parameters, has_sample_weight, d
     assert fast.trained_by_ == "by hand", fast.trained_by_reason_
     assert slow.trained_by_ == "by skorch"
     assert slow.trained_by_reason_ == "a callback listens to the batches"
-    same_module(fast, slow)
+    assert_same_module(fast, slow)
     assert_same_records(fast, slow)
     np.testing.assert_allclose(
         fast.predict_proba(data[0]), slow.predict_proba(data[0]), rtol=1e-3, atol=1e-4
@@ -136,7 +110,7 @@ def test_every_elementwise_optimizer_is_fast_and_agrees(optimizer, data):
     assert fast.trained_by_ == "by hand"
     slow = make_net(**listening(parameters)).fit(*data)
     assert slow.trained_by_ == "by skorch"
-    same_module(fast, slow)
+    assert_same_module(fast, slow)
 
 
 def test_momentum_agrees(data):
@@ -148,7 +122,7 @@ def test_momentum_agrees(data):
     }
     fast = make_net(**parameters).fit(*data)
     assert fast.trained_by_ == "by hand"
-    same_module(fast, make_net(**listening(parameters)).fit(*data))
+    assert_same_module(fast, make_net(**listening(parameters)).fit(*data))
 
 
 def test_training_further_takes_up_the_optimizers_state(data):
@@ -157,7 +131,7 @@ def test_training_further_takes_up_the_optimizers_state(data):
         for _ in range(3):
             net.partial_fit(*data, classes=[0, 1, 2])
     assert fast.trained_by_ == "by hand"
-    same_module(fast, slow)
+    assert_same_module(fast, slow)
     steps = [next(iter(net.optimizer_.state.values()))["step"] for net in (fast, slow)]
     assert [int(step) for step in steps] == [18, 18]
 
@@ -171,7 +145,7 @@ def test_skorchs_loop_takes_over_from_the_fast_path_and_back(data):
             changing.callbacks_.append(("listener", Listener()))
         else:
             changing.callbacks_.pop()
-    same_module(changing, slow)
+    assert_same_module(changing, slow)
 
 
 def test_interrupted_epoch_leaves_the_optimizers_count_right(data, monkeypatch):
@@ -197,7 +171,7 @@ def test_prediction_and_copies_after_the_fast_path(data):
     twin.partial_fit(*data)
     assert not np.array_equal(twin.predict_proba(data[0]), net.predict_proba(data[0]))
     assert all(parameter.requires_grad for parameter in net.module_.parameters())
-    same_module(net, make_net().fit(*data), rtol=0, atol=0)
+    assert_same_module(net, make_net().fit(*data), rtol=0, atol=0)
 
 
 # -- what goes skorch's way ---------------------------------------------------------------------
@@ -380,7 +354,7 @@ def test_what_the_fast_path_cannot_take_trains_as_by_skorchs_loop(name, data):
     quiet = make_net(**parameters).fit(*data)
     assert quiet.trained_by_ != "by hand"
     by_skorch = make_net(**listening(parameters)).fit(*data)
-    same_module(quiet, by_skorch)
+    assert_same_module(quiet, by_skorch)
     assert_same_records(quiet, by_skorch)
 
     by_defaults = make_net(**descent).fit(*data)
@@ -393,186 +367,9 @@ def test_a_schedule_of_epochs_keeps_the_fast_path(data):
     parameters = {"callbacks": [LRScheduler(lr_scheduler.StepLR, step_size=2, gamma=0.1)]}
     quiet = make_net(**parameters).fit(*data)
     assert quiet.trained_by_ == "by hand"
-    same_module(quiet, make_net(**listening(parameters)).fit(*data))
+    assert_same_module(quiet, make_net(**listening(parameters)).fit(*data))
     constant = make_net().fit(*data)
     assert not np.allclose(quiet.predict_proba(data[0]), constant.predict_proba(data[0]), 1e-3)
-
-
-def spying_on(hook):
-    """Make a subclass that notes the calls of one of skorch's hooks."""
-
-    def noted(self, *args, **kwargs):
-        self.calls.append(hook)
-        return getattr(LabelSmoothingClassifier, hook)(self, *args, **kwargs)
-
-    return type("Spying", (LabelSmoothingClassifier,), {hook: noted, "calls": []})
-
-
-@pytest.mark.parametrize(
-    "hook",
-    [
-        "get_loss",
-        "infer",
-        "train_step",
-        "train_step_single",
-        "get_train_step_accumulator",
-        "_step_optimizer",
-        "_zero_grad_optimizer",
-        "on_batch_begin",
-        "on_batch_end",
-        "on_grad_computed",
-        "notify",
-    ],
-)
-def test_overridden_hooks_are_called_for_every_batch(hook, data):
-    plain = make_net()
-    net = spying_on(hook)(**plain.get_params()).fit(*data)
-    assert net.trained_by_ != "by hand"
-    assert len(net.calls) >= 5 * 6
-    same_module(net, plain.fit(*data))
-
-
-def test_step_function_of_ones_own_is_used(data):
-    steps = []
-
-    class OwnStep(LabelSmoothingClassifier):
-        def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
-            def own(batch, **params):
-                steps.append(prefix)
-                return step_fn(batch, **params)
-
-            super().run_single_epoch(iterator, training, prefix, own, **fit_params)
-
-    plain = make_net()
-    net = OwnStep(**plain.get_params()).fit(*data)
-    assert net.trained_by_ != "by hand"
-    assert (steps.count("train"), steps.count("valid")) == (5 * 6, 5)
-    same_module(net, plain.fit(*data))
-
-
-def test_replaced_step_of_one_net_is_used(data):
-    net, calls = make_net(warm_start=True).fit(*data), []
-    assert net.trained_by_ == "by hand"
-    original = net.train_step_single
-    object.__setattr__(
-        net, "train_step_single", lambda *args, **kwargs: calls.append(1) or original(*args)
-    )
-    net.fit(*data)
-    assert net.trained_by_ != "by hand"
-    assert len(calls) == 5 * 6
-
-
-class Recorder(Callback):
-    """Remember the events that one batch sends, with their arguments."""
-
-    def __init__(self):
-        self.events = []
-
-    def on_batch_begin(self, net, batch, training):
-        self.events.append(("begin", training, len(batch[0])))
-
-    def on_grad_computed(self, net, named_parameters, batch, training):
-        gradients = {name: parameter.grad for name, parameter in named_parameters}
-        assert all(gradient is not None for gradient in gradients.values())
-        self.events.append(("grad", training, len(batch[0]), tuple(gradients)))
-
-    def on_batch_end(self, net, batch, training, loss, y_pred):
-        assert y_pred.shape == (len(batch[0]), 3)
-        self.events.append(("end", training, len(batch[0]), loss.ndim))
-
-
-@pytest.mark.parametrize("heard", ["on_batch_begin", "on_grad_computed", "on_batch_end"])
-def test_listeners_hear_skorchs_events_in_skorchs_order(heard, data):
-    one = type("One", (Callback,), {heard: getattr(Recorder, heard), "__init__": Recorder.__init__})
-    recorder, listener = Recorder(), one()
-    net = make_net(callbacks=[("all", recorder)], max_epochs=1).fit(*data)
-    alone = make_net(callbacks=[("one", listener)], max_epochs=1).fit(*data)
-    assert alone.trained_by_ != "by hand"
-    names = tuple(name for name, _ in make_net().fit(*data).get_all_learnable_params())
-    train = [
-        event
-        for size in (32, 32, 32, 32, 32, 10)
-        for event in (("begin", True, size), ("grad", True, size, names), ("end", True, size, 0))
-    ]
-    expected = [*train, ("begin", False, 30), ("end", False, 30, 0)]
-    assert recorder.events == expected
-    kind = {"on_batch_begin": "begin", "on_grad_computed": "grad", "on_batch_end": "end"}[heard]
-    assert listener.events == [event for event in expected if event[0] == kind]
-    same_module(net, alone, rtol=0, atol=0)
-
-
-def test_torch_dataset_trains_as_by_skorchs_loop(data):
-    dataset = TensorDataset(torch.from_numpy(data[0]), torch.from_numpy(data[1]))
-    quiet = make_net().fit(dataset)
-    assert quiet.trained_by_ != "by hand"
-    same_module(quiet, make_net(callbacks=[Listener()]).fit(dataset))
-    assert (quiet.predict(data[0]) == data[1]).mean() > 0.5
-
-
-def test_fit_parameters_reach_the_module(data):
-    net = make_net(train_split=None)
-    with pytest.raises(TypeError, match="scale"):
-        net.fit(*data, scale=2)
-    net.fit(*data, return_activations=True)
-    assert net.trained_by_ != "by hand"
-    same_module(net, make_net(train_split=None).fit(*data))
-
-
-class Autocast(LabelSmoothingClassifier):
-    """Mixed precision as skorch users do it: in `infer`."""
-
-    def infer(self, x, **fit_params):
-        with torch.autocast("cpu", torch.bfloat16):
-            return super().infer(x, **fit_params)
-
-
-def test_autocast_goes_skorchs_way(data):
-    own = Autocast(**make_net().get_params()).fit(*data)
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        around = make_net().fit(*data)
-        around.predict_proba(data[0])
-    assert own.trained_by_ != "by hand"
-    same_module(own, around)
-    exact = make_net().fit(*data)
-    assert exact.trained_by_ == "by hand"
-    proba = [net.predict_proba(data[0]) for net in (own, exact)]
-    assert not np.allclose(*proba, rtol=1e-3)
-    np.testing.assert_allclose(*proba, atol=0.1)
-
-
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler
-def test_compiled_module_trains_by_itself(data):
-    parameters = {"compile": True, "compile__backend": "eager", "train_split": None}
-    net = make_net(max_epochs=1, **parameters).fit(*data)
-    assert net.trained_by_ != "by hand"
-    compiled, plain = net.module_._orig_mod, make_net(max_epochs=1, train_split=None).fit(*data)
-    assert_same_parameters(compiled, plain.module_, rtol=1e-4, atol=1e-4)
-
-
-def test_hooks_of_the_optimizer_are_called(data):
-    calls = []
-
-    class Own(Callback):
-        def on_train_begin(self, net, **kwargs):
-            net.optimizer_.register_step_pre_hook(lambda *_: calls.append("own"))
-
-    handle = register_optimizer_step_post_hook(lambda *_: calls.append("any"))
-    try:
-        make_net(callbacks=[Own()], max_epochs=1).fit(*data)
-    finally:
-        handle.remove()
-    assert calls == ["own", "any"] * 6
-
-
-def test_global_hooks_of_modules_are_called(data):
-    calls = []
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: calls.append(1))
-    try:
-        net = make_net(train_split=None).fit(*data)
-    finally:
-        handle.remove()
-    assert net.trained_by_ != "by hand"
-    assert len(calls) > 5 * 7
 
 
 @pytest.mark.parametrize(
@@ -598,7 +395,7 @@ def test_parameters_that_thaw_are_updated_as_by_skorchs_loop(data):
     quiet = make_net(callbacks=callbacks).fit(*data)
     assert quiet.trained_by_ == "by hand"
     slow = make_net(callbacks=[*callbacks, Listener()]).fit(*data)
-    same_module(quiet, slow)
+    assert_same_module(quiet, slow)
     counts = [
         [int(state["step"]) for state in net.optimizer_.state.values()] for net in (quiet, slow)
     ]
@@ -619,7 +416,7 @@ class Halving(Callback):
 def test_scheduler_of_torchs_sets_the_learning_rate_of_the_fast_path(data):
     fast = make_net(callbacks=[Halving()]).fit(*data)
     assert fast.trained_by_ == "by hand"
-    same_module(fast, make_net(callbacks=[Halving(), Listener()]).fit(*data))
+    assert_same_module(fast, make_net(callbacks=[Halving(), Listener()]).fit(*data))
     assert fast.optimizer_.param_groups[0]["lr"] == pytest.approx(0.003 / 2**5)
 
 
@@ -633,5 +430,5 @@ def test_epoch_hook_of_a_subclass_may_change_the_parts(data):
     fast = Annealed(**parameters).fit(*data)
     assert fast.trained_by_ == "by hand"
     slow = Annealed(**listening({**parameters, "callbacks": []})).fit(*data)
-    same_module(fast, slow)
+    assert_same_module(fast, slow)
     assert_same_records(fast, slow)

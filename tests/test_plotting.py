@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from helpers import make_cv, short
 from matplotlib import pyplot as plt
 from scipy.stats import binomtest
 from sklearn.exceptions import NotFittedError
@@ -527,11 +528,6 @@ def test_missing_matplotlib_is_said_with_the_command_that_installs_it(monkeypatc
         draw()
 
 
-def test_import_of_the_module_loads_no_matplotlib():
-    code = "import sys, sksmooth.plotting; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def _area_drawn(line):
     """Give the area under a line that is drawn as steps, each as high as its right end."""
     assert line.get_drawstyle() == "steps-pre"
@@ -751,3 +747,36 @@ def test_bad_arguments_of_the_matrices_are_named_and_leave_no_figure(
             [0, 1], [0, 1], [0.9, 0.2], threshold=0.5, labels=[0, 1, 1]
         )
     assert plt.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return make_cv(short(max_epochs=40, patience=5)).fit(*make_tabular(300, random_state=0))
+
+
+class TestSmoothingCurveDisplay:
+    def test_draws_the_losses_of_each_smoothing(self, fitted):
+        pipe = make_pipeline(StandardScaler(), fitted)  # the last step is what counts
+        display = SmoothingCurveDisplay.from_estimator(pipe)
+        assert [line.get_label() for line in display.lines_] == ["ε = 0", "ε = 0.2"]
+        results = pd.DataFrame(fitted.cv_results_)
+        for line, (_, own) in zip(display.lines_, results.groupby("label_smoothing"), strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), own["epoch"])
+            np.testing.assert_array_equal(line.get_ydata(), own["refined_loss"])
+        assert display.figure_ is display.ax_.figure
+        plt.close(display.figure_)
+
+    def test_marks_the_choice(self, fitted):
+        _, ax = plt.subplots()
+        display = SmoothingCurveDisplay.from_estimator(fitted, ax=ax)
+        assert display.ax_ is ax
+        assert display.choice_.get_xdata() == [fitted.best_epoch_]
+        assert display.choice_.get_ydata() == [fitted.cv_results_["refined_loss"].min()]
+        assert f"epoch {fitted.best_epoch_}" in display.choice_.get_label()
+        plt.close(ax.figure)
+
+    def test_refuses_what_makes_no_choice(self):
+        with pytest.raises(TypeError, match="LogisticRegression does not choose"):
+            SmoothingCurveDisplay.from_estimator(LogisticRegression())
+        with pytest.raises(NotFittedError):
+            SmoothingCurveDisplay.from_estimator(make_cv())

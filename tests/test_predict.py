@@ -1,0 +1,215 @@
+"""Labels, scores and confidence; a row's are its own, whatever its company."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import SPECIES, quick
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
+
+
+def test_every_prediction_needs_fit(iris):
+    X, y = iris
+    methods = ("predict", "predict_proba", "predict_log_proba", "decision_function", "confidence")
+    for method in methods:
+        with pytest.raises(NotFittedError):
+            getattr(quick(), method)(X)
+    with pytest.raises(NotFittedError):
+        quick().score(X, y)
+
+
+# -- prediction ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calibration", ["temperature", None])
+def test_probabilities_are_probabilities_in_the_order_of_the_classes(calibration, iris):
+    X, y = iris
+    net = quick(calibration=calibration, max_epochs=20).fit(X, y)
+    proba = net.predict_proba(X)
+    assert proba.shape == (150, 3)
+    assert np.isfinite(proba).all()
+    assert_allclose(proba.sum(axis=1), 1, atol=1e-6)
+    assert_array_equal(net.classes_, SPECIES)
+    assert_array_equal(net.predict(X), SPECIES[proba.argmax(axis=1)])
+    assert accuracy_score(y, net.predict(X)) > 0.9
+    assert_allclose(np.exp(net.predict_log_proba(X)), proba, rtol=1e-9)
+    assert_allclose(net.decision_function(X).shape, (150, 3))
+
+
+def test_decision_function_of_two_classes_is_the_log_odds_of_the_second(iris):
+    X, y = iris
+    two = y != "setosa"
+    net = quick(max_epochs=10).fit(X[two], y[two])
+    decision = net.decision_function(X)
+    assert decision.shape == (150,)
+    proba = net.predict_proba(X)
+    assert_allclose(decision, np.log(proba[:, 1] / proba[:, 0]), rtol=1e-6)
+    assert_array_equal(net.predict(X), net.classes_[(decision > 0).astype(int)])
+
+
+@pytest.mark.parametrize("calibration", ["temperature", None, LogisticRegression()])
+def test_log_probabilities_are_finite_where_probabilities_underflow(calibration, iris):
+    X, y = iris
+    net = quick(calibration=calibration, max_epochs=10).fit(X, y)
+    far_away = X * 1e5
+    assert (net.predict_proba(far_away) == 0).any()
+    log_proba = net.predict_log_proba(far_away)
+    assert np.isfinite(log_proba).all()
+    assert_array_equal(log_proba.argmax(axis=1), net.predict_proba(far_away).argmax(axis=1))
+    assert np.isfinite(net.decision_function(far_away)).all()
+
+
+class CertainFarAway(nn.Module):
+    """Gives infinity for the first class where a row's first feature is large; NaN where small."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.net = SimpleNet(n_features, n_classes)
+
+    def forward(self, x):
+        logits = self.net(x)
+        logits[x[:, 0] > 10, 0] = torch.inf
+        logits[x[:, 0] < -10] = torch.nan
+        return logits
+
+
+@pytest.mark.parametrize("calibration", ["temperature", None])
+def test_infinite_logit_is_certainty_and_nan_an_error(calibration, iris):
+    X, y = iris
+    net = quick(calibration=calibration, module=CertainFarAway).fit(X, y)
+    far_away = X + np.array([100.0, 0, 0, 0], np.float32)
+    assert_array_equal(net.predict_proba(far_away), np.tile([1.0, 0.0, 0.0], (150, 1)))
+    assert np.isfinite(net.predict_log_proba(far_away)).all()
+    with pytest.raises(ValueError, match="output is NaN for 150 of 150 rows"):
+        net.predict_proba(X - np.array([100.0, 0, 0, 0], np.float32))
+
+
+def test_one_row_is_predicted_as_among_others(iris):
+    X, y = iris
+    net = quick().fit(X, y)
+    one_by_one = np.vstack([net.predict_proba(row[None]) for row in X[:20]])
+    assert_allclose(one_by_one, net.predict_proba(X)[:20], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 9, 15, 33])
+@pytest.mark.parametrize("widths", [(64, 32), (256, 100), (37, 20)])
+def test_logits_of_a_row_do_not_depend_on_its_company(widths, n_rows, n_threads):
+    X = np.random.default_rng(0).normal(size=(99, 10))
+    y = np.argmax(X[:, :3], axis=1)
+    net = quick(module__hidden_layer_sizes=widths, predict_nonlinearity=None).fit(X, y)
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        parts = [net.predict_proba(X[i : i + n_rows]) for i in range(0, 99, n_rows)]
+        assert_array_equal(np.vstack(parts), net.predict_proba(X))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "width", "n_threads"), [(1, 64, 1), (150, 64, 1), (1, 900, 1), (150, 900, 2)]
+)
+def test_small_products_are_no_work_for_a_second_thread(n_rows, width, n_threads, iris):
+    net = quick(module__hidden_layer_sizes=(width, width), max_epochs=1).fit(*iris)
+    seen = []
+    net.module_.register_forward_hook(lambda *args: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        net.predict_proba(iris[0][:n_rows])
+        assert (seen, torch.get_num_threads()) == ([n_threads], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_score_is_the_weighted_accuracy(iris):
+    X, y = iris
+    net = quick().fit(X, y)
+    weight = np.random.default_rng(0).uniform(size=150)
+    assert net.score(X, y, weight) == accuracy_score(y, net.predict(X), sample_weight=weight)
+    assert net.score(X, y) == accuracy_score(y, net.predict(X))
+
+
+def test_few_rows_have_the_logits_that_they_have_among_many():
+    X, y = make_tabular(300, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=2, random_state=0).fit(X, y)
+    proba = net.predict_proba(X)
+    for n_rows in (1, 2, 3, 7, 8, 9):
+        np.testing.assert_array_equal(net.predict_proba(X[:n_rows]), proba[:n_rows])
+
+
+# -- confidence ---------------------------------------------------------------------------------
+
+
+def without_norm(log_proba):
+    """Give logits less their mean, divided by their norm."""
+    z = log_proba - log_proba.mean(axis=1, keepdims=True)
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("calibration", ["temperature", "norm_temperature", None])
+def test_confidence_is_the_largest_logit_without_the_norm(calibration, iris):
+    X, y = iris
+    net = quick(max_epochs=10, calibration=calibration).fit(X, y)
+    confidence = net.confidence(X)
+    assert confidence.shape == (150,)
+    assert confidence.dtype == np.float64
+    # No temperature changes the direction of the logits.
+    expected = without_norm(net.predict_log_proba(X)).max(axis=1)
+    assert_allclose(confidence, expected, rtol=1e-6)
+
+
+class SecondClassAlways:
+    def fit(self, logits, y):
+        self.classes_ = np.arange(3)
+        return self
+
+    def predict_proba(self, logits):
+        return np.tile([0.1, 0.8, 0.1], (len(logits), 1))
+
+
+def test_confidence_is_that_of_the_class_predicted_whatever_the_calibrator_makes_of_it(iris):
+    X, y = iris
+    plain = quick(max_epochs=10).fit(X, y)
+    turned = quick(max_epochs=10, calibration=SecondClassAlways()).fit(X, y)
+    assert set(turned.predict(X)) == {"versicolor"}
+    expected = without_norm(plain.predict_log_proba(X))[:, 1]
+    assert_allclose(turned.confidence(X), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_confidence_does_not_depend_on_the_scale_of_the_last_layer(iris):
+    X, y = iris
+    net = quick(max_epochs=10).fit(X, y)
+    confidence = net.confidence(X)
+    with torch.no_grad():
+        for parameter in list(net.module_.parameters())[-2:]:
+            parameter *= 100
+    assert_allclose(net.confidence(X), confidence, rtol=1e-5)
+
+
+def test_confidence_of_two_classes_is_the_probability_of_the_predicted_one(iris):
+    X, y = iris
+    two = y != "setosa"
+    net = quick(max_epochs=10).fit(X[two], y[two])
+    assert_array_equal(net.confidence(X), net.predict_proba(X).max(axis=1))
+
+
+def test_confidence_takes_what_predict_takes(iris):
+    X, y = iris
+    frame = pd.DataFrame(X, columns=["a", "b", "c", "d"])
+    net = quick().fit(frame, y)
+    confidence = net.confidence(frame)
+    codes = torch.zeros(len(X), dtype=torch.int64)
+    assert_allclose(net.confidence(TensorDataset(torch.from_numpy(X), codes)), confidence)
+    with pytest.raises(ValueError, match="feature names"):
+        net.confidence(frame[["b", "a", "c", "d"]])
+    with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4 features"):
+        quick().fit(X, y).confidence(X[:, :3])

@@ -1,0 +1,75 @@
+"""The epochs of one net: what is recorded, told and printed."""
+
+import time
+
+import pytest
+import torch
+from helpers import quick
+from numpy.testing import assert_allclose
+from skorch.callbacks import Callback, LRScheduler, ProgressBar
+
+
+class InterruptAfter(Callback):
+    """Press Ctrl-C in the middle of an epoch."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if training and len(net.history) > self.epochs:
+            raise KeyboardInterrupt
+
+
+def test_no_full_batch_to_train_on_is_an_error(iris):
+    net = quick(iterator_train__drop_last=True, batch_size=128)
+    with pytest.raises(ValueError, match="120 rows to train on are fewer than batch_size=128"):
+        net.fit(*iris)
+
+
+def test_interrupt_keeps_the_net_trained_so_far_and_calibrates_it(iris):
+    X, y = iris
+    net = quick(max_epochs=50, callbacks=[InterruptAfter(10)]).fit(X, y)
+    assert len(net.history) == 10  # what was interrupted is not recorded
+    assert net.best_epoch_ <= 10
+    assert net.calibrator_.temperature_ > 0
+    finished = quick(max_epochs=10).fit(X, y)
+    assert_allclose(net.predict_proba(X), finished.predict_proba(X), rtol=1e-5)
+
+
+def test_verbose_prints_the_table_of_epochs(iris, capsys):
+    quick(verbose=1).fit(*iris)
+    header, rule, *rows = capsys.readouterr().out.strip().splitlines()
+    assert set(header.split()) == {
+        "epoch",
+        "train_loss",
+        "valid_loss",
+        "refined_loss",
+        "valid_acc",
+        "dur",
+    }
+    assert set(rule) <= {"-", " "}
+    assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+
+
+def test_silent_by_default(iris, capsys):
+    quick().fit(*iris).predict(iris[0])
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+
+
+class Wait(Callback):
+    """Take so long over a batch that the progress bar is drawn anew."""
+
+    def on_batch_end(self, net, **kwargs):
+        time.sleep(0.11)
+
+
+def test_progress_bar_shows(iris, capsys):
+    quick(callbacks=[Wait(), ProgressBar()], max_epochs=1).fit(*iris)
+    assert "2/3 [" in capsys.readouterr().err  # two batches in training, one on held-out rows
+
+
+def test_callbacks_of_skorch_run(iris):
+    schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    net = quick(callbacks=[schedule], lr=0.01).fit(*iris)
+    assert net.optimizer_.param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**3)
