@@ -246,7 +246,13 @@ class _Runner:
         shapes = None if any(map(is_lazy, parameters)) else tuple(p.shape for p in parameters)
         n_classes = len(self.estimator.classes_inferred_)
         n_batches = len(self.batches) if isinstance(self.batches, TensorBatches) else None
-        others = (shapes, n_classes, n_batches, self.held_out is None)
+        others = (
+            shapes,
+            n_classes,
+            n_batches,
+            self.held_out is None,
+            id(self.estimator.learned_.get("encoding")),
+        )
         return _common_params(self.estimator), others
 
     def member(self, generators: dict[tuple[int, int], torch.Generator]) -> Member:

@@ -250,6 +250,7 @@ class SmoothedNet(NamedParams):
     def initialize_module(self) -> Self:
         """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
         given = self.get_params_for("module")
+        given.update(copy.deepcopy(getattr(self, "learned_", {})))
         sizes = {}
         if not isinstance(self.module, torch.nn.Module):
             if hasattr(self, "n_inputs_"):

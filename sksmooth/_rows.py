@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from warnings import warn
 
@@ -23,6 +23,7 @@ from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import Dataset
 
 from sksmooth._batches import EncodedDataset, TensorRows, read_labels
+from sksmooth.encoding import Encoding, check_encoding
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -57,6 +58,8 @@ class Table:
         Features of a row; None where it has more than one dimension, in a Dataset.
     feature_names_in : ndarray or None
         Their names.
+    encodings : dict of str to Encoding
+        What was learned from the rows.
     """
 
     rows: Dataset
@@ -68,12 +71,29 @@ class Table:
     n_inputs: int
     n_features_in: int | None
     feature_names_in: NDArray | None
+    encodings: dict[str, Encoding] = field(default_factory=dict, repr=False)
+
+    def encode(self, encoding: Encoding) -> Encoding:
+        """Let an encoding learn from the rows, once for all that are alike."""
+        if encoding.n_features is not None:
+            return encoding
+        if not isinstance(self.rows, TensorRows):
+            raise ValueError(
+                f"module__encoding={encoding!r} learns from rows in memory, got a "
+                f"{type(self.rows).__name__}: give an encoding that has learned already."
+            )
+        if repr(encoding) not in self.encodings:
+            rows = self.rows
+            self.encodings[repr(encoding)] = encoding.learn(rows.X, rows.sample_weight)
+        return self.encodings[repr(encoding)]
 
     def introduce_to(self, estimator: Any) -> None:
         """Set what an estimator learns of its rows before training begins."""
         estimator.classes_inferred_ = self.classes
         estimator.class_prior_ = self.class_prior
         estimator.n_inputs_ = self.n_inputs
+        encoding = check_encoding(estimator.get_params_for("module").get("encoding"))
+        estimator.learned_ = {"encoding": self.encode(encoding)} if encoding else {}
         for name in ("n_features_in", "feature_names_in"):
             value = getattr(self, name)
             if value is None:  # there may be one of rows fitted before

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sksmooth._checks import check_choice, check_share, check_whole
+from sksmooth.encoding import ENCODINGS, Encoding, check_encoding
 
 __all__ = ["ACTIVATIONS", "SimpleNet", "input_dtype", "is_plain", "read_logits"]
 
@@ -46,6 +47,10 @@ class SimpleNet(nn.Module):
         "leaky_relu" or "identity".
     dropout : float in [0, 1), default=0.1
         Share of each hidden layer's activations set to zero while training.
+    encoding : Encoding or None, default=None
+        What the first layer is given of each number beside itself, such as
+        :class:`~sksmooth.encoding.PiecewiseLinear`, after its ``learn``. Where the classifier
+        builds the net it lets it learn, and takes "piecewise_linear" and "periodic" too.
 
     Attributes
     ----------
@@ -90,12 +95,22 @@ class SimpleNet(nn.Module):
         hidden_layer_sizes: int | Sequence[int] = (128, 128),
         activation: str = "relu",
         dropout: float = 0.1,
+        encoding: Encoding | str | None = None,
     ) -> None:
         super().__init__()
         self.n_features = check_whole("n_features", n_features)
         self.n_classes = check_whole("n_classes", n_classes)
         self.hidden_layer_sizes = _check_hidden_layer_sizes(hidden_layer_sizes)
-        widths = (self.n_features, *self.hidden_layer_sizes, self.n_classes)
+        learned = check_encoding(encoding)
+        if learned is not None and learned.n_features != self.n_features:
+            raise ValueError(
+                f"encoding={encoding!r} must have learned from rows of n_features="
+                f"{self.n_features} values, but has from {learned.n_features}: "
+                "encoding=PiecewiseLinear().learn(X), for instance. fit does so by itself."
+            )
+        self.encoding = learned
+        n_inputs = self.n_features if learned is None else learned.n_outputs
+        widths = (n_inputs, *self.hidden_layer_sizes, self.n_classes)
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths))
         self.activation = activation
         self.dropout = dropout
@@ -125,6 +140,8 @@ class SimpleNet(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        if "encoding" not in self._modules:
+            self.__dict__.setdefault("encoding", None)  # as nets from before there were any
         for name in ("activation", "dropout"):  # as nets that kept them as plain values have them
             if name in self.__dict__:
                 setattr(self, name, self.__dict__.pop(name))
@@ -153,6 +170,8 @@ class SimpleNet(nn.Module):
         h = x.flatten(1) if x.ndim > 2 else x
         if not torch.jit.is_scripting():
             self._check_rows(x, h)
+        if self.encoding is not None:
+            h = self.encoding(h)
         layers = self.layers
         activations: list[Tensor] = []
         for layer, activation, dropout in zip(layers, self.activations, self.dropouts):  # noqa: B905
@@ -211,7 +230,8 @@ def is_plain(net: object) -> bool:
     if type(net) is not SimpleNet:
         return False
     layers, activations, dropouts = net.layers, net.activations, net.dropouts
-    parts = [net, layers, *layers, activations, *activations, dropouts, *dropouts]
+    encoding = [] if net.encoding is None else [net.encoding]
+    parts = [net, *encoding, layers, *layers, activations, *activations, dropouts, *dropouts]
     # Settings such as the slope of a LeakyReLU are what a module's repr shows.
     activation, dropout = repr(ACTIVATIONS[net.activation]()), repr(nn.Dropout(net.dropout))
     return (
@@ -219,6 +239,7 @@ def is_plain(net: object) -> bool:
         and len(layers) - 1 == len(activations) == len(dropouts)
         and all(type(layer) is nn.Linear and layer.bias is not None for layer in layers)
         and len(list(net.parameters())) == 2 * len(layers)
+        and (net.encoding is None or type(net.encoding) in ENCODINGS.values())
         and all(type(part) is ACTIVATIONS[net.activation] for part in activations)
         and all(type(part) is nn.Dropout for part in dropouts)
         and all(repr(part) == activation for part in activations)

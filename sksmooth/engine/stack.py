@@ -24,6 +24,9 @@ from sksmooth.modules import SimpleNet
 # Numbers of X, or of a layer's output, that are gathered for all members at a time.
 GATHERED_ENTRIES = 2**22
 
+# Numbers of encoded rows that are kept for all epochs; more are encoded batch by batch.
+ENCODED_ENTRIES = 2**25
+
 # Rows of one forward pass of SimpleNet: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
 ROWS_AT_ONCE = 2048
@@ -237,6 +240,11 @@ class InMemoryStack:
         rows = _Concatenated([selection.table for selection in train + held_out])
         self.X, self.y, self.weight = rows.X, rows.y, rows.weight
         self.device = self.X.device
+        # Those of SimpleNets; the members' are equal. Other modules encode by themselves.
+        self.encoding: Any = getattr(members[0].module, "encoding", None) if by_hand else None
+        self.n_inputs = self.encoding.n_outputs if self.encoding else self.X[0].numel()
+        if self.encoding and len(self.X) * self.n_inputs <= ENCODED_ENTRIES:
+            self.X, self.encoding = self.encoding(self.X.flatten(1)), None
         self.train, self.is_row = _fill_up([rows.index(selection) for selection in train])
         self.n_rows = [len(selection.chosen) for selection in train]
         self.lengths = lengths_of_batches(
@@ -287,7 +295,7 @@ class InMemoryStack:
         """Give how many rows of each net go through it at once where nobody set a number."""
         module: Any = self.members[0].module
         widths = module.hidden_layer_sizes if isinstance(module, SimpleNet) else ()
-        widest = max([self.X[0].numel(), *widths])
+        widest = max([self.n_inputs, *widths])
         return max(1, min(ROWS_AT_ONCE, GATHERED_ENTRIES // (self.n_members * widest)))
 
     # -- training -----------------------------------------------------------------------------
@@ -346,7 +354,7 @@ class InMemoryStack:
             is_row = None if self.is_row is None or end <= shortest else self.is_row[:, start:end]
             weight = weights_of(self.weight, index, is_row)
             yield from zip(
-                take(self.X, index).split(lengths, 1),
+                self._take(index).split(lengths, 1),
                 take(self.y, index).split(lengths, 1),
                 repeat(None) if weight is None else weight.split(lengths, 1),
                 strict=False,
@@ -369,8 +377,13 @@ class InMemoryStack:
 
     def _batches_at_once(self) -> int:
         """Give how many batches of all members are gathered at a time."""
-        entries = self.n_members * self.batch_size * self.X[0].numel()
+        entries = self.n_members * self.batch_size * self.n_inputs
         return max(1, GATHERED_ENTRIES // entries)
+
+    def _take(self, index: Tensor) -> Tensor:
+        """Give rows of the tables, encoded."""
+        rows = take(self.X, index)
+        return self.encoding(rows.flatten(2)) if self.encoding else rows
 
     # -- scoring ------------------------------------------------------------------------------
 
@@ -387,7 +400,7 @@ class InMemoryStack:
         tensor of shape (M, n, K)
             The logits.
         """
-        rows = (take(self.X, chunk) for chunk in index.split(self.rows_at_once, 1))
+        rows = (self._take(chunk) for chunk in index.split(self.rows_at_once, 1))
         return self._score(rows, min(self.rows_at_once, index.shape[1]))
 
     def _score(self, chunks: Iterable[Tensor], n_rows: int) -> Tensor:
@@ -407,11 +420,11 @@ class InMemoryStack:
         held_out = self.held_out
         if held_out is None:
             return None
-        if held_out.index.numel() * self.X[0].numel() > GATHERED_ENTRIES:
+        if held_out.index.numel() * self.n_inputs > GATHERED_ENTRIES:
             logits = self.logits(held_out.index)
         else:
             if held_out.gathered is None:  # few enough to have them twice
-                held_out.gathered = take(self.X, held_out.index)
+                held_out.gathered = self._take(held_out.index)
             chunks = held_out.gathered.split(self.rows_at_once, 1)
             logits = self._score(chunks, chunks[0].shape[1])
         losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
