@@ -1,4 +1,4 @@
-"""The nets of all ε and folds of a cross-validation, trained side by side."""
+"""The nets of all ε, encodings and folds of a cross-validation, trained side by side."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._rows import Table
 from sksmooth._session import Session
 from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.encoding import Encoding
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Best, Monitor
 from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack
@@ -50,14 +51,19 @@ def check_splits(splits: Sequence[Split]) -> None:
 
 
 class FoldsTraining:
-    """The nets of all ε and folds, from the first epoch to the choice.
+    """The nets of all ε, encodings and folds, from the first epoch to the choice.
+
+    A row's out-of-fold logits are the mean of those of all nets that did not see it: of each
+    encoding, and of each fold that leaves it out. "Fold" here is a fold of one encoding.
 
     Parameters
     ----------
     estimator : LabelSmoothingClassifier
         Says what the nets are.
-    label_smoothings : sequence of E floats
+    label_smoothings : sequence of float
         The values of ε.
+    encodings : sequence of Encodings or None
+        How the nets see the numbers.
     table : Table
         The rows, checked.
     splits : sequence of Splits
@@ -81,6 +87,7 @@ class FoldsTraining:
         self,
         estimator: LabelSmoothingClassifier,
         label_smoothings: Sequence[float],
+        encodings: Sequence[Encoding | None],
         table: Table,
         splits: Sequence[Split],
         random_state: np.random.RandomState,
@@ -89,7 +96,9 @@ class FoldsTraining:
         self.label_smoothings = list(label_smoothings)
         self.table = table
         self.rows = rows = cast(TensorRows, table.rows)
-        self.splits = splits
+        folds = [(encoding, split) for encoding in encodings for split in splits]
+        self.encodings, self.splits = zip(*folds, strict=True)
+        splits = self.splits
         self.seeds = random_state.randint(2**31 - 1, size=len(splits)).tolist()
         self.n_classes = len(table.classes)
         times = np.bincount(np.concatenate([split.held_out for split in splits]), None, len(rows))
@@ -104,6 +113,8 @@ class FoldsTraining:
     def make_net(self, label_smoothing: float, fold: int) -> LabelSmoothingClassifier:
         """Make an untrained net."""
         params: dict[str, Any] = {"random_state": self.seeds[fold]}
+        if self.encodings[fold] is not None:
+            params["module__encoding"] = self.encodings[fold]
         net = clone(self.estimator).set_params(label_smoothing=label_smoothing, **params)
         net.prepare(self.table)
         return net
@@ -151,8 +162,9 @@ class FoldsTraining:
         if self.alone_because is not None:
             return [_Alone(self, pair, folds[pair[1]]) for pair in pairs]
         stacks: list[Any] = []
-        for n_batches in sorted({fold.n_batches for fold in folds}):
-            alike = [(value, k) for value, k in pairs if folds[k].n_batches == n_batches]
+        kinds = [(fold.n_batches, id(self.encodings[k])) for k, fold in enumerate(folds)]
+        for kind in dict.fromkeys(kinds):
+            alike = [(value, k) for value, k in pairs if kinds[k] == kind]
             for chosen in np.array_split(alike, -(-len(alike) // max_members)):
                 if len(chosen) == 1:
                     (pair,) = chosen.tolist()

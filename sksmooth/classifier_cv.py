@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from inspect import signature
+from itertools import groupby
 from numbers import Integral
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
@@ -12,11 +13,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_random_state, get_tags, metadata_routing
-from sklearn.utils._param_validation import Interval, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -47,6 +48,7 @@ from sksmooth._rows import (
     refuse_dataset,
 )
 from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.modules import SimpleNet, is_plain
@@ -60,6 +62,11 @@ RECIPE: dict[str, Any] = {
     "patience": 20,
     "max_epochs": 100,
 }
+
+# Two more views of the numbers, whose nets err elsewhere than those of the numbers as they are, and
+# the most numbers of a row that they may make of it.
+ENCODINGS_OF_RECIPE = (PiecewiseLinear(n_knots=3), PiecewiseLinear(n_knots=9))
+MOST_INPUTS = 1000
 
 
 def _explaining_unknown(init: Callable) -> Callable:
@@ -92,10 +99,11 @@ def _where_it_belongs(name: str, value: Any, own: list[str]) -> str:
 class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEstimator):
     """A neural classifier that chooses its label smoothing by cross-validation.
 
-    For every ε and every fold a net is trained, all of them in lockstep. After each epoch, the
-    logits that each row gets from the nets that did not see it tell the refined loss of each ε.
-    At the epoch where that is lowest a calibrator is fitted to those logits, and the ε whose
-    calibrated probabilities are then best is chosen. No row is lost to a validation set.
+    For every ε, encoding of the numbers and fold a net is trained, all of them in lockstep. After
+    each epoch, the mean of the logits that each row gets from the nets that did not see it tells
+    the refined loss of each ε. At the epoch where that is lowest a calibrator is fitted to those
+    logits, and the ε whose calibrated probabilities are then best is chosen. No row is lost to a
+    validation set.
 
     Parameters
     ----------
@@ -108,13 +116,20 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         for all.
     label_smoothings : sequence of float, default=(0.0, 0.1, 0.4)
         The values of ε to try, each in [0, 1), all different.
+    encodings : "auto" or sequence, default="auto"
+        How nets see the numbers, as SimpleNet's `encoding`: None, "piecewise_linear", "periodic" or
+        an :class:`~sksmooth.encoding.Encoding`. Nets of all of them are trained, and pooled.
+        "auto": the numbers as they are, beside 3 and beside 9 hat functions of each
+        (:class:`~sksmooth.encoding.PiecewiseLinear`); only as they are where that would give
+        more than 1,000 numbers a row, and where `estimator` has another module, or an encoding of
+        its own.
     cv : int, splitter, iterable of splits or None, default=5
         The folds. An int, or None for 5: a stratified KFold, shuffled by `random_state`. Anything
         else as in scikit-learn. Where a row is left out several times, as by a repeated splitter,
         its logits are averaged; rows never left out have no part in the choice.
     ensemble : bool, default=True
-        Keep the nets of the folds and average their calibrated probabilities. With False, keep one
-        net trained on all rows for the chosen number of epochs: it is trained beside the others.
+        Keep the nets of the folds. With False, keep one net of each encoding, trained on all rows
+        for the chosen number of epochs: it is trained beside the others.
     random_state : int, RandomState instance or None, default=None
         Seeds the folds and the nets. Nets of one fold have one seed whatever their ε, so that
         nothing but ε tells them apart. torch's global generator is left as it was. None draws a
@@ -147,7 +162,8 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     history : skorch.history.History
         The epochs of the chosen ε: `epoch`, `train_loss`, `refined_loss`, `valid_acc`.
     estimators_ : list of LabelSmoothingClassifier
-        The fitted nets: of each fold, or the one of all rows.
+        The fitted nets: of each fold, or the one of all rows; those of each encoding come one after
+        the other. ``estimators_[0].module_.encoding`` is that of the first.
     trained_by_ : {"by hand", "by autograd", "by skorch"}
         Whose training steps were taken, see LabelSmoothingClassifier.
     trained_by_reason_ : str
@@ -198,6 +214,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     _parameter_constraints: ClassVar[dict] = {
         "estimator": [LabelSmoothingClassifier, None],
         "label_smoothings": ["array-like"],
+        "encodings": ["array-like", StrOptions({"auto"})],
         "cv": ["cv_object"],
         "ensemble": ["boolean"],
         "random_state": ["random_state"],
@@ -213,6 +230,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         estimator: LabelSmoothingClassifier | None = None,
         *,
         label_smoothings: Sequence[float] = (0.0, 0.1, 0.4),
+        encodings: str | Sequence[str | Encoding | None] = "auto",
         cv: Any = 5,
         ensemble: bool = True,
         random_state: int | np.random.RandomState | None = None,
@@ -221,6 +239,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     ) -> None:
         self.estimator = estimator
         self.label_smoothings = label_smoothings
+        self.encodings = encodings
         self.cv = cv
         self.ensemble = ensemble
         self.random_state = random_state
@@ -312,6 +331,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         self, net: LabelSmoothingClassifier, X: Any, y: Any, sample_weight: Any, groups: Any
     ) -> None:
         table = _check_rows(self, net, X, y, sample_weight)
+        encodings = self._choose_encodings(net, table)
         codes: Any = table.all_codes
         kept = np.arange(len(codes)) if table.kept is None else table.kept
         random_state = check_random_state(self.random_state)
@@ -324,7 +344,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
-        training = FoldsTraining(net, self.label_smoothings, table, splits, random_state)
+        training = FoldsTraining(net, self.label_smoothings, encodings, table, splits, random_state)
         training.run(self.max_members, self.verbose)
         self._keep(training, kept, len(codes))
 
@@ -340,6 +360,13 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
                 "label_smoothings must hold at least one value, and none twice, got "
                 f"{self.label_smoothings!r}."
             )
+        if not isinstance(self.encodings, str):
+            given = [check_encoding(encoding) for encoding in self.encodings]
+            if not given or len(set(map(repr, given))) < len(given):
+                raise ValueError(
+                    "encodings must hold at least one encoding, and none twice, got "
+                    f"{self.encodings!r}."
+                )
         net = self._unfitted()
         net.check_parameters()
         if net.predict_nonlinearity != "auto":
@@ -368,12 +395,25 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             params = process_routing(self, "fit", **params)["splitter"]["split"]
         return check_cv(self.cv, y, classifier=True).split(X, y, **params)
 
+    def _choose_encodings(
+        self, net: LabelSmoothingClassifier, table: Table
+    ) -> list[Encoding | None]:
+        """Let the encodings learn from the rows; leave out those that are none on them."""
+        if not isinstance(self.encodings, str):
+            given = [check_encoding(encoding) for encoding in self.encodings]
+            return [encoding and table.encode(encoding) for encoding in given]
+        if net.module is not SimpleNet or "module__encoding" in vars(net):
+            return [None]
+        learned = [table.encode(encoding) for encoding in ENCODINGS_OF_RECIPE]
+        return [None] + [own for own in learned if table.n_inputs < own.n_outputs <= MOST_INPUTS]
+
     def _keep(self, training: FoldsTraining, kept: NDArray[np.intp], n_rows: int) -> None:
         """Set the attributes of the fitted estimator."""
         best = training.choose()
         nets = training.trained_nets(best)
-        if not self.ensemble:
-            nets = nets[-1:]
+        if not self.ensemble:  # the last split of each encoding holds all rows
+            n_splits = len(nets) // len(set(map(id, training.encodings)))
+            nets = nets[n_splits - 1 :: n_splits]
         logits = training.best.scored.logits[best]
         calibrator = training.calibrate(best)
         warn_of_probabilities(nets[0], logits)
@@ -410,7 +450,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     # -- prediction ---------------------------------------------------------------------------
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Give calibrated probabilities, the mean of those of the nets.
+        """Give the calibrated probabilities of the mean of the nets' logits.
 
         Parameters
         ----------
@@ -427,13 +467,12 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         NotFittedError
             Before ``fit``.
         """
-        return self._probabilities(self._logits(X))
+        return self._probabilities(self._logits(X).mean(axis=0))
 
     def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Average the nets' probabilities."""
         if self.calibrator_ is None:
-            return softmax(logits, axis=-1).mean(axis=0)
-        return _of_each(self.calibrator_.predict_proba, logits).mean(axis=0)
+            return softmax(logits, axis=-1)
+        return self.calibrator_.predict_proba(logits)
 
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
@@ -453,42 +492,41 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         NotFittedError
             Before ``fit``.
         """
-        logits = self._logits(X)
+        logits = self._logits(X).mean(axis=0)
         if self.calibrator_ is None:
-            log_proba = log_softmax(logits, axis=-1)
-        elif hasattr(self.calibrator_, "predict_log_proba"):
-            with np.errstate(divide="ignore"):  # what underflows is mended below
-                log_proba = _of_each(self.calibrator_.predict_log_proba, logits)
-        else:
-            proba = _of_each(self.calibrator_.predict_proba, logits)
-            log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
-        mean = logsumexp(log_proba, axis=0) - np.log(len(logits))
-        return np.maximum(mean, np.finfo(np.float64).min)
+            return log_softmax(logits, axis=-1)
+        if not hasattr(self.calibrator_, "predict_log_proba"):
+            proba = self._probabilities(logits)
+            return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+        with np.errstate(divide="ignore"):  # what underflows is mended here
+            log_proba = self.calibrator_.predict_log_proba(logits)
+        return np.maximum(log_proba, np.finfo(np.float64).min)
 
     def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         logits = self._logits(X)
-        return logits, self._probabilities(logits)
+        return logits, self._probabilities(logits.mean(axis=0))
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
         check_is_fitted(self)
-        nets = self.estimators_
-        stack = self._stack()
-        if stack is None:
+        stacks = self._stacks()
+        if stacks is None:
             rows = check_new_rows(self, X)
-            return np.stack([net.logits_of(rows) for net in nets])
+            return np.stack([net.logits_of(rows) for net in self.estimators_])
         rows = fill_up(check_new_rows(self, X).flatten(1))
-        at_once = max(1, PREDICTION_ROWS // len(nets))
-        outputs = []
-        for chunk in rows.split(at_once):
-            with threads_for_rows(nets[0].module_, len(chunk), len(nets)):
-                on_device = chunk.to(stack.weights[0].device)
-                outputs.append(stack.logits(on_device.expand(len(nets), *chunk.shape)).float())
+        at_once = max(1, PREDICTION_ROWS // len(self.estimators_))
+        outputs = [
+            torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])
+            for chunk in rows.split(at_once)
+        ]
         logits = to_numpy(torch.cat(outputs, 1)[:, : _num_samples(X)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
-    def _stack(self) -> HandNets | None:
-        """Give the nets as one stack, where they are SimpleNets; made anew where they changed."""
+    def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:
+        """Give the nets of each encoding as a stack, and the first of them.
+
+        None where some are no SimpleNets; made anew where they changed.
+        """
         modules: list[Any] = [net.module_ for net in self.estimators_]
         if not all(type(module) is SimpleNet for module in modules):
             return None
@@ -499,22 +537,29 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             for own in layer._parameters.values()
             if own is not None
         ]
-        kept, stack = _STACKS.get(self, (None, None))
+        kept, stacks = _STACKS.get(self, (None, None))
         if kept != version:
-            stack = HandNets.of(modules) if all(map(is_plain, modules)) else None
-            _STACKS[self] = version, stack
-        return stack
+            stacks = None
+            if all(map(is_plain, modules)):
+                alike = groupby(modules, key=lambda module: repr(module.encoding))
+                stacks = [(own[0], HandNets.of(own)) for own in (list(nets) for _, nets in alike)]
+            _STACKS[self] = version, stacks
+        return stacks
 
 
 # Of estimators that predict: no part of their state, and in no pickle.
-_STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, HandNets | None]] = (
+_STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, list | None]] = (
     WeakKeyDictionary()
 )
 
 
-def _of_each(function: Callable[[NDArray], NDArray], logits: NDArray) -> NDArray[np.float64]:
-    """Apply a calibrator's function to the logits of several nets at once."""
-    return np.asarray(function(logits.reshape(-1, logits.shape[-1]))).reshape(logits.shape)
+def _logits_of(stack: HandNets, module: SimpleNet, rows: torch.Tensor) -> torch.Tensor:
+    """Run rows through each net of a stack, of which `module` is one."""
+    n_nets, device = len(stack.weights[0]), stack.weights[0].device
+    with threads_for_rows(module, len(rows), n_nets):
+        rows = rows.to(device)
+        encoded = rows if module.encoding is None else module.encoding(rows)
+        return stack.logits(encoded.expand(n_nets, *encoded.shape)).float()
 
 
 def _check_rows(

@@ -51,8 +51,13 @@ def short(**params):
 
 
 def make_cv(estimator=None, **params):
-    """Make a cross-validation of two ε and three folds."""
-    defaults = {"label_smoothings": (0.0, 0.2), "cv": 3, "random_state": 0}
+    """Make a cross-validation of two ε and three folds, by default of the numbers as they are."""
+    defaults = {
+        "label_smoothings": (0.0, 0.2),
+        "encodings": (None,),
+        "cv": 3,
+        "random_state": 0,
+    }
     return LabelSmoothingClassifierCV(estimator or short(), **{**defaults, **params})
 
 

@@ -20,6 +20,7 @@ from sklearn.model_selection import (
     GroupKFold,
     KFold,
     PredefinedSplit,
+    StratifiedKFold,
     cross_validate,
 )
 from sklearn.pipeline import make_pipeline
@@ -28,6 +29,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksmooth import LabelSmoothingClassifier, TrainingDisplay, make_tabular
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
+from sksmooth.encoding import Periodic, PiecewiseLinear
 
 X, Y = make_tabular(300, random_state=0)
 
@@ -53,11 +55,12 @@ def test_passes_the_checks_of_scikit_learn(estimator, check):
 
 
 class TestPrediction:
-    def test_averages_the_calibrated_probabilities_of_the_folds(self, fitted):
-        mean = np.mean([net.predict_proba(X) for net in fitted.estimators_], axis=0)
-        np.testing.assert_allclose(fitted.predict_proba(X), mean, atol=1e-6)
-        np.testing.assert_allclose(np.exp(fitted.predict_log_proba(X)), mean, atol=1e-6)
-        np.testing.assert_array_equal(fitted.predict(X), mean.argmax(1))
+    def test_calibrates_the_mean_of_the_nets_logits(self, fitted):
+        logits = np.mean([net.logits(X) for net in fitted.estimators_], axis=0)
+        proba = fitted.calibrator_.predict_proba(logits)
+        np.testing.assert_allclose(fitted.predict_proba(X), proba, atol=1e-6)
+        np.testing.assert_allclose(np.exp(fitted.predict_log_proba(X)), proba, atol=1e-6)
+        np.testing.assert_array_equal(fitted.predict(X), proba.argmax(1))
 
     def test_does_not_depend_on_the_other_rows(self, fitted):
         for n_rows in (1, 15, 17, 40):
@@ -110,6 +113,70 @@ class TestPrediction:
         images = X.reshape(len(X), 2, -1)
         model, flat = make_cv().fit(images, Y), make_cv().fit(X, Y)
         np.testing.assert_array_equal(model.predict_proba(images), flat.predict_proba(X))
+
+
+class TestEncodings:
+    def test_the_nets_of_all_encodings_are_pooled(self):
+        model = make_cv(encodings=(None, "piecewise_linear", Periodic(2))).fit(X, Y)
+        kinds = [type(net.module_.encoding) for net in model.estimators_]
+        assert kinds == 3 * [type(None)] + 3 * [PiecewiseLinear] + 3 * [Periodic]
+        assert model.trained_by_ == "by hand"
+        logits = np.mean([net.logits(X) for net in model.estimators_], axis=0)
+        np.testing.assert_allclose(
+            model.predict_proba(X), model.calibrator_.predict_proba(logits), atol=1e-6
+        )
+
+    def test_out_of_fold_logits_are_the_mean_over_the_encodings(self):
+        splits = list(StratifiedKFold(3).split(X, Y))
+        model = make_cv(
+            encodings=(None, "periodic"), cv=splits, label_smoothings=(0.1,), random_state=3
+        ).fit(X, Y)
+        for k, (_, held_out) in enumerate(splits):
+            own = (model.estimators_[k], model.estimators_[3 + k])
+            logits = np.mean([net.logits(X[held_out]) for net in own], axis=0)
+            np.testing.assert_allclose(
+                model.oof_proba_[held_out], model.calibrator_.predict_proba(logits), atol=1e-5
+            )
+
+    def test_all_learn_from_all_rows(self):
+        model = make_cv(encodings=("piecewise_linear",)).fit(X, Y)
+        knots = PiecewiseLinear().learn(X).knot
+        for net in model.estimators_:
+            assert torch.equal(net.module_.encoding.knot, knots)
+
+    def test_without_an_ensemble_one_net_of_each_is_kept(self):
+        model = make_cv(encodings=(None, "periodic"), ensemble=False).fit(X, Y)
+        first, second = model.estimators_
+        assert first.module_.encoding is None
+        assert isinstance(second.module_.encoding, Periodic)
+
+    @pytest.mark.parametrize(
+        ("estimator", "rows", "n_encodings"),
+        [
+            (short(), X, 3),
+            (short(), (X > 0).astype(float), 1),  # of which every function is linear
+            (short(), np.tile(X, (1, 12)), 2),  # 9 functions of each of 120 numbers are too many
+            (short(module__encoding="periodic"), X, 1),
+            (LabelSmoothingClassifier(WithDropout, max_epochs=8), X, 1),
+        ],
+    )
+    def test_auto(self, estimator, rows, n_encodings):
+        model = make_cv(estimator, encodings="auto", label_smoothings=(0.1,)).fit(rows, Y)
+        assert len(model.estimators_) == 3 * n_encodings
+
+    @pytest.mark.parametrize(
+        ("encodings", "message"),
+        [
+            ((), "encodings must hold at least one"),
+            ((None, None), "none twice"),
+            (("piecewise_linear", PiecewiseLinear(5)), "none twice"),
+            (("hats",), "got 'hats'"),
+            ("piecewise_linear", "encodings"),
+        ],
+    )
+    def test_wrong_ones_are_refused(self, encodings, message):
+        with pytest.raises(ValueError, match=message):
+            make_cv(encodings=encodings).fit(X, Y)
 
 
 class TestCalibration:

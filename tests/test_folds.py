@@ -255,5 +255,6 @@ class TestAlone:
     def test_other_modules_train_in_lockstep(self):
         model = make_cv(LabelSmoothingClassifier(WithDropout, max_epochs=8)).fit(X, Y)
         assert model.alone_because_ is None
-        mean = np.mean([net.predict_proba(X) for net in model.estimators_], axis=0)
-        np.testing.assert_allclose(model.predict_proba(X), mean, atol=1e-6)
+        logits = np.mean([net.logits(X) for net in model.estimators_], axis=0)
+        proba = model.calibrator_.predict_proba(logits)
+        np.testing.assert_allclose(model.predict_proba(X), proba, atol=1e-6)
