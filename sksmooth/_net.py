@@ -237,9 +237,15 @@ class SmoothedNet(NamedParams):
         Self
             Itself.
         """
+        with self.building():
+            return super().initialize()
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Begin to draw from `random_state`, first of all what parts that are built draw."""
         self._random_state = check_random_state(self.random_state)
         with OwnRandomness(self.draw_seed()), single_precision():
-            return super().initialize()
+            yield
 
     def initialize_history(self) -> Self:
         """Start a new history, of the kind given as `history`. A hook of skorch's."""

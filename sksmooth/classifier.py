@@ -13,9 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.base import clone
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
-from sklearn.utils.validation import has_fit_parameter
 from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
@@ -33,7 +31,12 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
-from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling, softmax_in_place
+from sksmooth.calibration import (
+    NormTemperatureScaling,
+    TemperatureScaling,
+    fit_given,
+    softmax_in_place,
+)
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
@@ -69,7 +72,9 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         How logits become probabilities, learnt from the held-out rows: by
         :class:`~sksmooth.calibration.NormTemperatureScaling`, by
         :class:`~sksmooth.calibration.TemperatureScaling`, by any object with ``fit(logits, y)`` and
-        ``predict_proba(logits)``, or not at all.
+        ``predict_proba(logits)``, by one of probmetrics such as ``get_calibrator("svs")``, or not
+        at all. One that takes probabilities goes behind a softmax:
+        ``make_pipeline(FunctionTransformer(scipy.special.softmax, kw_args={"axis": 1}), ...)``.
     class_weight : "balanced", dict or None, default=None
         Weights of the classes, as in scikit-learn; they multiply the rows' weights.
     random_state : int, RandomState instance or None, default=None
@@ -315,7 +320,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         table.introduce_to(self)
         check_smoothing(self.smoothing, len(table.classes))
         self.__dict__.pop("calibrator_", None)
-        self.initialize()
+        with self.building():  # a mixin may initialize in an order of its own
+            self.initialize()
 
     def partial_fit(
         self,
@@ -381,7 +387,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
                 table.introduce_to(self)
             check_smoothing(self.smoothing, len(table.classes))
             if not self.initialized_:
-                self.initialize()
+                with self.building():
+                    self.initialize()
             self._train(
                 table, epochs, early_stopping=False, _routing_method="partial_fit", **fit_params
             )
@@ -534,19 +541,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             kind = CALIBRATORS[self.calibration]
             scaling = kind(prior_strength=PRIOR_STRENGTH)
             return scaling.solve(logits, y, sample_weight, start=start, warn=warn)
-        calibrator: Any = clone(self.calibration, safe=False)
-        weights = {}
-        if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
-            weights = {"sample_weight": sample_weight}
-        calibrator.fit(logits, y, **weights)
-        shape = np.shape(calibrator.predict_proba(logits))
-        if shape != logits.shape:
-            raise ValueError(
-                f"calibration={self.calibration!r} gave probabilities of shape {shape} for logits "
-                f"of shape {logits.shape}; perhaps a class is missing from the held-out rows. Use "
-                "calibration='temperature', or hold out more rows by train_split."
-            )
-        return calibrator
+        return fit_given(self.calibration, logits, y, sample_weight)
 
     # -- prediction ---------------------------------------------------------------------------
 

@@ -1,14 +1,18 @@
 """What people's code does to the package: situations of public bug reports and questions."""
 
+import pickle
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import Callback, EpochScoring
 from skorch.helper import SliceDataset
 from torch import nn
@@ -375,3 +379,37 @@ def test_callbacks_meet_the_users_labels():
     net = single(callbacks=[("watch", watch), scoring]).fit(X, NAMES[Y])
     assert dict(net.callbacks_)["watch"].classes_ == list(NAMES)
     np.testing.assert_allclose(net.history[:, "own_accuracy"], net.history[:, "valid_acc"])
+
+
+# -- calibrators --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["svs", "temp-scaling", "isotonic"])
+@ALL
+def test_calibrators_of_probmetrics_are_given_what_they_take(make, method):
+    calibrators = pytest.importorskip("probmetrics.calibrators")
+    model = make(calibration=calibrators.get_calibrator(method)).fit(X, Y)
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1)
+    assert model.score(X, Y) > 0.5
+    fitted = pickle.loads(pickle.dumps(model)).predict_log_proba(X)
+    np.testing.assert_allclose(np.exp(fitted), model.predict_proba(X), atol=1e-6)
+
+
+class OfProbabilities(LogisticRegression):
+    """Takes probabilities only."""
+
+    def fit(self, proba, y):
+        if proba.min() < 0:
+            raise ValueError("no probabilities.")
+        return super().fit(np.log(proba + 1e-9), y)
+
+    def predict_proba(self, proba):
+        return super().predict_proba(np.log(proba + 1e-9))
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_calibrators_of_probabilities_are_told_to_go_behind_a_softmax(make):
+    with pytest.raises(ValueError, match="goes behind a softmax"):
+        make(calibration=OfProbabilities()).fit(X, Y)
+    behind = make_pipeline(FunctionTransformer(softmax, kw_args={"axis": 1}), OfProbabilities())
+    assert make(calibration=behind).fit(X, Y).score(X, Y) > 0.5
