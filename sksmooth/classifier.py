@@ -18,6 +18,7 @@ from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
 
+from sksmooth._adapters import WithoutClassWeight, fit_given
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
@@ -31,12 +32,7 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
-from sksmooth.calibration import (
-    NormTemperatureScaling,
-    TemperatureScaling,
-    fit_given,
-    softmax_in_place,
-)
+from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling, softmax_in_place
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
@@ -76,7 +72,15 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         at all. One that takes probabilities goes behind a softmax:
         ``make_pipeline(FunctionTransformer(scipy.special.softmax, kw_args={"axis": 1}), ...)``.
     class_weight : "balanced", dict or None, default=None
-        Weights of the classes, as in scikit-learn; they multiply the rows' weights.
+        Weights of the classes, as in scikit-learn; they multiply the rows' weights, so that the
+        probabilities are those of rows so weighed: with "balanced" a rare class has a higher one
+        than its frequency, see `calibration_weight`. Smoothing is not skewed by it, as it is by
+        ``criterion__weight``, which weighs the smoothed mass by the class that it goes to, as
+        torch's ``CrossEntropyLoss`` does.
+    calibration_weight : {"weighted", "unweighted"}, default="weighted"
+        Whether the probabilities are those of rows that `class_weight` weighs, or of rows as they
+        come, for which they are divided by the weights of their classes. `sample_weight` counts
+        for both. Without calibration it has no effect.
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the held-out rows, shuffling and dropout. torch's global
         generator is left as it was. As everywhere in scikit-learn, None draws a seed from numpy's
@@ -148,6 +152,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         What was recorded per epoch: `train_loss`, `valid_loss`, `refined_loss`, `valid_acc`, `dur`.
     class_prior_ : ndarray of shape (n_classes,)
         The weighted frequencies of the classes in the training data.
+    class_weight_ : ndarray of shape (n_classes,) or None
+        The weights that `class_weight` gave the classes.
     n_features_in_ : int
         Number of features seen by ``fit``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -185,6 +191,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         "smoothing": [str, "array-like", torch.Tensor],
         "calibration": [None, StrOptions(set(CALIBRATORS)), HasMethods(["fit", "predict_proba"])],
         "class_weight": [None, StrOptions({"balanced"}), dict],
+        "calibration_weight": [StrOptions({"weighted", "unweighted"})],
         "random_state": ["random_state"],
         "early_stopping": ["boolean"],
         "patience": [Interval(Integral, 1, None, closed="left")],
@@ -207,6 +214,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         smoothing: str | ArrayLike | torch.Tensor = "uniform",
         calibration: Any = "norm_temperature",
         class_weight: str | dict | None = None,
+        calibration_weight: str = "weighted",
         random_state: int | np.random.RandomState | None = None,
         early_stopping: bool = True,
         patience: int = 40,
@@ -236,6 +244,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self.smoothing = smoothing
         self.calibration = calibration
         self.class_weight = class_weight
+        self.calibration_weight = calibration_weight
         self.random_state = random_state
         self.early_stopping = early_stopping
         self.patience = patience
@@ -422,6 +431,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
             self.set_smoothing()
+        self.class_weight_ = table.class_weight
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
@@ -539,9 +549,13 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             raise self.diverged(BAD_LOGITS, self.best_epoch_)
         if isinstance(self.calibration, str):
             kind = CALIBRATORS[self.calibration]
-            scaling = kind(prior_strength=PRIOR_STRENGTH)
-            return scaling.solve(logits, y, sample_weight, start=start, warn=warn)
-        return fit_given(self.calibration, logits, y, sample_weight)
+            calibrator: Any = kind(prior_strength=PRIOR_STRENGTH)
+            calibrator.solve(logits, y, sample_weight, start=start, warn=warn)
+        else:
+            calibrator = fit_given(self.calibration, logits, y, sample_weight)
+        if self.calibration_weight == "unweighted" and self.class_weight_ is not None:
+            return WithoutClassWeight(calibrator, self.class_weight_)
+        return calibrator
 
     # -- prediction ---------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from sksmooth._adapters import DistributionCalibrator
 from sksmooth._refine import refine
 from sksmooth.calibration import (
     POWER_PRECISION,
-    DistributionCalibrator,
     NormTemperatureScaling,
     TemperatureScaling,
     normalized_confidence,
