@@ -277,8 +277,9 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
-            Training rows. Any real dtype, taken to float32; numbers scaled to a similar range, as
-            by StandardScaler. A Dataset gives pairs (X, label) and is read batch by batch.
+            Training rows. Any real dtype, taken to float32, which is exact for integers to 2**24,
+            such as an Embedding's; numbers scaled to a similar range, as by StandardScaler. A
+            Dataset gives pairs (X, label) and is read batch by batch.
         y : array-like of shape (n_samples,)
             Labels of any kind. None where X is a Dataset.
         sample_weight : array-like of shape (n_samples,), default=None

@@ -182,6 +182,25 @@ def test_integers_stay_integers_for_an_embedding(make):
     assert make(module=module, lr=0.05, max_epochs=10).fit(codes, Y).score(codes, Y) > 0.5
 
 
+@pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame])
+def test_ids_of_an_embedding_are_exact(container):
+    seen = set()
+
+    class Ids(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.out = nn.Embedding(8, 4), nn.Linear(8, 3)
+
+        def forward(self, ids):
+            assert ids.dtype == torch.int64
+            seen.update(ids.flatten().tolist())
+            return self.out(self.embedding(ids % 8).flatten(1))
+
+    ids = np.random.default_rng(0).integers(2**24 - 1000, 2**24, (200, 2))
+    single(module=Ids, train_split=None).fit(container(ids), Y).predict(container(ids))
+    assert set(ids.flat) <= seen <= {*ids.flat, 0}
+
+
 @ALL
 def test_modules_in_double_precision_train(make):
     model = make(module=Net().double()).fit(X, Y)
