@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import TYPE_CHECKING, Any
-from warnings import warn
 
 import numpy as np
 import skorch.dataset
@@ -29,7 +28,7 @@ from sksmooth._batches import (
     make_batches,
     rows_in_memory,
 )
-from sksmooth._checks import nearest
+from sksmooth._checks import nearest, warn_user
 from sksmooth._load import whole_or_not_at_all
 from sksmooth._params import NamedParams
 from sksmooth._predict import PREDICTION_ROWS
@@ -343,10 +342,9 @@ class SmoothedNet(NamedParams):
         has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
         is_calibrated = getattr(self, "calibrator_", None) is not None
         if has_module and is_calibrated and self._training is None:
-            warn(
+            warn_user(
                 "calibrator_ was fitted to the parameters before; set it to that of the net whose "
                 "parameters were loaded, or to None.",
-                stacklevel=2,
             )
 
     @contextmanager

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import skorch.dataset
@@ -23,6 +22,7 @@ from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import Dataset
 
 from sksmooth._batches import EncodedDataset, TensorRows, read_labels
+from sksmooth._checks import warn_user
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -319,12 +319,11 @@ def _warn_of_scales(name: str, X: NDArray) -> None:
     is_number = ((some != low) & (some != high)).any(0)  # more than two values
     scales = some.std(0)[is_number]
     if len(scales) and scales.max() > LARGEST_RATIO_OF_SCALES * scales.min():
-        warn(
+        warn_user(
             f"The columns of X differ in scale: the largest standard deviation, "
             f"{scales.max():.3g}, is {scales.max() / scales.min():.0f} times the smallest. A net "
             "learns badly from that; put a StandardScaler before it: "
             f"make_pipeline(StandardScaler(), {name}()).",
-            stacklevel=5,
         )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch.utils.data import IterableDataset
 
 from sksmooth._adapters import WithoutClassWeight, fit_given
 from sksmooth._batches import TensorRows, make_batches
+from sksmooth._checks import warn_user
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
@@ -505,11 +505,10 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
-                warn(
+                warn_user(
                     f"Too few rows to hold any out by train_split={self.train_split}: trained on "
                     "all of them, without calibration"
                     + (" and early stopping." if self.early_stopping else "."),
-                    stacklevel=5,
                 )
 
     def fit_calibrator(
@@ -604,11 +603,10 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
     def _warn_if_never_calibrated(self) -> None:
         is_known = "calibrator_" in self.__dict__ or self._training is not None
         if self.initialized_ and self.calibration is not None and not is_known:
-            warn(
+            warn_user(
                 f"This {type(self).__name__} was initialized, but never fitted: probabilities are "
                 "not calibrated. Fit it, or set calibrator_ to that of the net whose parameters "
                 "were loaded.",
-                stacklevel=5,
             )
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
