@@ -123,7 +123,7 @@ class WithoutClassWeight(BaseEstimator):
     calibrator : object
         Fitted to rows with the weights of their classes.
     class_weight : ndarray of shape (n_classes,)
-        These weights. A class of weight zero, which has no rows, keeps its probability.
+        These weights. A class of weight zero, which has no rows, counts as of the largest.
 
     Examples
     --------
@@ -152,8 +152,8 @@ class WithoutClassWeight(BaseEstimator):
         ndarray of shape (n_samples, n_classes), float64
             Probabilities.
         """
-        weight = np.where(self.class_weight > 0, self.class_weight, 1.0)
-        proba = self.calibrator.predict_proba(logits) / (weight / weight.max())
+        weight = np.where(self.class_weight > 0, self.class_weight / self.class_weight.max(), 1.0)
+        proba = self.calibrator.predict_proba(logits) / weight
         return proba / proba.sum(axis=1, keepdims=True)
 
 

@@ -21,7 +21,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import log_loss
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sksmooth._adapters import DistributionCalibrator
 from sksmooth._refine import refine
 from sksmooth.calibration import (
     POWER_PRECISION,
@@ -760,16 +759,3 @@ def test_normalized_confidence_ignores_scale_and_shift_of_the_logits(logits, sca
     assert ((confidence == 0) == (np.ptp(logits[0], axis=1) == 0)).all()
     np.testing.assert_allclose(normalized_confidence(scale * logits, proba), confidence, atol=1e-9)
     np.testing.assert_allclose(normalized_confidence(logits + shift, proba), confidence, atol=1e-9)
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("method", ["svs", "temp-scaling", "isotonic"])
-def test_calibrators_of_probmetrics_do_for_logits_what_they_do_for_probabilities(method, n_classes):
-    get_calibrator = pytest.importorskip("probmetrics.calibrators").get_calibrator
-    rng = np.random.default_rng(0)
-    logits, y = rng.normal(0, 2, (300, n_classes)), rng.integers(0, n_classes, 300)
-    logits[np.arange(300), y] += 1.5
-    found = DistributionCalibrator(get_calibrator(method)).fit(logits, y).predict_proba(logits)
-    proba = softmax(logits, axis=1)
-    expected = get_calibrator(method).fit(proba, y).predict_proba(proba)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
