@@ -31,9 +31,8 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from scipy.special import softmax
 from scipy.stats import wilcoxon
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -178,20 +177,10 @@ def make_real_mlp(split: Split, seed: int, **params: Any) -> ClassifierMixin:
     return RealMLP_TD_Classifier(device="cpu", random_state=seed, n_threads=1, **params)
 
 
-class StructuredVectorScaling(BaseEstimator):
-    """probmetrics' calibrator of that name, for logits."""
+def make_svs(seed: int) -> ClassifierMixin:
+    from probmetrics.calibrators import get_calibrator
 
-    def fit(self, logits: np.ndarray, y: np.ndarray) -> StructuredVectorScaling:
-        """Fit it to the probabilities."""
-        from probmetrics.calibrators import get_calibrator
-
-        self.calibrator_ = get_calibrator("svs", svs_print_init_info=False)
-        self.calibrator_.fit(softmax(logits, axis=1), y)
-        return self
-
-    def predict_proba(self, logits: np.ndarray) -> np.ndarray:
-        """Calibrate the probabilities."""
-        return self.calibrator_.predict_proba(softmax(logits, axis=1))
+    return make_calibrated_otherwise(get_calibrator("svs"), seed)
 
 
 def make_calibrated_otherwise(calibration: Any, seed: int) -> LabelSmoothingClassifierCV:
@@ -222,7 +211,7 @@ CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
 # Other calibrators than the default one, to be named by --only.
 VARIANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     f"{OURS}, temperature": lambda split, seed: make_calibrated_otherwise("temperature", seed),
-    f"{OURS}, SVS": lambda split, seed: make_calibrated_otherwise(StructuredVectorScaling(), seed),
+    f"{OURS}, SVS": lambda split, seed: make_svs(seed),
 }
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Collection
 from difflib import get_close_matches
 from numbers import Integral, Real
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
 _FLOATS = [np.float64, np.float32, np.float16]
+
+# Through whose code a user's call may come here; the rest of the stack is the user's.
+_LIBRARIES = ("sksmooth.", "sklearn.", "skorch.", "torch.", "joblib.", "contextlib")
 
 
 def nearest(word: object, known: Collection[object]) -> str:
@@ -39,6 +45,31 @@ def nearest(word: object, known: Collection[object]) -> str:
     words = [name for name in known if isinstance(name, str)]
     found = get_close_matches(str(word).lower(), words, n=1, cutoff=0.5)
     return "".join(f" Did you mean {name!r}?" for name in found)
+
+
+def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line of the user's own code, through however many libraries it called.
+
+    Parameters
+    ----------
+    message : str
+        The warning.
+    category : type of warning, default=UserWarning
+        Its kind.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True, action="always") as caught:
+    ...     warn_user("Too few rows.")
+    >>> str(caught[0].message)
+    'Too few rows.'
+    """
+    depth = 1
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_LIBRARIES):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(message, category, stacklevel=depth + 1)
 
 
 def check_choice(parameter: str, value: Any, choices: Collection[Any]) -> Any:

@@ -232,8 +232,10 @@ class FoldsTraining:
 
     def log_loss(self, proba: NDArray) -> float:
         """Give the log-loss of out-of-fold probabilities."""
-        labels = np.arange(self.n_classes)
-        return log_loss(self.y, proba, sample_weight=self.weight, labels=labels)
+        weight, class_weight = self.weight, self.table.class_weight
+        if self.estimator.calibration_weight == "unweighted" and class_weight is not None:
+            weight = weight / class_weight[self.y]
+        return log_loss(self.y, proba, sample_weight=weight, labels=np.arange(self.n_classes))
 
     def _print_epoch(self, number: int) -> None:
         losses = [

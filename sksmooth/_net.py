@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
 from typing import TYPE_CHECKING, Any
-from warnings import warn
 
 import numpy as np
 import skorch.dataset
@@ -29,7 +28,7 @@ from sksmooth._batches import (
     make_batches,
     rows_in_memory,
 )
-from sksmooth._checks import nearest
+from sksmooth._checks import nearest, warn_user
 from sksmooth._load import whole_or_not_at_all
 from sksmooth._params import NamedParams
 from sksmooth._predict import PREDICTION_ROWS
@@ -237,9 +236,15 @@ class SmoothedNet(NamedParams):
         Self
             Itself.
         """
+        with self.building():
+            return super().initialize()
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Begin to draw from `random_state`, first of all what parts that are built draw."""
         self._random_state = check_random_state(self.random_state)
         with OwnRandomness(self.draw_seed()), single_precision():
-            return super().initialize()
+            yield
 
     def initialize_history(self) -> Self:
         """Start a new history, of the kind given as `history`. A hook of skorch's."""
@@ -338,10 +343,9 @@ class SmoothedNet(NamedParams):
         has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
         is_calibrated = getattr(self, "calibrator_", None) is not None
         if has_module and is_calibrated and self._training is None:
-            warn(
+            warn_user(
                 "calibrator_ was fitted to the parameters before; set it to that of the net whose "
                 "parameters were loaded, or to None.",
-                stacklevel=2,
             )
 
     @contextmanager

@@ -48,6 +48,7 @@ BOOKKEEPING = {
     "cuda_dependent_attributes_",
     "init_context_",
     "initialized_",
+    "learned_",
     "n_inputs_",
     "prefixes_",
     "virtual_params_",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sksmooth._checks import warn_user
 from sksmooth.calibration import normalized_confidence
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
@@ -277,9 +277,8 @@ def warn_of_probabilities(net: Any, logits: NDArray) -> None:
     if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=1e-4)):
         what = "probabilities" if is_proba else "logarithms of probabilities"
         layer = "softmax" if is_proba else "log_softmax"
-        warn(
+        warn_user(
             f"The outputs of module={type(net.module_).__name__} look like {what}, but logits are "
             f"expected: leave out the {layer} at its end, or use criterion=torch.nn.NLLLoss, "
             "label_smoothing=0 with probabilities.",
-            stacklevel=6,
         )

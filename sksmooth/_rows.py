@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import skorch.dataset
@@ -23,6 +22,7 @@ from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import Dataset
 
 from sksmooth._batches import EncodedDataset, TensorRows, read_labels
+from sksmooth._checks import warn_user
 from sksmooth.encoding import Encoding, check_encoding
 
 # How scikit-learn is to check X.
@@ -52,6 +52,8 @@ class Table:
         The labels.
     class_prior : ndarray of shape (n_classes,)
         The weighted frequencies of the classes.
+    class_weight : ndarray of shape (n_classes,) or None
+        The weights of the classes.
     n_inputs : int
         Numbers of a row.
     n_features_in : int or None
@@ -68,6 +70,7 @@ class Table:
     kept: NDArray[np.intp] | None
     classes: NDArray
     class_prior: NDArray[np.float64]
+    class_weight: NDArray[np.float64] | None
     n_inputs: int
     n_features_in: int | None
     feature_names_in: NDArray | None
@@ -91,6 +94,7 @@ class Table:
         """Set what an estimator learns of its rows before training begins."""
         estimator.classes_inferred_ = self.classes
         estimator.class_prior_ = self.class_prior
+        estimator.class_weight_ = self.class_weight
         estimator.n_inputs_ = self.n_inputs
         encoding = check_encoding(estimator.get_params_for("module").get("encoding"))
         estimator.learned_ = {"encoding": self.encode(encoding)} if encoding else {}
@@ -152,7 +156,7 @@ def check_rows(
         check_classification_targets(y)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     all_codes = codes = encode(y, labels)
-    weight = _weigh_rows(estimator, X, y, codes, sample_weight, labels)
+    weight, class_weight = _weigh_rows(estimator, X, y, codes, sample_weight, labels)
     kept = None
     if weight is not None and not weight.all():
         kept = np.flatnonzero(weight)
@@ -178,6 +182,7 @@ def check_rows(
         kept,
         labels,
         counts / counts.sum() if reset else estimator.class_prior_,
+        class_weight,
         int(np.prod(X.shape[1:])),
         owner.n_features_in_,
         getattr(owner, "feature_names_in_", None),
@@ -213,6 +218,7 @@ def _check_dataset(
         None,
         labels,
         counts / counts.sum() if reset else estimator.class_prior_,
+        None,
         int(np.prod(np.shape(inputs))),
         len(inputs) if np.ndim(inputs) == 1 else None,
         None,
@@ -333,12 +339,11 @@ def _warn_of_scales(name: str, X: NDArray) -> None:
     is_number = ((some != low) & (some != high)).any(0)  # more than two values
     scales = some.std(0)[is_number]
     if len(scales) and scales.max() > LARGEST_RATIO_OF_SCALES * scales.min():
-        warn(
+        warn_user(
             f"The columns of X differ in scale: the largest standard deviation, "
             f"{scales.max():.3g}, is {scales.max() / scales.min():.0f} times the smallest. A net "
             "learns badly from that; put a StandardScaler before it: "
             f"make_pipeline(StandardScaler(), {name}()).",
-            stacklevel=5,
         )
 
 
@@ -416,18 +421,20 @@ def _weigh_rows(
     codes: NDArray,
     sample_weight: Any,
     classes: NDArray,
-) -> NDArray[np.float32] | None:
-    """Multiply `sample_weight` by the rows' class weights; None where all weigh alike."""
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float64] | None]:
+    """Multiply `sample_weight` by the rows' class weights; give both, None where all are alike."""
     if sample_weight is None and estimator.class_weight is None:
-        return None
+        return None, None
     weight = _check_sample_weight(
         as_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
     )
     if not weight.any():
         raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
+    class_weight = None
     if estimator.class_weight is not None:
-        weight = weight * _class_weights(estimator.class_weight, y, weight, classes)[codes]
-    return weight.astype(np.float32)
+        class_weight = _class_weights(estimator.class_weight, y, weight, classes)
+        weight = weight * class_weight[codes]
+    return weight.astype(np.float32), class_weight
 
 
 def _class_weights(

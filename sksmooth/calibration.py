@@ -6,7 +6,6 @@ of rows that the net did not train on.
 
 from __future__ import annotations
 
-import warnings
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -20,7 +19,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from sksmooth._checks import check_class_indices, without_tensor
+from sksmooth._checks import check_class_indices, warn_user, without_tensor
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
 
 # Rows of a softmax at once: few enough to stay in the processor's cache.
@@ -178,11 +177,10 @@ class TemperatureScaling(BaseEstimator):
             remedy = "More rows help."
             if self.prior_strength == 0:
                 remedy = "More rows, or prior_strength=1, help."
-            warnings.warn(
+            warn_user(
                 f"No temperature minimizes the log-loss, since {reason}. Stopped at the bound, "
                 f"temperature_={self.temperature_:.3g}. {remedy}",
                 ConvergenceWarning,
-                stacklevel=4,
             )
         return not refined.bound
 

@@ -7,20 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.base import clone
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
-from sklearn.utils.validation import has_fit_parameter
 from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
 
+from sksmooth._adapters import WithoutClassWeight, fit_given
 from sksmooth._batches import TensorRows, make_batches
+from sksmooth._checks import warn_user
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
@@ -69,9 +68,19 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         How logits become probabilities, learnt from the held-out rows: by
         :class:`~sksmooth.calibration.NormTemperatureScaling`, by
         :class:`~sksmooth.calibration.TemperatureScaling`, by any object with ``fit(logits, y)`` and
-        ``predict_proba(logits)``, or not at all.
+        ``predict_proba(logits)``, by one of probmetrics such as ``get_calibrator("svs")``, or not
+        at all. One that takes probabilities goes behind a softmax:
+        ``make_pipeline(FunctionTransformer(scipy.special.softmax, kw_args={"axis": 1}), ...)``.
     class_weight : "balanced", dict or None, default=None
-        Weights of the classes, as in scikit-learn; they multiply the rows' weights.
+        Weights of the classes, as in scikit-learn; they multiply the rows' weights, so that the
+        probabilities are those of rows so weighed: with "balanced" a rare class has a higher one
+        than its frequency, see `calibration_weight`. Smoothing is not skewed by it, as it is by
+        ``criterion__weight``, which weighs the smoothed mass by the class that it goes to, as
+        torch's ``CrossEntropyLoss`` does.
+    calibration_weight : {"weighted", "unweighted"}, default="weighted"
+        Whether the probabilities are those of rows that `class_weight` weighs, or of rows as they
+        come, for which they are divided by the weights of their classes. `sample_weight` counts
+        for both. Without calibration it has no effect.
     random_state : int, RandomState instance or None, default=None
         Seeds the initial weights, the held-out rows, shuffling and dropout. torch's global
         generator is left as it was. As everywhere in scikit-learn, None draws a seed from numpy's
@@ -143,6 +152,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         What was recorded per epoch: `train_loss`, `valid_loss`, `refined_loss`, `valid_acc`, `dur`.
     class_prior_ : ndarray of shape (n_classes,)
         The weighted frequencies of the classes in the training data.
+    class_weight_ : ndarray of shape (n_classes,) or None
+        The weights that `class_weight` gave the classes.
     n_features_in_ : int
         Number of features seen by ``fit``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -180,6 +191,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         "smoothing": [str, "array-like", torch.Tensor],
         "calibration": [None, StrOptions(set(CALIBRATORS)), HasMethods(["fit", "predict_proba"])],
         "class_weight": [None, StrOptions({"balanced"}), dict],
+        "calibration_weight": [StrOptions({"weighted", "unweighted"})],
         "random_state": ["random_state"],
         "early_stopping": ["boolean"],
         "patience": [Interval(Integral, 1, None, closed="left")],
@@ -202,6 +214,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         smoothing: str | ArrayLike | torch.Tensor = "uniform",
         calibration: Any = "norm_temperature",
         class_weight: str | dict | None = None,
+        calibration_weight: str = "weighted",
         random_state: int | np.random.RandomState | None = None,
         early_stopping: bool = True,
         patience: int = 40,
@@ -231,6 +244,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self.smoothing = smoothing
         self.calibration = calibration
         self.class_weight = class_weight
+        self.calibration_weight = calibration_weight
         self.random_state = random_state
         self.early_stopping = early_stopping
         self.patience = patience
@@ -263,8 +277,9 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or of more dimensions, or torch Dataset
-            Training rows. Any real dtype, taken to float32; numbers scaled to a similar range, as
-            by StandardScaler. A Dataset gives pairs (X, label) and is read batch by batch.
+            Training rows. Any real dtype, taken to float32, which is exact for integers to 2**24,
+            such as an Embedding's; numbers scaled to a similar range, as by StandardScaler. A
+            Dataset gives pairs (X, label) and is read batch by batch.
         y : array-like of shape (n_samples,)
             Labels of any kind. None where X is a Dataset.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -315,7 +330,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         table.introduce_to(self)
         check_smoothing(self.smoothing, len(table.classes))
         self.__dict__.pop("calibrator_", None)
-        self.initialize()
+        with self.building():  # a mixin may initialize in an order of its own
+            self.initialize()
 
     def partial_fit(
         self,
@@ -381,7 +397,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
                 table.introduce_to(self)
             check_smoothing(self.smoothing, len(table.classes))
             if not self.initialized_:
-                self.initialize()
+                with self.building():
+                    self.initialize()
             self._train(
                 table, epochs, early_stopping=False, _routing_method="partial_fit", **fit_params
             )
@@ -415,6 +432,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
             self.set_smoothing()
+        self.class_weight_ = table.class_weight
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
@@ -487,11 +505,10 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
-                warn(
+                warn_user(
                     f"Too few rows to hold any out by train_split={self.train_split}: trained on "
                     "all of them, without calibration"
                     + (" and early stopping." if self.early_stopping else "."),
-                    stacklevel=5,
                 )
 
     def fit_calibrator(
@@ -532,20 +549,12 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             raise self.diverged(BAD_LOGITS, self.best_epoch_)
         if isinstance(self.calibration, str):
             kind = CALIBRATORS[self.calibration]
-            scaling = kind(prior_strength=PRIOR_STRENGTH)
-            return scaling.solve(logits, y, sample_weight, start=start, warn=warn)
-        calibrator: Any = clone(self.calibration, safe=False)
-        weights = {}
-        if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
-            weights = {"sample_weight": sample_weight}
-        calibrator.fit(logits, y, **weights)
-        shape = np.shape(calibrator.predict_proba(logits))
-        if shape != logits.shape:
-            raise ValueError(
-                f"calibration={self.calibration!r} gave probabilities of shape {shape} for logits "
-                f"of shape {logits.shape}; perhaps a class is missing from the held-out rows. Use "
-                "calibration='temperature', or hold out more rows by train_split."
-            )
+            calibrator: Any = kind(prior_strength=PRIOR_STRENGTH)
+            calibrator.solve(logits, y, sample_weight, start=start, warn=warn)
+        else:
+            calibrator = fit_given(self.calibration, logits, y, sample_weight)
+        if self.calibration_weight == "unweighted" and self.class_weight_ is not None:
+            return WithoutClassWeight(calibrator, self.class_weight_)
         return calibrator
 
     # -- prediction ---------------------------------------------------------------------------
@@ -594,11 +603,10 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
     def _warn_if_never_calibrated(self) -> None:
         is_known = "calibrator_" in self.__dict__ or self._training is not None
         if self.initialized_ and self.calibration is not None and not is_known:
-            warn(
+            warn_user(
                 f"This {type(self).__name__} was initialized, but never fitted: probabilities are "
                 "not calibrated. Fit it, or set calibrator_ to that of the net whose parameters "
                 "were loaded.",
-                stacklevel=5,
             )
 
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:

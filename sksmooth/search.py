@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import chain
 from numbers import Integral
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
 from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags, indexable
@@ -23,6 +25,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
 
+from sksmooth import metrics
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._rows import refuse_dataset
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -183,6 +186,10 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         self.__dict__.update((k, v) for k, v in vars(search).items() if k.endswith("_"))
         return self
 
+    def _validate_params(self) -> None:
+        _point_to_own_scorers(self.scoring)
+        super()._validate_params()
+
     _training: _Training | None = None  # of a copy that is being fitted in lockstep
 
     def _get_routed_params_for_fit(self, params: Mapping[str, Any]) -> Any:
@@ -220,6 +227,19 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         if hasattr(self, "_skl_callbacks") or hasattr(self.estimator, "_skl_callbacks"):
             return "scikit-learn's callbacks are set"
         return None
+
+
+def _point_to_own_scorers(scoring: Any) -> None:
+    """Say where the scorers are that scikit-learn has no names for, and lets nobody name."""
+    given = scoring.values() if isinstance(scoring, Mapping) else scoring
+    own = {name.removesuffix("_scorer") for name in metrics.__all__ if name.startswith("neg_")}
+    for name in [given] if isinstance(given, str) else given if isinstance(given, Iterable) else ():
+        near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
+        if isinstance(name, str) and near and name not in get_scorer_names():
+            raise ValueError(
+                f"scoring={scoring!r} names {name!r}, which scikit-learn does not know by name; "
+                f"give the object: from sksmooth.metrics import {near[0]}_scorer."
+            )
 
 
 class _Training:

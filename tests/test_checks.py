@@ -1,13 +1,29 @@
 """The checks that all rooms share."""
 
 import re
+import warnings
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
-from sksmooth import _checks, smoothing
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    NormTemperatureScaling,
+    TemperatureScaling,
+    _checks,
+    make_tabular,
+    smoothing,
+)
 from sksmooth._checks import (
     as_numpy,
     check_choice,
@@ -143,3 +159,30 @@ def test_old_place_still_has_the_name():
 def test_checks_import_nothing_of_the_package():
     with open(_checks.__file__) as source:
         assert not re.search(r"^\s*(from|import) sksmooth", source.read(), re.MULTILINE)
+
+
+def test_warnings_point_at_the_line_of_the_user():
+    X, y = make_tabular(60, random_state=0)
+    wide = X * np.logspace(0, 4, 10)
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
+    net = LabelSmoothingClassifier(max_epochs=1, random_state=0)
+    crossed = LabelSmoothingClassifierCV(net, label_smoothings=(0.1,), cv=2, random_state=0)
+    unlearnt = np.tile([[0.0, 1.0], [0.0, 1.0]], (4, 1))
+    calls = [
+        lambda: clone(net).fit(wide, y),
+        lambda: clone(net).partial_fit(wide, y),
+        lambda: clone(net).fit(X[:20], y[:20]),
+        lambda: make_pipeline(FunctionTransformer(), clone(net)).fit(wide, y),
+        lambda: clone(crossed).fit(wide, y),
+        lambda: GridSearchCV(net, {"lr": [0.1]}, cv=2).fit(wide, y),
+        lambda: BatchedGridSearchCV(net, {"lr": [0.1]}, cv=2).fit(wide, y),
+        lambda: TemperatureScaling().fit(unlearnt, [1, 1] * 4),
+        lambda: NormTemperatureScaling().fit(unlearnt, [1, 1] * 4),
+        lambda: clone(net).set_params(classes=[0, 1, 2]).initialize().predict_proba(frame),
+    ]
+    for call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        assert caught
+        assert {Path(own.filename).name for own in caught} == {Path(__file__).name}

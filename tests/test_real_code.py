@@ -1,14 +1,20 @@
 """What people's code does to the package: situations of public bug reports and questions."""
 
+import pickle
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import softmax
+from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import Callback, EpochScoring
 from skorch.helper import SliceDataset
 from torch import nn
@@ -18,6 +24,7 @@ from sksmooth import (
     BatchedGridSearchCV,
     LabelSmoothingClassifier,
     LabelSmoothingClassifierCV,
+    LabelSmoothingLoss,
     TemperatureScaling,
     make_tabular,
 )
@@ -173,6 +180,25 @@ def test_integers_stay_integers_for_an_embedding(make):
     module = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(30, 3))
     codes = np.digitize(X, [-1, 0, 1])
     assert make(module=module, lr=0.05, max_epochs=10).fit(codes, Y).score(codes, Y) > 0.5
+
+
+@pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame])
+def test_ids_of_an_embedding_are_exact(container):
+    seen = set()
+
+    class Ids(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.out = nn.Embedding(8, 4), nn.Linear(8, 3)
+
+        def forward(self, ids):
+            assert ids.dtype == torch.int64
+            seen.update(ids.flatten().tolist())
+            return self.out(self.embedding(ids % 8).flatten(1))
+
+    ids = np.random.default_rng(0).integers(2**24 - 1000, 2**24, (200, 2))
+    single(module=Ids, train_split=None).fit(container(ids), Y).predict(container(ids))
+    assert set(ids.flat) <= seen <= {*ids.flat, 0}
 
 
 @ALL
@@ -375,3 +401,78 @@ def test_callbacks_meet_the_users_labels():
     net = single(callbacks=[("watch", watch), scoring]).fit(X, NAMES[Y])
     assert dict(net.callbacks_)["watch"].classes_ == list(NAMES)
     np.testing.assert_allclose(net.history[:, "own_accuracy"], net.history[:, "valid_acc"])
+
+
+# -- calibrators --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["svs", "temp-scaling", "isotonic"])
+@ALL
+def test_calibrators_of_probmetrics_are_given_what_they_take(make, method):
+    calibrators = pytest.importorskip("probmetrics.calibrators")
+    model = make(calibration=calibrators.get_calibrator(method)).fit(X, Y)
+    np.testing.assert_allclose(model.predict_proba(X).sum(1), 1)
+    assert model.score(X, Y) > 0.5
+    fitted = pickle.loads(pickle.dumps(model)).predict_log_proba(X)
+    np.testing.assert_allclose(np.exp(fitted), model.predict_proba(X), atol=1e-6)
+
+
+class OfProbabilities(LogisticRegression):
+    """Takes probabilities only."""
+
+    def fit(self, proba, y):
+        if proba.min() < 0:
+            raise ValueError("no probabilities.")
+        return super().fit(np.log(proba + 1e-9), y)
+
+    def predict_proba(self, proba):
+        return super().predict_proba(np.log(proba + 1e-9))
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_calibrators_of_probabilities_are_told_to_go_behind_a_softmax(make):
+    with pytest.raises(ValueError, match="goes behind a softmax"):
+        make(calibration=OfProbabilities()).fit(X, Y)
+    behind = make_pipeline(FunctionTransformer(softmax, kw_args={"axis": 1}), OfProbabilities())
+    assert make(calibration=behind).fit(X, Y).score(X, Y) > 0.5
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+@pytest.mark.parametrize("calibration", ["norm_temperature", LogisticRegression(C=1.0)])
+def test_class_weights_move_probabilities_and_calibration_weight_moves_them_back(make, calibration):
+    rows, y = make_classification(
+        2000, 10, n_informative=4, weights=[0.9], class_sep=0.7, random_state=0
+    )
+    parameters = {"class_weight": "balanced", "max_epochs": 10, "calibration": calibration}
+    train, test = slice(0, 1000), slice(1000, None)
+    weighted = make(**parameters).fit(rows[train], y[train])
+    back = make(**parameters, calibration_weight="unweighted").fit(rows[train], y[train])
+    frequency, above = y[test].mean(), weighted.predict_proba(rows[test])
+    proba = back.predict_proba(rows[test])
+    gap = above[:, 1].mean() - frequency
+    assert gap > 0.08
+    assert abs(proba[:, 1].mean() - frequency) < 0.3 * gap
+    assert log_loss(y[test], proba) < log_loss(y[test], above) - 0.05
+    np.testing.assert_allclose(np.exp(back.predict_log_proba(rows[test])), proba)
+
+
+def test_calibration_weight_without_class_weight_has_no_effect_and_leaves_sample_weight():
+    weight = np.where(Y == 0, 5.0, 1.0)
+    fits = [
+        single(calibration_weight=own).fit(X, Y, sample_weight=weight).predict_proba(X)
+        for own in ("weighted", "unweighted")
+    ]
+    np.testing.assert_array_equal(*fits)
+    with pytest.raises(ValueError, match="calibration_weight"):
+        single(calibration_weight="balanced").fit(X, Y)
+
+
+def test_smoothed_part_is_skewed_by_the_criterions_weight_as_torch_does_it():
+    logits = torch.zeros(2, 3)
+    logits[:, 0] = 3.0
+    y, weight = torch.tensor([1, 2]), torch.tensor([5.0, 1.0, 1.0])
+    smoothed = LabelSmoothingLoss(0.3)(logits, y)  # rows of classes that weigh one
+    skewed = LabelSmoothingLoss(0.3, weight=weight)(logits, y)
+    expected = nn.CrossEntropyLoss(weight=weight, label_smoothing=0.3)(logits, y)
+    assert abs(skewed - smoothed) > 0.01
+    torch.testing.assert_close(skewed, expected)

@@ -714,3 +714,21 @@ def test_a_predefined_split_goes_its_own_way():
 def test_dropout_is_drawn_as_in_single_fits_in_folds_of_unequal_size():
     net = clone(NET).set_params(module__dropout=0.3, train_split=None, calibration=None)
     _both(net, EPS, X[:101], Y[:101], cv=KFold(3), scoring=["neg_log_loss"], refit=False)
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        "neg_expected_calibration_error",
+        "neg_expected_calibration_error_scorer",
+        ["neg_log_loss", "neg_expected_calibration_eror"],
+        {"own": "neg_expected_calibration_error"},
+    ],
+)
+def test_names_of_own_scorers_are_told_where_they_are(scoring):
+    X, y = make_tabular(60, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=1)
+    with pytest.raises(ValueError, match=r"metrics import neg_expected_calibration_error_scorer"):
+        BatchedGridSearchCV(net, {"lr": [0.1]}, scoring=scoring, refit=False).fit(X, y)
+    with pytest.raises(ValueError, match="neg_brier"):  # scikit-learn's own message
+        BatchedGridSearchCV(net, {"lr": [0.1]}, scoring="neg_brier").fit(X, y)

@@ -539,3 +539,29 @@ def test_groups_are_routed_to_the_split(data):
 def test_parameters_that_nobody_requested_are_refused(data, method):
     with pytest.raises(TypeError, match="unexpected argument"):
         getattr(make_net(), method)(*data, unknown=1)
+
+
+def test_accelerate_mixin_before_the_class_trains_reproducibly(data):
+    accelerate = pytest.importorskip("accelerate")
+    from skorch.hf import AccelerateMixin
+
+    class Net(AccelerateMixin, LabelSmoothingClassifier):
+        pass
+
+    def fit():
+        return Net(
+            accelerator=accelerate.Accelerator(cpu=True),
+            callbacks__print_log__sink=lambda text: None,
+            lr=0.01,
+            max_epochs=10,
+            random_state=0,
+        ).fit(*data)
+
+    before = torch.get_rng_state()
+    net = fit()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert net.trained_by_ == "by skorch"
+    assert net.score(*data) > 0.8
+    assert net.calibrator_ is not None
+    np.testing.assert_array_equal(fit().predict_proba(data[0]), net.predict_proba(data[0]))
+    assert net.partial_fit(*data).score(*data) > 0.8
