@@ -13,7 +13,13 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import SplineTransformer
 
-from sksmooth import BatchedGridSearchCV, LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    SimpleNet,
+    make_tabular,
+)
 from sksmooth.encoding import ENCODINGS, Periodic, PiecewiseLinear
 from sksmooth.engine import stack as stack_room
 
@@ -208,3 +214,22 @@ def test_rows_in_a_dataset_are_refused_unless_the_encoding_has_learned():
     learned = PiecewiseLinear().learn(X)
     net = quick(module__encoding=learned, module__n_features=10).fit(dataset)
     assert net.predict_proba(X).shape == (300, 3)
+
+
+def test_nets_of_a_subclass_are_stacked_with_their_encoding():
+    class Derived(SimpleNet):
+        pass
+
+    parameters = {"module__dropout": 0.0, "module__encoding": None}
+    proba = {}
+    for module in (SimpleNet, Derived):
+        model = LabelSmoothingClassifierCV(
+            quick(**parameters).set_params(module=module),
+            encodings=(None, "piecewise_linear"),
+            cv=3,
+            random_state=0,
+        ).fit(X, Y)
+        assert model.alone_because_ is None
+        assert model.trained_by_ == ("by hand" if module is SimpleNet else "by autograd")
+        proba[module] = model.predict_proba(X)
+    assert_allclose(proba[SimpleNet], proba[Derived], atol=1e-5)

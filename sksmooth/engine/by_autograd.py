@@ -105,7 +105,7 @@ class StackedModules:
     Parameters
     ----------
     modules : sequence of M torch modules
-        Alike but for the values of their parameters, and without buffers.
+        Alike but for the values of their parameters.
     randomness : OwnRandomness, default=None
         What the modules' forward draws from in training.
 
@@ -128,7 +128,7 @@ class StackedModules:
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
         self.randomness = None if randomness is None else ForwardRandomness(randomness)
         # Whoever trains and whoever predicts has one of their own: its mode is a state.
-        self.skeleton = copy.deepcopy(modules[0]).to("meta").eval()
+        self.skeleton = copy.deepcopy(modules[0]).eval()
 
     def begin_epoch(self) -> None:
         """Do what comes before the steps of an epoch."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from sksmooth._batches import TensorBatches, TensorRows, make_batches
+from sksmooth.encoding import Encoding
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS, has_step_hooks
 from sksmooth.engine.by_autograd import StackedModules
 from sksmooth.engine.randomness import OwnRandomness
@@ -311,7 +312,7 @@ def against_stacking(
         != {id(p) for p in parameters},
         "some parameters are frozen": not all(p.requires_grad for p in parameters),
         "the module has buffers, such as statistics of batches": any(
-            True for _ in module.buffers()
+            part._buffers for part in module.modules() if not isinstance(part, Encoding)
         ),
         "the module has hooks": any(_has_hooks(p) for p in [*module.modules(), *parameters]),
     }

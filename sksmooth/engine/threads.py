@@ -177,7 +177,8 @@ def flops_of(module: Any) -> float | None:
     100.0
     """
     if type(module) is SimpleNet and type(module.layers) is torch.nn.ModuleList:
-        n_inputs: Any = module.layers[0].in_features
+        encoding = module.encoding
+        n_inputs = module.n_features if encoding is None else encoding.n_outputs
         widths = (n_inputs, *module.hidden_layer_sizes, module.n_classes)
         return 2.0 * sum((1 + n_in) * n_out for n_in, n_out in pairwise(widths))
     if not isinstance(module, torch.nn.Module) or any(map(is_lazy, module.parameters())):
