@@ -420,15 +420,16 @@ class InMemoryStack:
         held_out = self.held_out
         if held_out is None:
             return None
-        if held_out.index.numel() * self.n_inputs > GATHERED_ENTRIES:
-            logits = self.logits(held_out.index)
-        else:
-            if held_out.gathered is None:  # few enough to have them twice
-                held_out.gathered = self._take(held_out.index)
-            chunks = held_out.gathered.split(self.rows_at_once, 1)
-            logits = self._score(chunks, chunks[0].shape[1])
-        losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
-        return held_out.scored(logits.cpu().numpy(), losses.cpu().numpy())
+        n_rows = min(self.rows_at_once, held_out.index.shape[1])
+        with self._threads(n_rows):
+            if held_out.index.numel() * self.n_inputs > GATHERED_ENTRIES:
+                logits = self.logits(held_out.index)
+            else:
+                if held_out.gathered is None:  # few enough to have them twice
+                    held_out.gathered = self._take(held_out.index)
+                logits = self._score(held_out.gathered.split(self.rows_at_once, 1), n_rows)
+            losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
+            return held_out.scored(logits.cpu().numpy(), losses.cpu().numpy())
 
     # -- states -------------------------------------------------------------------------------
 
