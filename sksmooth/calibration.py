@@ -7,6 +7,7 @@ of rows that the net did not train on.
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -518,7 +519,8 @@ def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> softmax_in_place(np.array([[0.0, np.log(3.0)]]))
     array([[0.25, 0.75]])
     """
-    with limit_threads(0.0):  # or torch wakes its threads for a few hundred rows
+    # Or torch wakes its threads for a few hundred rows; for one it never does.
+    with nullcontext() if len(logits) == 1 else limit_threads(0.0):
         for rows in torch.from_numpy(logits).split(ROWS_AT_ONCE):
             torch.softmax(rows, dim=1, out=rows)
     return logits
