@@ -153,7 +153,7 @@ def n_threads():
     return len(os.listdir("/proc/self/task"))
 
 torch.set_num_threads(2)
-X, y = make_tabular(2005, n_features=64, n_classes=10, random_state=0)
+X, y = make_tabular(2005, n_features=10, n_classes=10, random_state=0)
 before = n_threads()
 net = LabelSmoothingClassifier(max_epochs=2, random_state=0, module__hidden_layer_sizes=8)
 for calibration in ("temperature", "norm_temperature", None):

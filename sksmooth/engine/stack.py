@@ -244,7 +244,8 @@ class InMemoryStack:
         self.encoding: Any = getattr(members[0].module, "encoding", None) if by_hand else None
         self.n_inputs = self.encoding.n_outputs if self.encoding else self.X[0].numel()
         if self.encoding and len(self.X) * self.n_inputs <= ENCODED_ENTRIES:
-            self.X, self.encoding = self.encoding(self.X.flatten(1)), None
+            with limit_threads(100.0 * self.X.numel()):  # ten operations for each of ten outputs
+                self.X, self.encoding = self.encoding(self.X.flatten(1)), None
         self.train, self.is_row = _fill_up([rows.index(selection) for selection in train])
         self.n_rows = [len(selection.chosen) for selection in train]
         self.lengths = lengths_of_batches(
