@@ -25,6 +25,7 @@ from sksmooth.engine.monitor import Best, Monitor
 from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack
 from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
 from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection
+from sksmooth.engine.threads import limit_threads
 
 
 class Split(NamedTuple):
@@ -176,13 +177,14 @@ class FoldsTraining:
     def _collect(self, stacks: Sequence[Any]) -> Scored:
         """Give the out-of-fold logits of each ε."""
         n_values, n_left_out = len(self.label_smoothings), len(self.left_out)
-        logits = torch.zeros(n_values * n_left_out, self.n_classes)
-        for stack in stacks:
-            scored = stack.score()
-            if scored is not None:
-                own = torch.from_numpy(scored.logits).flatten(0, 1)
-                logits.index_add_(0, stack.target, own.index_select(0, stack.source))
-        logits = logits.view(n_values, n_left_out, self.n_classes) / self.times
+        scores = [stack.score() for stack in stacks]
+        with limit_threads(0.0):  # to copy is too little work for more
+            logits = torch.zeros(n_values * n_left_out, self.n_classes)
+            for stack, scored in zip(stacks, scores, strict=True):
+                if scored is not None:
+                    own = torch.from_numpy(scored.logits).flatten(0, 1)
+                    logits.index_add_(0, stack.target, own.index_select(0, stack.source))
+            logits = logits.view(n_values, n_left_out, self.n_classes) / self.times
         everywhere = (n_values, n_left_out)
         weight = self.weight
         return Scored(

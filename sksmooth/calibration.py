@@ -6,6 +6,7 @@ of rows that the net did not train on.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from sksmooth._checks import check_class_indices, warn_user, without_tensor
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
+from sksmooth.engine.threads import limit_threads
 
 # Rows of a softmax at once: few enough to stay in the processor's cache.
 ROWS_AT_ONCE = 2**14
@@ -515,9 +517,10 @@ def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     >>> softmax_in_place(np.array([[0.0, np.log(3.0)]]))
     array([[0.25, 0.75]])
     """
-    for start in range(0, len(logits), ROWS_AT_ONCE):
-        rows = torch.from_numpy(logits[start : start + ROWS_AT_ONCE])
-        torch.softmax(rows, dim=1, out=rows)
+    # Or torch wakes its threads for a few hundred rows; for one it never does.
+    with nullcontext() if len(logits) == 1 else limit_threads(0.0):
+        for rows in torch.from_numpy(logits).split(ROWS_AT_ONCE):
+            torch.softmax(rows, dim=1, out=rows)
     return logits
 
 

@@ -24,7 +24,7 @@ from sklearn.utils.metadata_routing import (
     _routing_enabled,
     process_routing,
 )
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 from skorch.utils import to_numpy
 
@@ -513,13 +513,15 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         if stacks is None:
             rows = check_new_rows(self, X)
             return np.stack([net.logits_of(rows) for net in self.estimators_])
-        rows = fill_up(check_new_rows(self, X).flatten(1))
-        at_once = max(1, PREDICTION_ROWS // len(self.estimators_))
-        outputs = [
-            torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])
-            for chunk in rows.split(at_once)
-        ]
-        logits = to_numpy(torch.cat(outputs, 1)[:, : _num_samples(X)]).astype(np.float64)
+        rows = check_new_rows(self, X).flatten(1)
+        n_nets = len(self.estimators_)
+        at_once = max(1, PREDICTION_ROWS // n_nets)
+        with threads_for_rows(stacks[0][0], min(len(rows), at_once), n_nets):
+            outputs = [
+                torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])
+                for chunk in fill_up(rows).split(at_once)
+            ]
+            logits = to_numpy(torch.cat(outputs, 1)[:, : len(rows)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
     def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:

@@ -56,10 +56,28 @@ def make_rows(net, n_rows, shape=None, seed=0):
     return X, y, weight
 
 
-def by_autograd(net, criterion, X, y, sample_weight=None):
+class Masked(nn.Module):
+    """Dropout of which it is known what it drops."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, h):
+        return h * self.mask
+
+
+def masks_of(net, n_rows, seed):
+    """Give the masks that HandNets draws for a net."""
+    stack = HandNets.around(copy.deepcopy(net), [torch.Generator().manual_seed(seed)])
+    return [mask[0] for mask in stack.draw_masks(n_rows)] if net.dropout else []
+
+
+def by_autograd(net, criterion, X, y, sample_weight=None, seed=7):
     """Give the loss and the parameters' gradients, as autograd computes them."""
     net = copy.deepcopy(net).train()
-    torch.manual_seed(7)  # for dropout
+    if net.dropout:
+        net.dropouts = nn.ModuleList(map(Masked, masks_of(net, len(X), seed)))
     logits = net(X)
     if sample_weight is None:
         loss = criterion(logits, y)
@@ -72,9 +90,8 @@ def by_autograd(net, criterion, X, y, sample_weight=None):
 def by_hand(net, criterion, X, y, sample_weight=None):
     """Give the loss and the parameters' gradients, as HandNets computes them."""
     net = copy.deepcopy(net)
-    stack = HandNets.around(net, [torch.default_generator])
+    stack = HandNets.around(net, [torch.Generator().manual_seed(7)])
     targets = Targets.of([criterion], net.n_classes, like=stack.weights[0])
-    torch.manual_seed(7)
     with torch.no_grad():
         weight = None if sample_weight is None else sample_weight[None]
         loss = stack.loss_and_gradients(X.flatten(1)[None], y[None], targets, weight)
@@ -230,8 +247,44 @@ def test_every_net_of_a_stack_draws_dropout_from_its_own_generator():
     with torch.no_grad():
         losses = stack.loss_and_gradients(X, y, targets)
     for m, net in enumerate(nets):
-        torch.manual_seed(m)
-        loss = LabelSmoothingLoss()(net.train()(X[m]), y[m])
-        loss.backward()
-        assert_close(losses[m], loss.detach())
-        assert_close(gradients_of(stack, m), [p.grad for p in net.parameters()])
+        loss, gradients = by_autograd(net, LabelSmoothingLoss(), X[m], y[m], seed=m)
+        assert_close(losses[m], loss)
+        assert_close(gradients_of(stack, m), gradients)
+
+
+def draw_masks(dropout, n_rows=200, sizes=None, seeds=(0, 1), widths=(50, 30)):
+    """Draw masks twice, one draw after the other."""
+    nets = [SimpleNet(4, 3, widths, dropout=dropout) for _ in seeds]
+    stack = stack_of(nets, [torch.Generator().manual_seed(seed) for seed in seeds])
+    return [[part.clone() for part in stack.draw_masks(n_rows, sizes)] for _ in range(2)]
+
+
+@pytest.mark.parametrize("dropout", [0.001, 0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean_and_drops_its_share(dropout):
+    masks = torch.cat([mask.flatten() for masks in draw_masks(dropout) for mask in masks])
+    kept = masks[masks != 0]
+    assert_close(kept, torch.full_like(kept, 1 / (1 - dropout)))
+    deviation = (dropout / (1 - dropout) / len(masks)) ** 0.5  # of the mean
+    assert abs(masks.mean() - 1) < 4 * deviation
+    assert abs(masks.var() - dropout / (1 - dropout)) < 0.03 * max(1, dropout / (1 - dropout))
+
+
+def test_dropout_is_independent_of_everything_else():
+    n_rows, dropout = 2000, 0.3
+    (one, two), _ = draw = draw_masks(dropout, n_rows, widths=(7, 6))
+    rows = torch.cat([m for masks in draw for part in masks for m in part], 1).double()
+    # Units of both layers, nets and draws, beside each other; then each beside the rows before.
+    columns = torch.cat([rows[2:], rows[1:-1], rows[:-2]], 1)
+    assert columns.shape[1] == 3 * 2 * 2 * (one.shape[2] + two.shape[2])
+    correlation = torch.corrcoef(columns.T) - torch.eye(columns.shape[1])
+    assert correlation.abs().max() < 5.5 / n_rows**0.5
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 7])
+def test_a_net_that_is_filled_up_draws_what_it_draws_alone(n_rows):
+    (together, after), (alone, later) = (
+        draw_masks(0.5, n, sizes, seeds, widths=(5, 4))
+        for n, sizes, seeds in ((8, [8, n_rows], (0, 1)), (n_rows, None, (1,)))
+    )
+    assert_close([part[1, :n_rows] for part in together], [part[0] for part in alone])
+    assert_close([part[1, :n_rows] for part in after], [part[0] for part in later])

@@ -144,6 +144,33 @@ def test_threads_are_given_back_when_training_fails(error):
         assert torch.get_num_threads() == 2
 
 
+# torch starts the threads of its pool where something first uses them.
+FEW_ROWS = """
+import os, torch
+from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, make_tabular
+
+def n_threads():
+    return len(os.listdir("/proc/self/task"))
+
+torch.set_num_threads(2)
+X, y = make_tabular(2005, n_features=10, n_classes=10, random_state=0)
+before = n_threads()
+net = LabelSmoothingClassifier(max_epochs=2, random_state=0, module__hidden_layer_sizes=8)
+for calibration in ("temperature", "norm_temperature", None):
+    net.set_params(calibration=calibration).fit(X, y).predict_proba(X)
+    assert n_threads() == before, calibration
+LabelSmoothingClassifierCV(net, cv=2, random_state=0).fit(X, y).predict_proba(X)
+assert n_threads() == before, "CV"
+torch.ones(1000, 1000).softmax(1)
+assert n_threads() > before
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_few_rows_never_wake_torchs_other_threads():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FEW_ROWS], check=True)
+
+
 def test_more_threads_than_allowed_are_never_asked_for():
     wide = SimpleNet(n_features=2000, hidden_layer_sizes=2000)
     with threads_allowed(2):

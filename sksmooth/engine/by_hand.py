@@ -67,8 +67,8 @@ class _Memory(NamedTuple):
         Of the activation.
     outputs : list of tensors of that shape
         Of the activation; the same as the inputs where those are not needed any more.
-    masks, kept : lists of tensors of that shape
-        What dropout multiplies by, and what that gives; empty without dropout.
+    kept : list of tensors of that shape
+        What dropout keeps of the outputs; empty without dropout.
     logits : tensor of shape (M, K, n)
         The logits.
     gradients : list of tensors of shape (M, n, width)
@@ -77,10 +77,38 @@ class _Memory(NamedTuple):
 
     inputs: list[Tensor]
     outputs: list[Tensor]
-    masks: list[Tensor]
     kept: list[Tensor]
     logits: Tensor
     gradients: list[Tensor]
+
+
+# Of each word that is drawn for dropout, four units get 16 bits each: a draw for each unit would
+# take as long as the products.
+_UNITS_PER_WORD = 4
+
+
+class _Dropout(NamedTuple):
+    """Memory for the masks of a batch.
+
+    Parameters
+    ----------
+    words : tensor of shape (M, n_words), int64
+        What is drawn.
+    bits : tensor of shape (M, n, n_units), int16
+        A view of it, a number for each unit of the hidden layers.
+    scale : tensor of that shape
+        What the units that stay are multiplied by.
+    mask : tensor of that shape
+        What all are multiplied by.
+    parts : sequence of tensors of shape (M, n, width)
+        Views of it, one for each hidden layer.
+    """
+
+    words: Tensor
+    bits: Tensor
+    scale: Tensor
+    mask: Tensor
+    parts: Sequence[Tensor]
 
 
 # A product whose rows are shorter than a vector register leaves much of it idle: the float32s of
@@ -132,6 +160,7 @@ class HandNets:
         self.dropout = dropout
         self.generators = generators
         self._memories: dict[int, _Memory] = {}  # of training steps, by their number of rows
+        self._dropouts: dict[int, _Dropout] = {}  # likewise
         self._scored: dict[int, list[Tensor]] = {}  # of `logits`, likewise
 
     @classmethod
@@ -278,12 +307,12 @@ class HandNets:
         activate, backward = _FORWARD[self.activation], _BACKWARD[self.activation]
         memory = self._memory(y.shape[1], like=X)
         inputs = [X.flatten(2)]
+        masks = self.draw_masks(y.shape[1], sizes) if self.dropout else []
         for number, (weight, bias) in enumerate(self.layers[:-1]):
             z = torch.baddbmm(bias, inputs[-1], weight, out=memory.inputs[number])
             h = activate(z, memory.outputs[number])
             if self.dropout:
-                mask = self._draw_mask(memory.masks[number], sizes)
-                h = torch.mul(h, mask, out=memory.kept[number])
+                h = torch.mul(h, masks[number], out=memory.kept[number])
             inputs.append(h)
         log_p = torch.log_softmax(self._output_layer(inputs[-1], memory.logits), dim=1)
 
@@ -303,7 +332,7 @@ class HandNets:
                 hidden = layer - 1
                 gradient = torch.bmm(gradient, self.weights[layer], out=memory.gradients[hidden])
                 if self.dropout:
-                    gradient *= memory.masks[hidden]
+                    gradient *= masks[hidden]
                 gradient = backward(gradient, memory.inputs[hidden], memory.outputs[hidden])
         return loss
 
@@ -328,7 +357,6 @@ class HandNets:
             self._memories[n_rows] = _Memory(
                 inputs,
                 outputs=inputs if self.activation in _IN_PLACE else hidden(),
-                masks=hidden() if self.dropout else [],
                 kept=hidden() if self.dropout else [],
                 logits=logits,
                 gradients=hidden(),
@@ -340,19 +368,48 @@ class HandNets:
         with torch.inference_mode(False):  # so that they serve in every mode
             return [like.new_empty(len(w), n_rows, w.shape[1]) for w in self.weights[:-1]]
 
-    def _draw_mask(self, mask: Tensor, sizes: Sequence[int] | None) -> Tensor:
-        """Draw which activations stay, scaled so that their mean stays, as F.dropout does."""
-        keep = 1 - self.dropout
-        n_rows = [mask.shape[1]] * len(mask) if sizes is None else sizes
+    def draw_masks(self, n_rows: int, sizes: Sequence[int] | None = None) -> Sequence[Tensor]:
+        """Draw which activations stay, scaled so that their mean stays, as F.dropout does.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of a batch.
+        sizes : sequence of M ints, default=None
+            How many of them are a net's own; only for those is drawn. None: all.
+
+        Returns
+        -------
+        sequence of tensors of shape (M, n_rows, width)
+            What each hidden layer's outputs are multiplied by, until the next draw.
+        """
+        if n_rows not in self._dropouts:
+            self._dropouts[n_rows] = self._make_dropout(n_rows)
+        words, bits, scale, mask, parts = self._dropouts[n_rows]
         drawn: dict[torch.Generator, Tensor] = {}
-        for own, generator, n_own in zip(mask, self.generators, n_rows, strict=True):
+        for m, generator in enumerate(self.generators):
+            own = words[m]
+            if sizes is not None:
+                own = own[: -(-sizes[m] * mask.shape[2] // _UNITS_PER_WORD)]
             if generator in drawn:
-                own[:n_own] = drawn[generator]
+                own.copy_(drawn[generator])
             else:
-                drawn[generator] = own[:n_own].bernoulli_(keep, generator=generator)
-            if n_own < len(own):
-                own[n_own:] = 0
-        return mask.div_(keep)
+                drawn[generator] = own.random_(-(2**63), None, generator=generator)
+        largest_dropped = round(self.dropout * 2**16) - 2**15 - 1
+        _aten.threshold_backward.grad_input(scale, bits, largest_dropped, grad_input=mask)
+        return parts
+
+    def _make_dropout(self, n_rows: int) -> _Dropout:
+        """Make the memory for the masks of batches of some number of rows."""
+        widths = [weight.shape[1] for weight in self.weights[:-1]]
+        n_nets, n_units = len(self.weights[0]), sum(widths)
+        n_words = -(-n_rows * n_units // _UNITS_PER_WORD)
+        with torch.inference_mode(False):
+            words = self.weights[0].new_zeros(n_nets, n_words, dtype=torch.int64)
+            mask = self.weights[0].new_empty(n_nets, n_rows, n_units)
+            bits = words.view(torch.int16)[:, : n_rows * n_units].view_as(mask)
+            scale = mask.new_tensor(1 / (1 - self.dropout)).expand_as(mask)
+        return _Dropout(words, bits, scale, mask, mask.split(widths, 2))
 
 
 def _interleave(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:

@@ -244,7 +244,8 @@ class InMemoryStack:
         self.encoding: Any = getattr(members[0].module, "encoding", None) if by_hand else None
         self.n_inputs = self.encoding.n_outputs if self.encoding else self.X[0].numel()
         if self.encoding and len(self.X) * self.n_inputs <= ENCODED_ENTRIES:
-            self.X, self.encoding = self.encoding(self.X.flatten(1)), None
+            with limit_threads(100.0 * self.X.numel()):  # ten operations for each of ten outputs
+                self.X, self.encoding = self.encoding(self.X.flatten(1)), None
         self.train, self.is_row = _fill_up([rows.index(selection) for selection in train])
         self.n_rows = [len(selection.chosen) for selection in train]
         self.lengths = lengths_of_batches(
@@ -420,15 +421,16 @@ class InMemoryStack:
         held_out = self.held_out
         if held_out is None:
             return None
-        if held_out.index.numel() * self.n_inputs > GATHERED_ENTRIES:
-            logits = self.logits(held_out.index)
-        else:
-            if held_out.gathered is None:  # few enough to have them twice
-                held_out.gathered = self._take(held_out.index)
-            chunks = held_out.gathered.split(self.rows_at_once, 1)
-            logits = self._score(chunks, chunks[0].shape[1])
-        losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
-        return held_out.scored(logits.cpu().numpy(), losses.cpu().numpy())
+        n_rows = min(self.rows_at_once, held_out.index.shape[1])
+        with self._threads(n_rows):
+            if held_out.index.numel() * self.n_inputs > GATHERED_ENTRIES:
+                logits = self.logits(held_out.index)
+            else:
+                if held_out.gathered is None:  # few enough to have them twice
+                    held_out.gathered = self._take(held_out.index)
+                logits = self._score(held_out.gathered.split(self.rows_at_once, 1), n_rows)
+            losses = stacked_loss(logits, held_out.y, self.targets, held_out.weight)
+            return held_out.scored(logits.cpu().numpy(), losses.cpu().numpy())
 
     # -- states -------------------------------------------------------------------------------
 
