@@ -183,6 +183,14 @@ def make_svs(seed: int) -> ClassifierMixin:
     return make_calibrated_otherwise(get_calibrator("svs"), seed)
 
 
+def make_catboost(split: Split, seed: int) -> ClassifierMixin:
+    from catboost import CatBoostClassifier
+
+    return CatBoostClassifier(
+        random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False
+    )
+
+
 def make_calibrated_otherwise(calibration: Any, seed: int) -> LabelSmoothingClassifierCV:
     net = LabelSmoothingClassifier(calibration=calibration, **RECIPE)
     return LabelSmoothingClassifierCV(net, random_state=seed)
@@ -204,6 +212,7 @@ CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     "HistGradientBoostingClassifier": lambda split, seed: HistGradientBoostingClassifier(
         random_state=seed
     ),
+    "CatBoost": make_catboost,
     "RealMLP-TD": make_real_mlp,
     "RealMLP-TD, ε=0": lambda split, seed: make_real_mlp(split, seed, use_ls=False),
 }
@@ -434,6 +443,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5, help="splits of each data set")
     parser.add_argument("--first-split", type=int, default=0, help="number of the first of them")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; default: all")
+    parser.add_argument("--no-flipped", action="store_true", help="leave out flipped labels")
     parser.add_argument("--n-jobs", type=int, default=1, help="processes, each with one thread")
     parser.add_argument(
         "--out", type=Path, default=Path("output/quality"), help="folder of the results"
@@ -445,7 +455,7 @@ def main() -> None:
         Task(name, flipped, number, who)
         for number in range(args.first_split, args.first_split + args.splits)
         for name in tables
-        for flipped in (False, True)
+        for flipped in ((False,) if args.no_flipped else (False, True))
         for who in args.only or CONTESTANTS
     ]
     args.out.mkdir(parents=True, exist_ok=True)
@@ -454,7 +464,7 @@ def main() -> None:
     measured = pd.DataFrame(read_results(args.out / "results.jsonl"))
     results = measured.merge(pd.DataFrame(tasks))  # those asked for
     results["set"] = name_data(results)
-    packages = ("sksmooth", "scikit-learn", "skorch", "torch", "numpy", "pytabkit")
+    packages = ("sksmooth", "scikit-learn", "skorch", "torch", "numpy", "pytabkit", "catboost")
     versions = {name: version(name) for name in packages}
     print(f"Python {platform.python_version()}, {versions}")
     summary = {"versions": versions, **report(results)}
