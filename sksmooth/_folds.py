@@ -34,10 +34,23 @@ class Split(NamedTuple):
     held_out: NDArray[np.intp]
 
     @classmethod
-    def of(cls, train: NDArray, held_out: NDArray, number: NDArray[np.intp]) -> Split:
+    def of(cls, given: Any, number: NDArray[np.intp]) -> Split:
         """Make a split of all rows, by their new numbers; those numbered -1 are dropped."""
-        train, held_out = (number[part][number[part] >= 0] for part in (train, held_out))
+        try:
+            train, held_out = (_renumbered(part, number) for part in given)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                "cv must give pairs (train, test) of 1-D arrays that number rows below "
+                f"{len(number)}, got {given!r}: {error}."
+            ) from error
         return cls(train, held_out)
+
+
+def _renumbered(part: Any, number: NDArray[np.intp]) -> NDArray[np.intp]:
+    chosen = number[np.asarray(part, dtype=None if len(part) else np.intp)]
+    if chosen.ndim != 1:
+        raise ValueError(f"there are {chosen.ndim} dimensions")
+    return chosen[chosen >= 0]
 
 
 def check_splits(splits: Sequence[Split]) -> None:

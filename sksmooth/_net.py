@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
@@ -30,7 +31,7 @@ from sksmooth._batches import (
 )
 from sksmooth._checks import nearest, warn_user
 from sksmooth._load import whole_or_not_at_all
-from sksmooth._params import NamedParams
+from sksmooth._params import NamedParams, naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training
@@ -64,12 +65,24 @@ class SmoothedNet(NamedParams):
     # What a training that is going on knows, and skorch's hooks have no argument for.
     _training: Training | None = None
 
+    _trains_on = False  # whether the last training was by partial_fit
+
     # Parameters of the classifier.
     label_smoothing: Any
     smoothing: Any
     random_state: Any
     max_epochs: Any
     classes: Any
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Of a training that is over, prediction and further training need neither the optimizer's
+        # state nor the losses of each batch.
+        if self._training is not None or self._trains_on or self.warm_start:
+            return super().__getstate__()
+        slim = object.__new__(type(self))
+        for name, value in self.__dict__.items():
+            slim.__dict__[name] = _slim(value)
+        return super(SmoothedNet, slim).__getstate__()
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -100,7 +113,8 @@ class SmoothedNet(NamedParams):
             The rows.
         """
         if is_dataset(X) or self.dataset is not TensorRows:
-            return super().get_dataset(X, y)
+            with naming(self, "dataset"):
+                return super().get_dataset(X, y)
         if not isinstance(X, torch.Tensor | np.ndarray):  # several inputs, perhaps
             return skorch.dataset.Dataset(X, y)
         X = to_tensor(X, device=self.device)
@@ -177,15 +191,12 @@ class SmoothedNet(NamedParams):
         """
         name = "iterator_train" if training else "iterator_valid"
         batches: Any
-        if training and self.iterator_train is make_batches:
-            parameters = {
-                "batch_size": self.batch_size,
-                "shuffle": True,
-                **self.get_params_for("iterator_train"),
-            }
-            batches = make_batches(dataset, **parameters)
-        else:
-            batches = super().get_iterator(dataset, training=training)
+        with naming(self, name):
+            if training and self.iterator_train is make_batches:
+                given = {"shuffle": True, **self.get_params_for("iterator_train")}
+                batches = make_batches(dataset, **{"batch_size": self.batch_size, **given})
+            else:
+                batches = super().get_iterator(dataset, training=training)
         if not isinstance(batches, TensorBatches):
             if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
                 raise ValueError(
@@ -254,18 +265,21 @@ class SmoothedNet(NamedParams):
 
     def initialize_module(self) -> Self:
         """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
-        given = self.get_params_for("module")
-        given.update(copy.deepcopy(getattr(self, "learned_", {})))
-        sizes = {}
-        if not isinstance(self.module, torch.nn.Module):
-            if hasattr(self, "n_inputs_"):
-                sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
-            elif self.classes is not None:
-                sizes = {"n_classes": len(distinct(self, self.classes, "classes"))}
-            if self.module is not SimpleNet:  # which takes both
-                taken = signature(self.module).parameters
-                sizes = {name: size for name, size in sizes.items() if name in taken}
-        self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
+        with naming(self, "module"):
+            given = self.get_params_for("module")
+            given.update(copy.deepcopy(getattr(self, "learned_", {})))
+            sizes = {}
+            if not isinstance(self.module, torch.nn.Module):
+                if hasattr(self, "n_inputs_"):
+                    sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
+                elif self.classes is not None:
+                    sizes = {"n_classes": len(distinct(self, self.classes, "classes"))}
+                if self.module is not SimpleNet:  # which takes both
+                    taken = signature(self.module).parameters
+                    sizes = {name: size for name, size in sizes.items() if name in taken}
+            self.module_ = self.initialized_instance(
+                _copy_instance(self.module), {**sizes, **given}
+            )
         return self
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[tuple, dict]:
@@ -289,10 +303,16 @@ class SmoothedNet(NamedParams):
             kwargs["fused"] = torch.device(self.device or "cpu").type in ("cpu", "cuda")
         return args, kwargs
 
+    def initialize_optimizer(self) -> Self:
+        """Build the optimizer. A hook of skorch's."""
+        with naming(self, "optimizer"):
+            return super().initialize_optimizer()
+
     def initialize_criterion(self) -> Self:
         """Build the criterion and tell it how to smooth. A hook of skorch's."""
         given = self.get_params_for("criterion")
-        self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
+        with naming(self, "criterion"):
+            self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
         self.set_smoothing()
         return self
 
@@ -672,6 +692,16 @@ def _suited(x: Any, dtype: torch.dtype) -> Any:
 def _suited_part(x: Any, dtype: torch.dtype) -> Any:
     is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
     return x.to(dtype=dtype) if is_floating else x
+
+
+def _slim(value: Any) -> Any:
+    """Give a History with the last batch of each epoch, an optimizer with no state, or the same."""
+    if isinstance(value, History):
+        return History({**row, "batches": row["batches"][-1:]} for row in value)
+    if isinstance(value, torch.optim.Optimizer):
+        value = copy.copy(value)
+        value.state = defaultdict(dict)
+    return value
 
 
 def _copy_instance(part: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -447,8 +448,8 @@ def _class_weights(
                 f"class_weight={class_weight!r} names {unknown}, which are none of the "
                 f"classes {classes.tolist()}."
             )
-        weights = np.asarray(list(class_weight.values()), dtype=np.float64)
-        if not (np.isfinite(weights) & (weights >= 0)).all():
+        given = class_weight.values()
+        if not all(isinstance(own, Real) and 0 <= float(own) < np.inf for own in given):
             raise ValueError(
                 f"class_weight={class_weight!r} must hold finite, non-negative weights."
             )

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
@@ -32,7 +30,7 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
-from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling, softmax_in_place
+from sksmooth.calibration import CALIBRATORS, softmax_in_place
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
@@ -40,8 +38,6 @@ from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, input_dtype
 from sksmooth.smoothing import check_smoothing
-
-CALIBRATORS = {"norm_temperature": NormTemperatureScaling, "temperature": TemperatureScaling}
 
 
 class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
@@ -186,25 +182,6 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
     >>> bool(pipe.score(X_test, y_test) > 0.9)
     True
     """
-
-    _parameter_constraints: dict[str, list] = {  # noqa: RUF012
-        "smoothing": [str, "array-like", torch.Tensor],
-        "calibration": [None, StrOptions(set(CALIBRATORS)), HasMethods(["fit", "predict_proba"])],
-        "class_weight": [None, StrOptions({"balanced"}), dict],
-        "calibration_weight": [StrOptions({"weighted", "unweighted"})],
-        "random_state": ["random_state"],
-        "early_stopping": ["boolean"],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="neither")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
-        "train_split": [None, Interval(Real, 0, 1, closed="neither"), callable],
-        "callbacks": [None, StrOptions({"disable"}), list],
-        "predict_nonlinearity": [None, StrOptions({"auto"}), callable],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "classes": [None, "array-like"],
-    }
 
     def __init__(
         self,
@@ -445,6 +422,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             best = None if monitor is None else monitor.best
             best_epoch = len(self.history) if best is None else n_before + int(best.epoch[0])
             self.conclude(best_epoch, training.held_out_logits, X, y)
+        self._trains_on = "_routing_method" in fit_params
 
     def conclude(
         self,

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state, get_tags, metadata_routing
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -29,7 +29,7 @@ from skorch.history import History
 from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
-from sksmooth._checks import nearest
+from sksmooth._checks import check_parameters, nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
 from sksmooth._predict import (
@@ -337,10 +337,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         random_state = check_random_state(self.random_state)
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
-        splits = [
-            Split.of(train, held_out, number)
-            for train, held_out in self._split(X, y, codes, groups, random_state)
-        ]
+        splits = [Split.of(pair, number) for pair in self._split(X, y, codes, groups, random_state)]
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
@@ -349,9 +346,8 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         self._keep(training, kept, len(codes))
 
     def _check_parameters(self) -> None:
-        validate_parameter_constraints(
-            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
-        )
+        params = self.get_params(deep=False)
+        check_parameters(self._parameter_constraints, params, type(self).__name__)
         values = list(self.label_smoothings)
         for value in values:
             check_label_smoothing(value)
@@ -393,7 +389,9 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         params = {} if groups is None else {"groups": groups}
         if _routing_enabled():
             params = process_routing(self, "fit", **params)["splitter"]["split"]
-        return check_cv(self.cv, y, classifier=True).split(X, y, **params)
+        if not hasattr(self.cv, "split"):  # the splits themselves
+            return iter(self.cv)
+        return self.cv.split(X, y, **params)
 
     def _choose_encodings(
         self, net: LabelSmoothingClassifier, table: Table
