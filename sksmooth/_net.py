@@ -44,7 +44,7 @@ from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_
 from sksmooth.engine.targets import check_width, float_logits
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import mean_loss
-from sksmooth.modules import SimpleNet, input_dtype
+from sksmooth.modules import SimpleNet, input_dtype, suited
 
 if TYPE_CHECKING:
     from typing import Self
@@ -442,7 +442,7 @@ class SmoothedNet(NamedParams):
         """
         module = getattr(self, "module_", None)
         if module is not None:
-            x = _suited(x, input_dtype(module))
+            x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
         with threads_for_rows(module, get_len(x)):
             if forward is None or module is None:
@@ -674,24 +674,6 @@ class SmoothedNet(NamedParams):
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
             output = self.evaluation_step((chunk, None), training=training)
             yield _to(output, device)
-
-
-def _suited(x: Any, dtype: torch.dtype) -> Any:
-    """Give inputs in the dtype that a module takes; of several, integers stay what they are."""
-    if isinstance(x, torch.Tensor):
-        return x.to(dtype=dtype)
-    if isinstance(x, np.ndarray):
-        return _suited(torch.as_tensor(x), dtype)
-    if isinstance(x, Mapping):
-        return {name: _suited_part(own, dtype) for name, own in x.items()}
-    if isinstance(x, tuple | list):
-        return type(x)(_suited_part(own, dtype) for own in x)
-    return x
-
-
-def _suited_part(x: Any, dtype: torch.dtype) -> Any:
-    is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
-    return x.to(dtype=dtype) if is_floating else x
 
 
 def _slim(value: Any) -> Any:
