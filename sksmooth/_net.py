@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from inspect import signature
@@ -29,9 +28,9 @@ from sksmooth._batches import (
     make_batches,
     rows_in_memory,
 )
-from sksmooth._checks import nearest, warn_user
-from sksmooth._load import whole_or_not_at_all
-from sksmooth._params import NamedParams, naming
+from sksmooth._checks import nearest
+from sksmooth._load import StoredNet
+from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class SmoothedNet(NamedParams):
+class SmoothedNet(StoredNet):
     """A skorch net whose parts know of smoothed labels, and whose epochs are the engine's.
 
     :class:`~sksmooth.LabelSmoothingClassifier` makes a scikit-learn classifier of it.
@@ -65,24 +64,12 @@ class SmoothedNet(NamedParams):
     # What a training that is going on knows, and skorch's hooks have no argument for.
     _training: Training | None = None
 
-    _trains_on = False  # whether the last training was by partial_fit
-
     # Parameters of the classifier.
     label_smoothing: Any
     smoothing: Any
     random_state: Any
     max_epochs: Any
     classes: Any
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Of a training that is over, prediction and further training need neither the optimizer's
-        # state nor the losses of each batch.
-        if self._training is not None or self._trains_on or self.warm_start:
-            return super().__getstate__()
-        slim = object.__new__(type(self))
-        for name, value in self.__dict__.items():
-            slim.__dict__[name] = _slim(value)
-        return super(SmoothedNet, slim).__getstate__()
 
     # -- data ---------------------------------------------------------------------------------
 
@@ -344,29 +331,6 @@ class SmoothedNet(NamedParams):
         return self.label_smoothing > 0 and not is_uniform
 
     # -- training -----------------------------------------------------------------------------
-
-    def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """Load parameters as skorch does, but whole or not at all. See skorch.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            Files, such as ``f_params="net.pt"``.
-
-        Raises
-        ------
-        ValueError
-            If what is loaded is not finite, or the optimizer's state is of another module.
-        """
-        with whole_or_not_at_all(self):
-            super().load_params(*args, **kwargs)
-        has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
-        is_calibrated = getattr(self, "calibrator_", None) is not None
-        if has_module and is_calibrated and self._training is None:
-            warn_user(
-                "calibrator_ was fitted to the parameters before; set it to that of the net whose "
-                "parameters were loaded, or to None.",
-            )
 
     @contextmanager
     def in_training(self, patience: int | None = None) -> Iterator[Training]:
@@ -672,18 +636,8 @@ class SmoothedNet(NamedParams):
             return
         rows = to_tensor(X, device="cpu")
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
-            output = self.evaluation_step((chunk, None), training=training)
+            output = self.evaluation_step((chunk.clone(), None), training=training)
             yield _to(output, device)
-
-
-def _slim(value: Any) -> Any:
-    """Give a History with the last batch of each epoch, an optimizer with no state, or the same."""
-    if isinstance(value, History):
-        return History({**row, "batches": row["batches"][-1:]} for row in value)
-    if isinstance(value, torch.optim.Optimizer):
-        value = copy.copy(value)
-        value.state = defaultdict(dict)
-    return value
 
 
 def _copy_instance(part: Any) -> Any:

@@ -544,7 +544,7 @@ def as_array(data: Any) -> Any:
 
 
 def as_tensor(array: NDArray) -> torch.Tensor:
-    """Give an array as a tensor, which shares its memory if that may be written to.
+    """Give an array as a tensor that shares its memory, which may be there for reading only.
 
     Parameters
     ----------
@@ -556,7 +556,7 @@ def as_tensor(array: NDArray) -> torch.Tensor:
     tensor
         The same.
     """
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_numpy(array) if array.flags.writeable else torch.from_dlpack(array)
 
 
 def _refuse_missing(labels: Any, name: str) -> None:

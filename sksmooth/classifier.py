@@ -30,6 +30,7 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
+from sksmooth._session import loaded_epoch
 from sksmooth.calibration import CALIBRATORS, softmax_in_place
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
@@ -422,6 +423,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             best = None if monitor is None else monitor.best
             best_epoch = len(self.history) if best is None else n_before + int(best.epoch[0])
             self.conclude(best_epoch, training.held_out_logits, X, y)
+            training.warn_of_unsaved()
         self._trains_on = "_routing_method" in fit_params
 
     def conclude(
@@ -451,6 +453,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self.best_epoch_ = best_epoch
         self.refuse_overflow(X)
         self.notify("on_train_end", X=X, y=y)
+        self.best_epoch_ = loaded_epoch(self, best_epoch)
         self._calibrate(held_out())
 
     def refuse_overflow(self, X: Any) -> None:
@@ -666,6 +669,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
 
     def _forward(self, X: torch.Tensor) -> NDArray[np.float32]:
         rows = fill_up(X)
+        if rows is X and type(self.module_) is not SimpleNet:  # it may write to the user's rows
+            rows = rows.clone()
         if self.device != "cpu":
             rows = rows.to(self.device)
         rows = rows.to(input_dtype(self.module_))
