@@ -31,6 +31,7 @@ from sksmooth.engine.plan import (
 )
 from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
 from sksmooth.engine.stack import InMemoryStack, Member, Selection
+from sksmooth.engine.threads import outlives_fork
 
 # What classifiers may differ in and still be trained in one stack.
 MAY_DIFFER = ("class_weight", "label_smoothing", "random_state", "smoothing")
@@ -71,6 +72,7 @@ class Job:
     alone_because: str | None = None
 
 
+@outlives_fork
 def fit_together(
     jobs: Sequence[Job],
     *,

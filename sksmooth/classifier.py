@@ -35,7 +35,7 @@ from sksmooth.calibration import CALIBRATORS, softmax_in_place
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, input_dtype
 from sksmooth.smoothing import check_smoothing
@@ -247,6 +247,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
 
     # -- training -----------------------------------------------------------------------------
 
+    @outlives_fork
     def fit(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, **fit_params: Any
     ) -> LabelSmoothingClassifier:
@@ -311,6 +312,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         with self.building():  # a mixin may initialize in an order of its own
             self.initialize()
 
+    @outlives_fork
     def partial_fit(
         self,
         X: Any,
@@ -547,6 +549,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             return codes
         return self.classes_[codes]
 
+    @outlives_fork
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Give calibrated probabilities.
 
@@ -590,6 +593,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
                 "were loaded.",
             )
 
+    @outlives_fork
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
 
@@ -621,11 +625,13 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             return np.log(np.maximum(self.predict_proba(X), smallest))
         return log_proba
 
+    @outlives_fork
     def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         to_probabilities = self._to_probabilities()
         logits = self.logits(X)
         return logits[None], to_probabilities(logits.copy())
 
+    @outlives_fork
     def logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer

@@ -50,7 +50,7 @@ from sksmooth._rows import (
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.modules import SimpleNet, is_plain
 from sksmooth.smoothing import check_label_smoothing
 
@@ -285,6 +285,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
 
     # -- training -----------------------------------------------------------------------------
 
+    @outlives_fork
     def fit(
         self,
         X: ArrayLike,
@@ -447,6 +448,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
 
     # -- prediction ---------------------------------------------------------------------------
 
+    @outlives_fork
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the calibrated probabilities of the mean of the nets' logits.
 
@@ -472,6 +474,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             return softmax(logits, axis=-1)
         return self.calibrator_.predict_proba(logits)
 
+    @outlives_fork
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
 
@@ -500,6 +503,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             log_proba = self.calibrator_.predict_log_proba(logits)
         return np.maximum(log_proba, np.finfo(np.float64).min)
 
+    @outlives_fork
     def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         logits = self._logits(X)
         return logits, self._probabilities(logits.mean(axis=0))
