@@ -23,14 +23,19 @@ class StoredNet(NamedParams):
     _trains_on = False  # whether the last training was by partial_fit
 
     def __getstate__(self) -> dict[str, Any]:
-        # Of a training that is over, prediction and further training need neither the optimizer's
-        # state nor the losses of each batch.
+        lasting = object.__new__(type(self))
+        lasting.__dict__.update(self.lasting_state())
+        return super(StoredNet, lasting).__getstate__()
+
+    def lasting_state(self) -> dict[str, Any]:
+        """Give the attributes as they are to be stored.
+
+        Of a training that is over, prediction and further training need neither the optimizer's
+        state nor the losses of each batch.
+        """
         if self._training is not None or self._trains_on or self.warm_start:
-            return super().__getstate__()
-        slim = object.__new__(type(self))
-        for name, value in self.__dict__.items():
-            slim.__dict__[name] = _slim(value)
-        return super(StoredNet, slim).__getstate__()
+            return self.__dict__
+        return {name: _slim(value) for name, value in self.__dict__.items()}
 
     def save_params(self, *args: Any, **kwargs: Any) -> None:
         """Save parameters as skorch does. See skorch.
