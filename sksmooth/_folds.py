@@ -159,7 +159,8 @@ class FoldsTraining:
         with ExitStack() as contexts, single_precision():
             for stack in self.stacks:
                 contexts.enter_context(stack.in_training())
-            train(self.stacks, self.monitor, estimator.max_epochs, begin_epoch, end_epoch)
+            epochs, seconds = estimator.max_epochs, estimator.max_time
+            train(self.stacks, self.monitor, epochs, begin_epoch, end_epoch, seconds)
 
     def _make_stacks(self, max_members: int) -> list[Any]:
         """Put the nets in stacks; one by one where they cannot be stacked."""

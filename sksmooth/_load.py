@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import copyreg
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
 from skorch.history import History
 
 from sksmooth._checks import warn_user
+from sksmooth._pack import Packing, Unpacking
 from sksmooth._params import NamedParams
 from sksmooth.engine.adam import misfit
 
@@ -22,10 +26,28 @@ class StoredNet(NamedParams):
     _training: Any = None  # what is known of one that is going on
     _trains_on = False  # whether the last training was by partial_fit
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # Pickles and copies have all that skorch keeps.
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
-        return super(StoredNet, lasting).__getstate__()
+        return copyreg.__newobj__, (type(self),), super(StoredNet, lasting).__getstate__()  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who asks for the state alone, as skops does, gets numbers and text where that can be.
+        packing = Packing({})
+        packed = packing.pack_estimator(self)
+        others = {name: getattr(self, name) for name in packed["missing"]}
+        return {"packed": json.dumps(packed), "arrays": packing.arrays, "others": others}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "packed" in state:
+            Unpacking(state["arrays"], state["others"], {}).fill(self, json.loads(state["packed"]))
+        else:
+            super().__setstate__(state)
+            own = signature(type(self)).parameters
+            for name in own.keys() - state.keys():  # of a version that had fewer parameters
+                if own[name].default is not Parameter.empty:
+                    self.__dict__[name] = own[name].default
 
     def lasting_state(self) -> dict[str, Any]:
         """Give the attributes as they are to be stored.

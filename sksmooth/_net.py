@@ -69,6 +69,7 @@ class SmoothedNet(StoredNet):
     smoothing: Any
     random_state: Any
     max_epochs: Any
+    max_time: Any
     classes: Any
 
     # -- data ---------------------------------------------------------------------------------
@@ -490,9 +491,8 @@ class SmoothedNet(StoredNet):
             monitor = Monitor([session.stack], patience=training.patience)
             training.monitor, training.stack = monitor, session.stack
             n_epochs = self.max_epochs if epochs is None else epochs
-            is_interrupted = train(
-                [session.stack], monitor, n_epochs, session.begin_epoch, session.end_epoch
-            )
+            around = session.begin_epoch, session.end_epoch
+            is_interrupted = train([session.stack], monitor, n_epochs, *around, self.max_time)
             if is_interrupted:
                 del self.history[session.n_before + monitor.n_epochs :]
             if is_interrupted or training.patience is not None:

@@ -97,6 +97,9 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         The learning rate.
     max_epochs : int, default=300
         The most epochs of a fit.
+    max_time : float or None, default=None
+        Seconds after which no further epoch of a call begins. In a search in lockstep, of which
+        each net has as many; in LabelSmoothingClassifierCV, of all nets together.
     batch_size : int, default=64
         Rows per mini-batch; -1 takes all rows at once.
     iterator_train, iterator_valid : callable, default=make_batches
@@ -200,6 +203,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         optimizer: Any = torch.optim.AdamW,
         lr: float = 0.001,
         max_epochs: int = 300,
+        max_time: float | None = None,
         batch_size: int = 64,
         iterator_train: Callable = make_batches,
         iterator_valid: Callable = make_batches,
@@ -229,6 +233,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self.optimizer = optimizer
         self.lr = lr
         self.max_epochs = max_epochs
+        self.max_time = max_time
         self.batch_size = batch_size
         self.iterator_train = iterator_train
         self.iterator_valid = iterator_valid

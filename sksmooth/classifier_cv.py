@@ -430,7 +430,6 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             "oof_proba_": oof_proba,
             "oof_log_loss_": float(training.log_loss(proba)),
             "cv_results_": results,
-            "history_": _history(results, training.label_smoothings[best]),
             "estimators_": nets,
             "alone_because_": training.alone_because,
             "trained_by_": nets[0].trained_by_,
@@ -442,9 +441,9 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     @property
     def history(self) -> History:
         """The epochs of the chosen ε."""
-        if "history_" not in self.__dict__:
+        if "cv_results_" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__} has no history before fit.")
-        return self.history_
+        return _history(self.cv_results_, self.label_smoothing_)
 
     # -- prediction ---------------------------------------------------------------------------
 

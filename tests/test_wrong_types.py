@@ -44,7 +44,6 @@ NAN = float("nan")
         ("torch_load_kwargs", 3),
         ("class_weight", {0: "a"}),
     ],
-    ids=str,
 )
 def test_wrong_type_is_refused_by_its_name(name, value):
     net = LabelSmoothingClassifier(**{name: value})
@@ -56,7 +55,7 @@ def test_wrong_type_is_refused_by_its_name(name, value):
     assert not hasattr(net, "module_")
 
 
-@pytest.mark.parametrize("given", [None, 3, list, ("name", 3), ("name",)], ids=str)
+@pytest.mark.parametrize("given", [None, 3, list, ("name", 3), ("name",)])
 def test_what_is_no_callback_is_refused(given):
     with pytest.raises(ValueError, match="callbacks must hold") as refused:
         LabelSmoothingClassifier(callbacks=[given]).fit(X, Y)
@@ -66,7 +65,6 @@ def test_what_is_no_callback_is_refused(given):
 @pytest.mark.parametrize(
     "cv",
     [[None], {"a": 1}, [(1,)], [(1, 2)], [([0, 1], [NAN])], [(np.arange(9), [9999])]],
-    ids=str,
 )
 def test_what_are_no_splits_is_refused(cv):
     with pytest.raises(ValueError, match=r"cv must give pairs \(train, test\)"):

@@ -49,11 +49,13 @@ def train(
     max_epochs: int,
     on_epoch_begin: Callable[[], Any],
     on_epoch_end: Callable[[Epoch], Any],
+    max_time: float | None = None,
 ) -> bool:
-    """Train stacks until their monitor says so, or for a number of epochs.
+    """Train stacks until their monitor says so, or for a number of epochs or seconds.
 
     Whoever interrupts, as Ctrl-C does, after the first epoch ends the training: the monitor has
-    kept the best one. Before, there is nothing to keep, and the interrupt goes on.
+    kept the best one of those that were told. Before, there is nothing to keep, and the interrupt
+    goes on.
 
     Parameters
     ----------
@@ -67,12 +69,16 @@ def train(
         Called before each epoch.
     on_epoch_end : callable
         Called after each with the Epoch.
+    max_time : float or None, default=None
+        Seconds after which no further epoch begins; None: no bound.
 
     Returns
     -------
     bool
         Whether it was interrupted.
     """
+    start = time.perf_counter()
+    told = monitor.n_epochs, monitor.best
     try:
         for number in range(1, max_epochs + 1):
             on_epoch_begin()
@@ -84,10 +90,13 @@ def train(
             active[list(failed)] = False
             seconds = time.perf_counter() - begin
             on_epoch_end(Epoch(number, losses, train_loss, scores, active, failed, seconds))
-            if monitor.is_over:
+            told = monitor.n_epochs, monitor.best
+            is_late = max_time is not None and time.perf_counter() - start >= max_time
+            if monitor.is_over or is_late:
                 break
     except KeyboardInterrupt:
-        if monitor.n_epochs == 0:
+        if told[0] == 0:
             raise
+        monitor.n_epochs, monitor.best = told
         return True
     return False
