@@ -88,9 +88,10 @@ def limit_threads(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     if controls is None:
         yield
         return
-    controls.openmp(needed)
-    before = 0 if controls.mkl is None else controls.mkl(needed)
+    before = 0
     try:
+        controls.openmp(needed)
+        before = 0 if controls.mkl is None else controls.mkl(needed)
         yield
     finally:
         controls.openmp(allowed)
