@@ -314,12 +314,11 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     records = _Records(runners)
 
     def end_epoch(epoch: Epoch) -> None:
-        records.add(epoch)
         if on_epoch is not None:
             on_epoch(len(runners))
 
     seconds = None if first.max_time is None else first.max_time * len(runners)
-    if train([stack], monitor, first.max_epochs, lambda: None, end_epoch, seconds):
+    if train([stack], monitor, first.max_epochs, lambda: None, records.add, end_epoch, seconds):
         raise KeyboardInterrupt  # half of a search is none
     monitor.restore([m for m, runner in enumerate(runners) if runner.job.error is None])
     for m, runner in enumerate(runners):

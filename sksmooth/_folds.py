@@ -150,7 +150,6 @@ class FoldsTraining:
                 stack.begin_epoch()
 
         def end_epoch(epoch: Epoch) -> None:
-            self._record(epoch)
             if verbose:
                 self._print_epoch(epoch.number)
             for stack, losses in zip(self.stacks, epoch.losses, strict=True):
@@ -160,7 +159,7 @@ class FoldsTraining:
             for stack in self.stacks:
                 contexts.enter_context(stack.in_training())
             epochs, seconds = estimator.max_epochs, estimator.max_time
-            train(self.stacks, self.monitor, epochs, begin_epoch, end_epoch, seconds)
+            train(self.stacks, self.monitor, epochs, begin_epoch, self._record, end_epoch, seconds)
 
     def _make_stacks(self, max_members: int) -> list[Any]:
         """Put the nets in stacks; one by one where they cannot be stacked."""
@@ -464,6 +463,7 @@ class _Alone:
         train_loss, scores = self.monitor.look([losses])
         active = np.array([True])
         epoch = Epoch(number, [losses], train_loss, scores, active, self.monitor.failed, 0.0)
+        self.session.record_epoch(epoch)
         self.session.end_epoch(epoch)
 
 

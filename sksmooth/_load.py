@@ -27,10 +27,15 @@ class StoredNet(NamedParams):
     _trains_on = False  # whether the last training was by partial_fit
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        # Pickles and copies have all that skorch keeps.
+        # Pickles have all that skorch keeps.
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
         return copyreg.__newobj__, (type(self),), super(StoredNet, lasting).__getstate__()  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
 
     def __getstate__(self) -> dict[str, Any]:
         # Who asks for the state alone, as skops does, gets numbers and text where that can be.

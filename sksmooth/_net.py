@@ -491,7 +491,7 @@ class SmoothedNet(StoredNet):
             monitor = Monitor([session.stack], patience=training.patience)
             training.monitor, training.stack = monitor, session.stack
             n_epochs = self.max_epochs if epochs is None else epochs
-            around = session.begin_epoch, session.end_epoch
+            around = session.begin_epoch, session.record_epoch, session.end_epoch
             is_interrupted = train([session.stack], monitor, n_epochs, *around, self.max_time)
             if is_interrupted:
                 del self.history[session.n_before + monitor.n_epochs :]

@@ -187,8 +187,8 @@ class Session:
         """Tell callbacks that an epoch begins."""
         self.net.notify("on_epoch_begin", **self.datasets)
 
-    def end_epoch(self, epoch: Epoch) -> None:
-        """Record an epoch in the history, and tell callbacks; or refuse what it came to."""
+    def record_epoch(self, epoch: Epoch) -> None:
+        """Record an epoch in the history, or refuse what it came to."""
         net = self.net
         for failure in epoch.failed.values():
             raise net.diverged(failure, len(net.history))
@@ -206,7 +206,10 @@ class Session:
                 history.record("valid_batch_count", 1)
             for name, score in scores.items():
                 history.record(name, score)
-        net.notify("on_epoch_end", **self.datasets)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Tell callbacks that an epoch has ended."""
+        self.net.notify("on_epoch_end", **self.datasets)
 
 
 def loaded_epoch(net: Any, default: int) -> int:

@@ -71,7 +71,7 @@ class Interrupting:
 
 
 def net(**parameters):
-    small = {"module__hidden_layer_sizes": (4,), "max_epochs": 3, "train_split": 0.3}
+    small = {"module__hidden_layer_sizes": (4,), "max_epochs": 3, "lr": 0.02, "train_split": 0.3}
     return LabelSmoothingClassifier(**{**small, "random_state": 0, **parameters})
 
 

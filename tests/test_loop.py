@@ -52,9 +52,13 @@ class Watching:
         return np.ones(len(self.active)), None
 
 
+def ignore(epoch):
+    """Do nothing."""
+
+
 def run(stacks, monitor, max_epochs, on_begin=lambda: None, max_time=None):
     epochs = []
-    interrupted = train(stacks, monitor, max_epochs, on_begin, epochs.append, max_time)
+    interrupted = train(stacks, monitor, max_epochs, on_begin, epochs.append, ignore, max_time)
     return interrupted, epochs
 
 
@@ -107,7 +111,19 @@ def test_an_interrupt_from_whoever_is_told_ends_the_training():
     def interrupt(epoch):
         raise KeyboardInterrupt
 
-    assert train([Counted()], Watching(), 5, lambda: None, interrupt)
+    monitor = Watching()
+    assert train([Counted()], monitor, 5, lambda: None, ignore, interrupt)
+    assert monitor.n_epochs == 1
+
+
+def test_an_epoch_that_is_not_recorded_is_as_if_it_had_never_begun():
+    def record(epoch):
+        if epoch.number == 3:
+            raise KeyboardInterrupt
+
+    monitor = Watching()
+    assert train([Counted()], monitor, 5, lambda: None, record, ignore)
+    assert monitor.n_epochs == 2
 
 
 def test_other_errors_go_on():
@@ -115,7 +131,7 @@ def test_other_errors_go_on():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        train([Counted()], Watching(), 5, lambda: None, fail)
+        train([Counted()], Watching(), 5, lambda: None, ignore, fail)
 
 
 @pytest.mark.parametrize("early_stopping", [True, False])
