@@ -34,6 +34,9 @@ _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
 LARGEST_RATIO_OF_SCALES = 300.0
 ROWS_TO_LOOK_AT = 10_000
 
+# Between which the largest weight may be, so that float32 holds sums of weights and shares of them.
+FLOAT32_WEIGHTS = 1e-30, 1e30
+
 
 @dataclass(frozen=True)
 class Table:
@@ -435,6 +438,8 @@ def _weigh_rows(
     if estimator.class_weight is not None:
         class_weight = _class_weights(estimator.class_weight, y, weight, classes)
         weight = weight * class_weight[codes]
+    largest = weight.max()
+    weight = weight * (np.clip(largest, *FLOAT32_WEIGHTS) / largest)
     return weight.astype(np.float32), class_weight
 
 

@@ -69,3 +69,16 @@ def test_a_module_that_writes_to_its_input_does_not_write_to_the_rows(predicting
     first, second = (getattr(net, predicting)(given) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(rows, X)
+
+
+@pytest.mark.parametrize(
+    ("scale", "alike"), [(1e-300, 1e-20), (1e-45, 1e-20), (1e300, 1e25), (1e39, 1e25)]
+)
+def test_weights_that_float32_does_not_hold_are_scaled(scale, alike):
+    weight = np.random.default_rng(0).uniform(0.5, 2, len(Y))
+    weight[:5] = 0
+    net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0)
+    found, expected = (
+        net.fit(X, Y, sample_weight=weight * own).predict_proba(X) for own in (scale, alike)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-3)
