@@ -110,7 +110,7 @@ def is_fitted(estimator):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_interrupt_at_any_line_leaves_all_as_it_was_or_fitted(name, request):
+def test_interrupt_at_any_line_leaves_all_as_it_was_or_fitted(name, request, record_property):
     make, act = OPERATIONS[name]
     estimator = make()
     with Interrupting() as noting:
@@ -119,6 +119,7 @@ def test_interrupt_at_any_line_leaves_all_as_it_was_or_fitted(name, request):
     lines = list(noting.lines)
     if not request.config.getoption("--every-line"):
         lines = random.Random(0).sample(lines, N_LINES)
+    record_property("injected", len(lines))
     given = make()
     for line in lines:
         estimator, before = copy.deepcopy(given), around()

@@ -106,7 +106,7 @@ def test_loading_draws_from_nobodys_generator(tmp_path):
     assert torch.equal(torch.get_rng_state(), states[1])
 
 
-def test_every_damage_is_refused(tmp_path):
+def test_every_damage_is_refused(tmp_path, record_property):
     path = tmp_path / "net"
     save(make(module__hidden_layer_sizes=(2,), calibration=None).fit(X, Y), path)
     whole = path.read_bytes()
@@ -118,7 +118,9 @@ def test_every_damage_is_refused(tmp_path):
         path.write_bytes(flipped)
         with pytest.raises(ValueError, match=r"is damaged|cut off|is no file|of format"):
             load(path)
-    for length in (0, 1, 30, len(whole) // 2, len(whole) - 1):
+    lengths = (0, 1, 30, len(whole) // 2, len(whole) - 1)
+    record_property("injected", len(places) + len(lengths))
+    for length in lengths:
         path.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"is damaged|cut off|is no file"):
             load(path)

@@ -89,7 +89,7 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_processes_answer_after_their_parent_has_used_threads():
+def test_forked_processes_answer_after_their_parent_has_used_threads(record_property):
     code = """
 import os, torch
 from sksmooth import *
@@ -121,6 +121,7 @@ for work in (
         os._exit(5)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
 """
+    record_property("injected", code.count("lambda"))
     with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
         try:
             assert process.wait(timeout=200) == 0
