@@ -15,7 +15,7 @@ from sksmooth.modules import input_dtype
 
 
 class ProbabilityModule(nn.Module):
-    """The mean of the calibrated probabilities of some nets, in float32.
+    """The calibrated probabilities of the mean of some nets' logits, in float32.
 
     Parameters
     ----------
@@ -48,15 +48,16 @@ class ProbabilityModule(nn.Module):
     def forward(self, X: Tensor) -> Tensor:
         """Give the probabilities, of shape (n, n_classes), of rows of shape (n, n_features)."""
         X = X.to(self.dtype)
-        return torch.stack([self._calibrated(net(X)) for net in self.nets]).mean(0)
-
-    def _calibrated(self, output: Any) -> Tensor:
-        logits = float_logits(output)
-        if self.gives_probabilities:
-            logits = torch.log(logits + torch.finfo(logits.dtype).eps)
+        logits = torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
         logits = logits - logits.mean(-1, keepdim=True)
         if self.norm:
             ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / self.norm
             ratio = ratio.clamp(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO)
             logits = logits * ratio**self.power
         return torch.softmax(logits / self.temperature, -1)
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = float_logits(output)
+        if self.gives_probabilities:
+            return torch.log(logits + torch.finfo(logits.dtype).eps)
+        return logits

@@ -12,6 +12,7 @@ from skorch.history import History
 
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth.calibration import CALIBRATORS
+from sksmooth.encoding import ENCODINGS
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet
 
@@ -26,6 +27,7 @@ LIBRARIES = {"torch.nn": torch.nn, "torch.optim": torch.optim}
 LEARNED = (
     *("alone_because_", "best_epoch_", "calibrator_", "class_prior_", "classes_", "cv_results_"),
     *("classes_inferred_", "estimators_", "feature_names_in_", "history_", "label_smoothing_"),
+    "learned_",
     *("n_features_in_", "n_inputs_", "oof_log_loss_", "oof_proba_", "temperature_"),
     *("trained_by_", "trained_by_reason_", "_random_state", "_trains_on"),
 )
@@ -81,6 +83,10 @@ class Packing:
             return "random_state", self.pack(value.get_state())
         if type(value) in SCALINGS.values():
             return "calibrator", [type(value).__name__, self.pack(vars(value))]
+        if type(value) in ENCODINGS.values():
+            name = next(name for name, own in ENCODINGS.items() if own is type(value))
+            settings = {k: own for k, own in vars(value).items() if k[0] != "_" and k != "training"}
+            return "encoding", [name, self.pack(settings), self.pack(dict(value.named_buffers()))]
         if type(value) in self.kinds.values():
             return "estimator", self.pack_estimator(value)
         return "named", _name(value)
@@ -171,6 +177,12 @@ class Unpacking:
             calibrator = SCALINGS[own[0]]()
             calibrator.__dict__.update(self.unpack(own[1]))
             return calibrator
+        if kind == "encoding":
+            encoding = ENCODINGS[own[0]]()
+            encoding.__dict__.update(self.unpack(own[1]))
+            for name, buffer in self.unpack(own[2]).items():
+                setattr(encoding, name, buffer)
+            return encoding
         content = self.unpack(own)
         if kind == "random_state":
             random_state = np.random.RandomState()

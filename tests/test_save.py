@@ -18,6 +18,7 @@ from sksmooth import (
     make_tabular,
     save,
 )
+from sksmooth.encoding import PiecewiseLinear
 
 X, Y = make_tabular(150, random_state=0)
 
@@ -58,6 +59,9 @@ def make_cv(estimator=None, **parameters):
         (make(smoothing=np.full((3, 3), 1 / 3), module__activation="tanh", verbose=0), {}),
         (make(random_state=np.random.RandomState(3), device=torch.device("cpu")), {}),
         (LabelSmoothingClassifier(Mine, module__width=7, max_epochs=9, lr=0.02), {"module": Mine}),
+        (make(module__encoding="periodic"), {}),
+        (make(module__encoding=PiecewiseLinear(n_knots=4)), {}),
+        (make_cv(LabelSmoothingClassifier(max_epochs=3), encodings=[None, "periodic"]), {}),
         (make(callbacks=[EpochScoring("accuracy")]), {"callbacks": None}),
         (make_cv(), {}),
         (make_cv(ensemble=False, label_smoothings=[0.1]), {}),
