@@ -51,14 +51,14 @@ TRIALS = [
           "test_a_checkpoint_that_cannot", "a warning at the end of fit"),
     Trial("parameters or optimizer state of another net, NaN among them", "test_load", "test_",
           "error or warning; net as before"),
-    Trial("a parameter of a wrong type", "test_params", "test_",
+    Trial("a parameter of a wrong type", "test_wrong_types", "test_",
           "error that names it; nothing fitted"),
     Trial("a fork after torch's threads were used", "test_threads", "test_forked_processes",
           "fits and predictions answer in the child"),
-    Trial("a read-only memory map", "test_rows", "test_a_memory_map", "no copy"),
-    Trial("a module that writes to its input", "test_rows", "test_a_module_that_writes",
+    Trial("a read-only memory map", "test_shared_rows", "test_a_memory_map", "no copy"),
+    Trial("a module that writes to its input", "test_shared_rows", "test_a_module_that_writes",
           "the rows are as they were"),
-    Trial("weights of 1e-300 to 1e300", "test_rows", "test_weights",
+    Trial("weights of 1e-300 to 1e300", "test_shared_rows", "test_weights",
           "as weights that float32 holds"),
     Trial("files and pickles of version 0.1.0", "test_pack", "test_files_of", "the probabilities"),
 ]  # fmt: skip
@@ -80,7 +80,16 @@ def run_tests(every_line: bool) -> list[ET.Element]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         chosen = " or ".join([names, *sorted(whole)])
-        options = ["-q", "-n", "0", "-k", chosen, f"--junitxml={report}"]
+        options = [
+            "-q",
+            "-n",
+            "0",
+            "-k",
+            chosen,
+            f"--junitxml={report}",
+            "-o",
+            "junit_family=xunit1",
+        ]
         options += ["--every-line"] if every_line else []
         subprocess.run([sys.executable, "-m", "pytest", *options, *files], cwd=ROOT)
         return list(ET.parse(report).getroot().iter("testcase"))

@@ -94,8 +94,8 @@ def test_the_table_of_faults_counts_what_was_injected(monkeypatch):
         """<testsuite>
         <testcase classname="tests.test_save" name="test_every_damage_is_refused">
         <properties><property name="injected" value="1325"/></properties></testcase>
-        <testcase classname="tests.test_rows" name="test_a_memory_map_is_not_copied[r]"/>
-        <testcase classname="tests.test_rows" name="test_a_memory_map_is_not_copied[c]">
+        <testcase classname="tests.test_shared_rows" name="test_a_memory_map_is_not_copied[r]"/>
+        <testcase classname="tests.test_shared_rows" name="test_a_memory_map_is_not_copied[c]">
         <failure/></testcase>
         </testsuite>"""
     )
