@@ -27,7 +27,7 @@ LIBRARIES = {"torch.nn": torch.nn, "torch.optim": torch.optim}
 LEARNED = (
     *("alone_because_", "best_epoch_", "calibrator_", "class_prior_", "classes_", "cv_results_"),
     *("classes_inferred_", "estimators_", "feature_names_in_", "history_", "label_smoothing_"),
-    "learned_",
+    *("class_weight_", "learned_"),
     *("n_features_in_", "n_inputs_", "oof_log_loss_", "oof_proba_", "temperature_"),
     *("trained_by_", "trained_by_reason_", "_random_state", "_trains_on"),
 )

@@ -216,3 +216,9 @@ while True:
         finally:
             process.kill()
     assert load(path).predict_proba(X).shape == (len(X), 3)
+
+
+def test_all_that_was_learned_is_in_the_file(tmp_path):
+    for estimator in (make(class_weight="balanced"), make_cv()):
+        save(estimator.fit(X, Y), tmp_path / "net")
+        assert set(vars(load(tmp_path / "net"))) == set(vars(estimator))
