@@ -1,5 +1,6 @@
 """Label smoothing for scikit-learn, with probabilities you can trust."""
 
+from sksmooth._save import load, save
 from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
@@ -39,10 +40,12 @@ __all__ = [
     "area_under_risk_coverage",
     "classwise_calibration_error",
     "expected_calibration_error",
+    "load",
     "load_fashion_mnist",
     "make_tabular",
     "overconfidence",
     "risk_coverage_curve",
+    "save",
     "smooth_labels",
     "smoothing_matrix",
 ]

@@ -105,8 +105,8 @@ class TensorRows(skorch.dataset.Dataset):
 
 
 def _at(tensor: torch.Tensor, index: torch.Tensor | slice) -> torch.Tensor:
-    """Give ``tensor[index]``, sooner where that is a copy."""
-    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+    """Copy ``tensor[index]``: a module may write to its input, and the rows may be the user's."""
+    return tensor[index].clone() if isinstance(index, slice) else tensor.index_select(0, index)
 
 
 class TensorBatches:

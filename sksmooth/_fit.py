@@ -31,6 +31,7 @@ from sksmooth.engine.plan import (
 )
 from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
 from sksmooth.engine.stack import InMemoryStack, Member, Selection
+from sksmooth.engine.threads import outlives_fork
 
 # What classifiers may differ in and still be trained in one stack.
 MAY_DIFFER = ("class_weight", "label_smoothing", "random_state", "smoothing")
@@ -71,6 +72,7 @@ class Job:
     alone_because: str | None = None
 
 
+@outlives_fork
 def fit_together(
     jobs: Sequence[Job],
     *,
@@ -312,11 +314,11 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     records = _Records(runners)
 
     def end_epoch(epoch: Epoch) -> None:
-        records.add(epoch)
         if on_epoch is not None:
             on_epoch(len(runners))
 
-    if train([stack], monitor, first.max_epochs, lambda: None, end_epoch):
+    seconds = None if first.max_time is None else first.max_time * len(runners)
+    if train([stack], monitor, first.max_epochs, lambda: None, records.add, end_epoch, seconds):
         raise KeyboardInterrupt  # half of a search is none
     monitor.restore([m for m, runner in enumerate(runners) if runner.job.error is None])
     for m, runner in enumerate(runners):

@@ -35,10 +35,23 @@ class Split(NamedTuple):
     held_out: NDArray[np.intp]
 
     @classmethod
-    def of(cls, train: NDArray, held_out: NDArray, number: NDArray[np.intp]) -> Split:
+    def of(cls, given: Any, number: NDArray[np.intp]) -> Split:
         """Make a split of all rows, by their new numbers; those numbered -1 are dropped."""
-        train, held_out = (number[part][number[part] >= 0] for part in (train, held_out))
+        try:
+            train, held_out = (_renumbered(part, number) for part in given)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                "cv must give pairs (train, test) of 1-D arrays that number rows below "
+                f"{len(number)}, got {given!r}: {error}."
+            ) from error
         return cls(train, held_out)
+
+
+def _renumbered(part: Any, number: NDArray[np.intp]) -> NDArray[np.intp]:
+    chosen = number[np.asarray(part, dtype=None if len(part) else np.intp)]
+    if chosen.ndim != 1:
+        raise ValueError(f"there are {chosen.ndim} dimensions")
+    return chosen[chosen >= 0]
 
 
 def check_splits(splits: Sequence[Split]) -> None:
@@ -138,7 +151,6 @@ class FoldsTraining:
                 stack.begin_epoch()
 
         def end_epoch(epoch: Epoch) -> None:
-            self._record(epoch)
             if verbose:
                 self._print_epoch(epoch.number)
             for stack, losses in zip(self.stacks, epoch.losses, strict=True):
@@ -147,7 +159,8 @@ class FoldsTraining:
         with ExitStack() as contexts, single_precision():
             for stack in self.stacks:
                 contexts.enter_context(stack.in_training())
-            train(self.stacks, self.monitor, estimator.max_epochs, begin_epoch, end_epoch)
+            epochs, seconds = estimator.max_epochs, estimator.max_time
+            train(self.stacks, self.monitor, epochs, begin_epoch, self._record, end_epoch, seconds)
 
     def _make_stacks(self, max_members: int) -> list[Any]:
         """Put the nets in stacks; one by one where they cannot be stacked."""
@@ -452,6 +465,7 @@ class _Alone:
         train_loss, scores = self.monitor.look([losses])
         active = np.array([True])
         epoch = Epoch(number, [losses], train_loss, scores, active, self.monitor.failed, 0.0)
+        self.session.record_epoch(epoch)
         self.session.end_epoch(epoch)
 
 

@@ -1,15 +1,107 @@
-"""Loads parameters into a net whole or not at all."""
+"""How a net is pickled; how its parameters are saved, and loaded whole or not at all."""
 
 from __future__ import annotations
 
 import copy
+import copyreg
+import json
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
+from skorch.history import History
 
+from sksmooth._checks import warn_user
+from sksmooth._pack import Packing, Unpacking
+from sksmooth._params import NamedParams
 from sksmooth.engine.adam import misfit
+
+
+class StoredNet(NamedParams):
+    """A skorch net whose pickle is small, and whose parameters are loaded whole or not at all."""
+
+    _training: Any = None  # what is known of one that is going on
+    _trains_on = False  # whether the last training was by partial_fit
+
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        # Pickles have all that skorch keeps.
+        lasting = object.__new__(type(self))
+        lasting.__dict__.update(self.lasting_state())
+        return copyreg.__newobj__, (type(self),), super(StoredNet, lasting).__getstate__()  # type: ignore[attr-defined]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        twin = memo[id(self)] = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Who asks for the state alone, as skops does, gets numbers and text where that can be.
+        packing = Packing({})
+        packed = packing.pack_estimator(self)
+        others = {name: getattr(self, name) for name in packed["missing"]}
+        return {"packed": json.dumps(packed), "arrays": packing.arrays, "others": others}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "packed" in state:
+            Unpacking(state["arrays"], state["others"], {}).fill(self, json.loads(state["packed"]))
+        else:
+            super().__setstate__(state)
+            own = signature(type(self)).parameters
+            for name in own.keys() - state.keys():  # of a version that had fewer parameters
+                if own[name].default is not Parameter.empty:
+                    self.__dict__[name] = own[name].default
+
+    def lasting_state(self) -> dict[str, Any]:
+        """Give the attributes as they are to be stored.
+
+        Of a training that is over, prediction and further training need neither the optimizer's
+        state nor the losses of each batch.
+        """
+        if self._training is not None or self._trains_on or self.warm_start:
+            return self.__dict__
+        return {name: _slim(value) for name, value in self.__dict__.items()}
+
+    def save_params(self, *args: Any, **kwargs: Any) -> None:
+        """Save parameters as skorch does. See skorch.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Files, such as ``f_params="net.pt"``.
+        """
+        try:
+            super().save_params(*args, **kwargs)
+        except Exception as error:  # which Checkpoint keeps to itself
+            if self._training is not None:
+                files = [f"{key}={kwargs[key]!r}" for key in kwargs if key.startswith("f_")]
+                self._training.unsaved.update(dict.fromkeys(files, error))
+            raise
+
+    def load_params(self, *args: Any, **kwargs: Any) -> None:
+        """Load parameters as skorch does, but whole or not at all. See skorch.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Files, such as ``f_params="net.pt"``.
+
+        Raises
+        ------
+        ValueError
+            If what is loaded is not finite, or the optimizer's state is of another module.
+        """
+        with whole_or_not_at_all(self):
+            super().load_params(*args, **kwargs)
+        has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
+        is_calibrated = getattr(self, "calibrator_", None) is not None
+        if has_module and is_calibrated and self._training is None:
+            warn_user(
+                "calibrator_ was fitted to the parameters before; set it to that of the net whose "
+                "parameters were loaded, or to None."
+            )
 
 
 @contextmanager
@@ -50,3 +142,13 @@ def _refuse(part: Any) -> None:
     for name, value in part.state_dict().items():
         if isinstance(value, torch.Tensor) and not value.isfinite().all():
             raise ValueError(f"The loaded {name} of {type(part).__name__} is not finite.")
+
+
+def _slim(value: Any) -> Any:
+    """Give a History with the last batch of each epoch, an optimizer with no state, or the same."""
+    if isinstance(value, History):
+        return History({**row, "batches": row["batches"][-1:]} for row in value)
+    if isinstance(value, torch.optim.Optimizer):
+        value = copy.copy(value)
+        value.state = defaultdict(dict)
+    return value

@@ -28,9 +28,9 @@ from sksmooth._batches import (
     make_batches,
     rows_in_memory,
 )
-from sksmooth._checks import nearest, warn_user
-from sksmooth._load import whole_or_not_at_all
-from sksmooth._params import NamedParams
+from sksmooth._checks import nearest
+from sksmooth._load import StoredNet
+from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training
@@ -43,13 +43,13 @@ from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_
 from sksmooth.engine.targets import check_width, float_logits
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import mean_loss
-from sksmooth.modules import SimpleNet, input_dtype
+from sksmooth.modules import SimpleNet, input_dtype, suited
 
 if TYPE_CHECKING:
     from typing import Self
 
 
-class SmoothedNet(NamedParams):
+class SmoothedNet(StoredNet):
     """A skorch net whose parts know of smoothed labels, and whose epochs are the engine's.
 
     :class:`~sksmooth.LabelSmoothingClassifier` makes a scikit-learn classifier of it.
@@ -69,6 +69,7 @@ class SmoothedNet(NamedParams):
     smoothing: Any
     random_state: Any
     max_epochs: Any
+    max_time: Any
     classes: Any
 
     # -- data ---------------------------------------------------------------------------------
@@ -100,7 +101,8 @@ class SmoothedNet(NamedParams):
             The rows.
         """
         if is_dataset(X) or self.dataset is not TensorRows:
-            return super().get_dataset(X, y)
+            with naming(self, "dataset"):
+                return super().get_dataset(X, y)
         if not isinstance(X, torch.Tensor | np.ndarray):  # several inputs, perhaps
             return skorch.dataset.Dataset(X, y)
         X = to_tensor(X, device=self.device)
@@ -177,15 +179,12 @@ class SmoothedNet(NamedParams):
         """
         name = "iterator_train" if training else "iterator_valid"
         batches: Any
-        if training and self.iterator_train is make_batches:
-            parameters = {
-                "batch_size": self.batch_size,
-                "shuffle": True,
-                **self.get_params_for("iterator_train"),
-            }
-            batches = make_batches(dataset, **parameters)
-        else:
-            batches = super().get_iterator(dataset, training=training)
+        with naming(self, name):
+            if training and self.iterator_train is make_batches:
+                given = {"shuffle": True, **self.get_params_for("iterator_train")}
+                batches = make_batches(dataset, **{"batch_size": self.batch_size, **given})
+            else:
+                batches = super().get_iterator(dataset, training=training)
         if not isinstance(batches, TensorBatches):
             if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
                 raise ValueError(
@@ -254,18 +253,21 @@ class SmoothedNet(NamedParams):
 
     def initialize_module(self) -> Self:
         """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
-        given = self.get_params_for("module")
-        given.update(copy.deepcopy(getattr(self, "learned_", {})))
-        sizes = {}
-        if not isinstance(self.module, torch.nn.Module):
-            if hasattr(self, "n_inputs_"):
-                sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
-            elif self.classes is not None:
-                sizes = {"n_classes": len(distinct(self, self.classes, "classes"))}
-            if self.module is not SimpleNet:  # which takes both
-                taken = signature(self.module).parameters
-                sizes = {name: size for name, size in sizes.items() if name in taken}
-        self.module_ = self.initialized_instance(_copy_instance(self.module), {**sizes, **given})
+        with naming(self, "module"):
+            given = self.get_params_for("module")
+            given.update(copy.deepcopy(getattr(self, "learned_", {})))
+            sizes = {}
+            if not isinstance(self.module, torch.nn.Module):
+                if hasattr(self, "n_inputs_"):
+                    sizes = {"n_features": self.n_inputs_, "n_classes": len(self.classes_inferred_)}
+                elif self.classes is not None:
+                    sizes = {"n_classes": len(distinct(self, self.classes, "classes"))}
+                if self.module is not SimpleNet:  # which takes both
+                    taken = signature(self.module).parameters
+                    sizes = {name: size for name, size in sizes.items() if name in taken}
+            self.module_ = self.initialized_instance(
+                _copy_instance(self.module), {**sizes, **given}
+            )
         return self
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[tuple, dict]:
@@ -289,10 +291,16 @@ class SmoothedNet(NamedParams):
             kwargs["fused"] = torch.device(self.device or "cpu").type in ("cpu", "cuda")
         return args, kwargs
 
+    def initialize_optimizer(self) -> Self:
+        """Build the optimizer. A hook of skorch's."""
+        with naming(self, "optimizer"):
+            return super().initialize_optimizer()
+
     def initialize_criterion(self) -> Self:
         """Build the criterion and tell it how to smooth. A hook of skorch's."""
         given = self.get_params_for("criterion")
-        self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
+        with naming(self, "criterion"):
+            self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
         self.set_smoothing()
         return self
 
@@ -324,29 +332,6 @@ class SmoothedNet(NamedParams):
         return self.label_smoothing > 0 and not is_uniform
 
     # -- training -----------------------------------------------------------------------------
-
-    def load_params(self, *args: Any, **kwargs: Any) -> None:
-        """Load parameters as skorch does, but whole or not at all. See skorch.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            Files, such as ``f_params="net.pt"``.
-
-        Raises
-        ------
-        ValueError
-            If what is loaded is not finite, or the optimizer's state is of another module.
-        """
-        with whole_or_not_at_all(self):
-            super().load_params(*args, **kwargs)
-        has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
-        is_calibrated = getattr(self, "calibrator_", None) is not None
-        if has_module and is_calibrated and self._training is None:
-            warn_user(
-                "calibrator_ was fitted to the parameters before; set it to that of the net whose "
-                "parameters were loaded, or to None.",
-            )
 
     @contextmanager
     def in_training(self, patience: int | None = None) -> Iterator[Training]:
@@ -422,7 +407,7 @@ class SmoothedNet(NamedParams):
         """
         module = getattr(self, "module_", None)
         if module is not None:
-            x = _suited(x, input_dtype(module))
+            x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
         with threads_for_rows(module, get_len(x)):
             if forward is None or module is None:
@@ -506,9 +491,8 @@ class SmoothedNet(NamedParams):
             monitor = Monitor([session.stack], patience=training.patience)
             training.monitor, training.stack = monitor, session.stack
             n_epochs = self.max_epochs if epochs is None else epochs
-            is_interrupted = train(
-                [session.stack], monitor, n_epochs, session.begin_epoch, session.end_epoch
-            )
+            around = session.begin_epoch, session.record_epoch, session.end_epoch
+            is_interrupted = train([session.stack], monitor, n_epochs, *around, self.max_time)
             if is_interrupted:
                 del self.history[session.n_before + monitor.n_epochs :]
             if is_interrupted or training.patience is not None:
@@ -652,26 +636,8 @@ class SmoothedNet(NamedParams):
             return
         rows = to_tensor(X, device="cpu")
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
-            output = self.evaluation_step((chunk, None), training=training)
+            output = self.evaluation_step((chunk.clone(), None), training=training)
             yield _to(output, device)
-
-
-def _suited(x: Any, dtype: torch.dtype) -> Any:
-    """Give inputs in the dtype that a module takes; of several, integers stay what they are."""
-    if isinstance(x, torch.Tensor):
-        return x.to(dtype=dtype)
-    if isinstance(x, np.ndarray):
-        return _suited(torch.as_tensor(x), dtype)
-    if isinstance(x, Mapping):
-        return {name: _suited_part(own, dtype) for name, own in x.items()}
-    if isinstance(x, tuple | list):
-        return type(x)(_suited_part(own, dtype) for own in x)
-    return x
-
-
-def _suited_part(x: Any, dtype: torch.dtype) -> Any:
-    is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
-    return x.to(dtype=dtype) if is_floating else x
 
 
 def _copy_instance(part: Any) -> Any:

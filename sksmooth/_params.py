@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
 from inspect import signature
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+)
 from skorch import NeuralNetClassifier
 
+from sksmooth._checks import check_parameters
+from sksmooth.calibration import CALIBRATORS
 from sksmooth.smoothing import check_label_smoothing
 
 if TYPE_CHECKING:
@@ -42,6 +52,9 @@ SYNONYMS = {
 # The parts of a net, whose parameters begin with their names and two underscores.
 PARTS = ("callbacks", "criterion", "iterator_train", "iterator_valid", "module", "optimizer")
 
+BATCHES_BY = ("iterator_train", "iterator_valid")
+BATCH_SIZE: list = [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})]
+
 # What skorch keeps for itself under names of fitted attributes.
 BOOKKEEPING = {
     "classes_inferred_",
@@ -56,7 +69,34 @@ BOOKKEEPING = {
 
 
 class NamedParams(NeuralNetClassifier):
-    """A skorch net that knows the names of its parameters and of its parts'."""
+    """A skorch net that knows the names of its parameters and of its parts', and their types."""
+
+    _parameter_constraints: dict[str, list] = {  # noqa: RUF012
+        **{name: [callable] for name in ("module", "criterion", "optimizer", "dataset")},
+        **{name: [callable] for name in BATCHES_BY},
+        "smoothing": [str, "array-like", torch.Tensor],
+        "calibration": [None, StrOptions(set(CALIBRATORS)), HasMethods(["fit", "predict_proba"])],
+        "class_weight": [None, StrOptions({"balanced"}), dict],
+        "calibration_weight": [StrOptions({"weighted", "unweighted"})],
+        "random_state": ["random_state"],
+        "early_stopping": ["boolean"],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_time": [None, Interval(Real, 0, None, closed="neither")],
+        "batch_size": BATCH_SIZE,
+        **{f"{name}__batch_size": [None, *BATCH_SIZE] for name in BATCHES_BY},
+        **{f"iterator_train__{name}": ["boolean"] for name in ("shuffle", "drop_last")},
+        "train_split": [None, Interval(Real, 0, 1, closed="neither"), callable],
+        "callbacks": [None, StrOptions({"disable"}), list],
+        "predict_nonlinearity": [None, StrOptions({"auto"}), callable],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "compile": ["boolean"],
+        "use_caching": ["boolean", StrOptions({"auto"})],
+        "torch_load_kwargs": [None, dict],
+        "classes": [None, "array-like"],
+    }
 
     def _refuse_unknown(self, params: Mapping[str, Any]) -> None:
         """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
@@ -163,7 +203,9 @@ class NamedParams(NeuralNetClassifier):
                 f"calibration={self.calibration.__name__} is a class; give an object of it, "
                 f"calibration={self.calibration.__name__}()."
             )
-        validate_parameter_constraints(self._parameter_constraints, params, type(self).__name__)
+        check_parameters(self._parameter_constraints, params, type(self).__name__)
+        for callback in () if self.callbacks in (None, "disable") else self.callbacks:
+            _check_callback(callback)
         for name in ("label_smoothing", "smoothing"):
             if hasattr(self, f"criterion__{name}"):
                 raise InvalidParameterError(
@@ -171,6 +213,39 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={getattr(self, name)!r}; set {name} itself."
                 )
         _check_device(self.device)
+
+
+@contextmanager
+def naming(net: Any, part: str) -> Iterator[None]:
+    """Let what goes wrong when a part is made say which part, and with which parameters.
+
+    Parameters
+    ----------
+    net : skorch net
+        Whose part is made.
+    part : str
+        The parameter that gives it, such as "optimizer".
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        own = getattr(net, part)
+        given = [f"{part}__{name}={value!r}" for name, value in net.get_params_for(part).items()]
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(
+            f"{part}={getattr(own, '__name__', own)} cannot be made"
+            f"{' with ' * bool(given)}{', '.join(given)}: {error}"
+        ) from error
+
+
+def _check_callback(given: Any) -> None:
+    """Refuse what is no callback, nor a class of them, nor a pair of a name and one."""
+    is_named = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str)
+    own = given[1] if is_named else given
+    is_left_out = is_named and own is None
+    if not is_left_out and not all(hasattr(own, name) for name in ("initialize", "set_params")):
+        raise InvalidParameterError(
+            f"callbacks must hold skorch callbacks, or pairs (name, callback), got {given!r}."
+        )
 
 
 @cache

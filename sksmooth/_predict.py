@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import warn_user
+from sksmooth._module import ProbabilityModule
 from sksmooth.calibration import normalized_confidence
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
@@ -125,6 +127,34 @@ class PredictsByProbability:
             Before ``fit``.
         """
         return self._labels(self.predict_proba(X).argmax(axis=1))
+
+    def as_module(self) -> ProbabilityModule:
+        """Give a torch module that maps rows to calibrated probabilities, without scikit-learn.
+
+        Returns
+        -------
+        torch module
+            In evaluation mode, with a copy of the parameters. Takes a tensor of shape
+            (n_samples, n_features), gives one of shape (n_samples, n_classes), float32, in the
+            order of `classes_`: those of ``predict_proba`` but for float32's rounding.
+
+        Raises
+        ------
+        TypeError
+            For a calibrator of one's own, which torch cannot run.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sksmooth import LabelSmoothingClassifier, make_tabular
+        >>> X, y = make_tabular(200, random_state=0)
+        >>> module = LabelSmoothingClassifier(max_epochs=5, random_state=0).fit(X, y).as_module()
+        >>> module(torch.from_numpy(X[:2])).shape
+        torch.Size([2, 3])
+        """
+        check_is_fitted(self)
+        nets = getattr(self, "estimators_", [self])
+        return ProbabilityModule(nets, getattr(self, "calibrator_", None))
 
     def _labels(self, codes: NDArray) -> NDArray:
         return self.classes_[codes]

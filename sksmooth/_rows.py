@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
 # are far closer together.
 LARGEST_RATIO_OF_SCALES = 300.0
 ROWS_TO_LOOK_AT = 10_000
+
+# Between which the largest weight may be, so that float32 holds sums of weights and shares of them.
+FLOAT32_WEIGHTS = 1e-30, 1e30
 
 
 @dataclass(frozen=True)
@@ -434,6 +438,8 @@ def _weigh_rows(
     if estimator.class_weight is not None:
         class_weight = _class_weights(estimator.class_weight, y, weight, classes)
         weight = weight * class_weight[codes]
+    largest = weight.max()
+    weight = weight * (np.clip(largest, *FLOAT32_WEIGHTS) / largest)
     return weight.astype(np.float32), class_weight
 
 
@@ -447,8 +453,8 @@ def _class_weights(
                 f"class_weight={class_weight!r} names {unknown}, which are none of the "
                 f"classes {classes.tolist()}."
             )
-        weights = np.asarray(list(class_weight.values()), dtype=np.float64)
-        if not (np.isfinite(weights) & (weights >= 0)).all():
+        given = class_weight.values()
+        if not all(isinstance(own, Real) and 0 <= float(own) < np.inf for own in given):
             raise ValueError(
                 f"class_weight={class_weight!r} must hold finite, non-negative weights."
             )
@@ -543,7 +549,7 @@ def as_array(data: Any) -> Any:
 
 
 def as_tensor(array: NDArray) -> torch.Tensor:
-    """Give an array as a tensor, which shares its memory if that may be written to.
+    """Give an array as a tensor that shares its memory, which may be there for reading only.
 
     Parameters
     ----------
@@ -555,7 +561,7 @@ def as_tensor(array: NDArray) -> torch.Tensor:
     tensor
         The same.
     """
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_numpy(array) if array.flags.writeable else torch.from_dlpack(array)
 
 
 def _refuse_missing(labels: Any, name: str) -> None:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from skorch.callbacks import PassthroughScoring, PrintLog
+from skorch.callbacks import Checkpoint, EarlyStopping, PassthroughScoring, PrintLog
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import Dataset
 
 from sksmooth._batches import TensorBatches
+from sksmooth._checks import warn_user
 from sksmooth.engine.by_skorch import SkorchStack
 from sksmooth.engine.loop import Epoch
 from sksmooth.engine.monitor import Monitor
@@ -73,6 +74,8 @@ class Training:
         From which the module's forward draws.
     stack, monitor : Stack and Monitor
         None before ``fit_loop``.
+    unsaved : dict of str to Exception
+        What could not be saved, of what a callback was to save, and why.
     """
 
     def __init__(self, patience: int | None) -> None:
@@ -82,6 +85,7 @@ class Training:
         self.forward: ForwardRandomness | None = None
         self.stack: Any = None
         self.monitor: Monitor | None = None
+        self.unsaved: dict[str, Exception] = {}
 
     @contextmanager
     def weighing(self, weight: torch.Tensor | None) -> Iterator[None]:
@@ -101,6 +105,11 @@ class Training:
         # A callback may have loaded another epoch's parameters.
         scored = best.scored if is_as_kept else self.stack.score()
         return (*scored.of(0), self.monitor.start_of(0))
+
+    def warn_of_unsaved(self) -> None:
+        """Warn of what a callback could not save, such as on a full disk."""
+        for name, error in self.unsaved.items():
+            warn_user(f"{name} could not be saved: {error!r}")
 
 
 class Session:
@@ -178,8 +187,8 @@ class Session:
         """Tell callbacks that an epoch begins."""
         self.net.notify("on_epoch_begin", **self.datasets)
 
-    def end_epoch(self, epoch: Epoch) -> None:
-        """Record an epoch in the history, and tell callbacks; or refuse what it came to."""
+    def record_epoch(self, epoch: Epoch) -> None:
+        """Record an epoch in the history, or refuse what it came to."""
         net = self.net
         for failure in epoch.failed.values():
             raise net.diverged(failure, len(net.history))
@@ -197,7 +206,23 @@ class Session:
                 history.record("valid_batch_count", 1)
             for name, score in scores.items():
                 history.record(name, score)
-        net.notify("on_epoch_end", **self.datasets)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Tell callbacks that an epoch has ended."""
+        self.net.notify("on_epoch_end", **self.datasets)
+
+
+def loaded_epoch(net: Any, default: int) -> int:
+    """Give the epoch whose parameters skorch's callbacks have loaded; `default` if none has."""
+    for _, callback in net.callbacks_:
+        if not getattr(callback, "load_best", False):
+            continue
+        if isinstance(callback, Checkpoint) and callback.monitor is not None:
+            saved = [bool(row.get(callback.event_name)) for row in net.history]
+            default = max((n for n, is_saved in enumerate(saved, 1) if is_saved), default=default)
+        elif isinstance(callback, EarlyStopping) and callback.best_epoch_ != len(net.history):
+            default = callback.best_epoch_
+    return default
 
 
 def _refuse_no_batches(batches: Any) -> None:

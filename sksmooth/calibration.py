@@ -364,6 +364,10 @@ class NormTemperatureScaling(TemperatureScaling):
         return self.temperature_ * np.exp(-self.power_ * log_ratio)[:, None]
 
 
+# By the names that classifiers take.
+CALIBRATORS = {"norm_temperature": NormTemperatureScaling, "temperature": TemperatureScaling}
+
+
 class _NormLogLoss:
     """The mean log-loss as a function of -log T and γ, with the priors of both.
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
@@ -32,16 +30,15 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
-from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling, softmax_in_place
+from sksmooth._session import loaded_epoch
+from sksmooth.calibration import CALIBRATORS, softmax_in_place
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, input_dtype
 from sksmooth.smoothing import check_smoothing
-
-CALIBRATORS = {"norm_temperature": NormTemperatureScaling, "temperature": TemperatureScaling}
 
 
 class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
@@ -100,6 +97,9 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         The learning rate.
     max_epochs : int, default=300
         The most epochs of a fit.
+    max_time : float or None, default=None
+        Seconds after which no further epoch of a call begins. In a search in lockstep, of which
+        each net has as many; in LabelSmoothingClassifierCV, of all nets together.
     batch_size : int, default=64
         Rows per mini-batch; -1 takes all rows at once.
     iterator_train, iterator_valid : callable, default=make_batches
@@ -187,25 +187,6 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
     True
     """
 
-    _parameter_constraints: dict[str, list] = {  # noqa: RUF012
-        "smoothing": [str, "array-like", torch.Tensor],
-        "calibration": [None, StrOptions(set(CALIBRATORS)), HasMethods(["fit", "predict_proba"])],
-        "class_weight": [None, StrOptions({"balanced"}), dict],
-        "calibration_weight": [StrOptions({"weighted", "unweighted"})],
-        "random_state": ["random_state"],
-        "early_stopping": ["boolean"],
-        "patience": [Interval(Integral, 1, None, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="neither")],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})],
-        "train_split": [None, Interval(Real, 0, 1, closed="neither"), callable],
-        "callbacks": [None, StrOptions({"disable"}), list],
-        "predict_nonlinearity": [None, StrOptions({"auto"}), callable],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "classes": [None, "array-like"],
-    }
-
     def __init__(
         self,
         module: Any = SimpleNet,
@@ -222,6 +203,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         optimizer: Any = torch.optim.AdamW,
         lr: float = 0.001,
         max_epochs: int = 300,
+        max_time: float | None = None,
         batch_size: int = 64,
         iterator_train: Callable = make_batches,
         iterator_valid: Callable = make_batches,
@@ -251,6 +233,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self.optimizer = optimizer
         self.lr = lr
         self.max_epochs = max_epochs
+        self.max_time = max_time
         self.batch_size = batch_size
         self.iterator_train = iterator_train
         self.iterator_valid = iterator_valid
@@ -269,6 +252,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
 
     # -- training -----------------------------------------------------------------------------
 
+    @outlives_fork
     def fit(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, **fit_params: Any
     ) -> LabelSmoothingClassifier:
@@ -333,6 +317,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         with self.building():  # a mixin may initialize in an order of its own
             self.initialize()
 
+    @outlives_fork
     def partial_fit(
         self,
         X: Any,
@@ -445,6 +430,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             best = None if monitor is None else monitor.best
             best_epoch = len(self.history) if best is None else n_before + int(best.epoch[0])
             self.conclude(best_epoch, training.held_out_logits, X, y)
+            training.warn_of_unsaved()
+        self._trains_on = "_routing_method" in fit_params
 
     def conclude(
         self,
@@ -473,6 +460,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         self.best_epoch_ = best_epoch
         self.refuse_overflow(X)
         self.notify("on_train_end", X=X, y=y)
+        self.best_epoch_ = loaded_epoch(self, best_epoch)
         self._calibrate(held_out())
 
     def refuse_overflow(self, X: Any) -> None:
@@ -566,6 +554,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             return codes
         return self.classes_[codes]
 
+    @outlives_fork
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Give calibrated probabilities.
 
@@ -609,6 +598,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
                 "were loaded.",
             )
 
+    @outlives_fork
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
 
@@ -640,11 +630,13 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             return np.log(np.maximum(self.predict_proba(X), smallest))
         return log_proba
 
+    @outlives_fork
     def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         to_probabilities = self._to_probabilities()
         logits = self.logits(X)
         return logits[None], to_probabilities(logits.copy())
 
+    @outlives_fork
     def logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer
@@ -688,6 +680,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
 
     def _forward(self, X: torch.Tensor) -> NDArray[np.float32]:
         rows = fill_up(X)
+        if rows is X and type(self.module_) is not SimpleNet:  # it may write to the user's rows
+            rows = rows.clone()
         if self.device != "cpu":
             rows = rows.to(self.device)
         rows = rows.to(input_dtype(self.module_))

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.model_selection import StratifiedKFold, check_cv
+from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state, get_tags, metadata_routing
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
@@ -29,7 +29,7 @@ from skorch.history import History
 from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
-from sksmooth._checks import nearest
+from sksmooth._checks import check_parameters, nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
 from sksmooth._predict import (
@@ -50,7 +50,7 @@ from sksmooth._rows import (
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.modules import SimpleNet, is_plain
 from sksmooth.smoothing import check_label_smoothing
 
@@ -285,6 +285,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
 
     # -- training -----------------------------------------------------------------------------
 
+    @outlives_fork
     def fit(
         self,
         X: ArrayLike,
@@ -337,10 +338,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         random_state = check_random_state(self.random_state)
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
-        splits = [
-            Split.of(train, held_out, number)
-            for train, held_out in self._split(X, y, codes, groups, random_state)
-        ]
+        splits = [Split.of(pair, number) for pair in self._split(X, y, codes, groups, random_state)]
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
@@ -349,9 +347,8 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         self._keep(training, kept, len(codes))
 
     def _check_parameters(self) -> None:
-        validate_parameter_constraints(
-            self._parameter_constraints, self.get_params(deep=False), type(self).__name__
-        )
+        params = self.get_params(deep=False)
+        check_parameters(self._parameter_constraints, params, type(self).__name__)
         values = list(self.label_smoothings)
         for value in values:
             check_label_smoothing(value)
@@ -393,7 +390,9 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         params = {} if groups is None else {"groups": groups}
         if _routing_enabled():
             params = process_routing(self, "fit", **params)["splitter"]["split"]
-        return check_cv(self.cv, y, classifier=True).split(X, y, **params)
+        if not hasattr(self.cv, "split"):  # the splits themselves
+            return iter(self.cv)
+        return self.cv.split(X, y, **params)
 
     def _choose_encodings(
         self, net: LabelSmoothingClassifier, table: Table
@@ -431,7 +430,6 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             "oof_proba_": oof_proba,
             "oof_log_loss_": float(training.log_loss(proba)),
             "cv_results_": results,
-            "history_": _history(results, training.label_smoothings[best]),
             "estimators_": nets,
             "alone_because_": training.alone_because,
             "trained_by_": nets[0].trained_by_,
@@ -443,12 +441,13 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     @property
     def history(self) -> History:
         """The epochs of the chosen ε."""
-        if "history_" not in self.__dict__:
+        if "cv_results_" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__} has no history before fit.")
-        return self.history_
+        return _history(self.cv_results_, self.label_smoothing_)
 
     # -- prediction ---------------------------------------------------------------------------
 
+    @outlives_fork
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the calibrated probabilities of the mean of the nets' logits.
 
@@ -474,6 +473,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             return softmax(logits, axis=-1)
         return self.calibrator_.predict_proba(logits)
 
+    @outlives_fork
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
 
@@ -502,6 +502,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             log_proba = self.calibrator_.predict_log_proba(logits)
         return np.maximum(log_proba, np.finfo(np.float64).min)
 
+    @outlives_fork
     def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         logits = self._logits(X)
         return logits, self._probabilities(logits.mean(axis=0))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sksmooth._checks import check_choice, check_share, check_whole
 from sksmooth.encoding import ENCODINGS, Encoding, check_encoding
 
-__all__ = ["ACTIVATIONS", "SimpleNet", "input_dtype", "is_plain", "read_logits"]
+__all__ = ["ACTIVATIONS", "SimpleNet", "input_dtype", "is_plain", "read_logits", "suited"]
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -311,3 +312,34 @@ def input_dtype(module: nn.Module) -> torch.dtype:
         (own.dtype for own in parameters if own is not None and own.is_floating_point()),
         torch.float32,
     )
+
+
+def suited(x: Any, dtype: torch.dtype) -> Any:
+    """Give inputs in the dtype that a module takes; of several, integers stay what they are.
+
+    Parameters
+    ----------
+    x : tensor, ndarray, or tuple, list or dict of them
+        Inputs.
+    dtype : torch dtype
+        What the module takes.
+
+    Returns
+    -------
+    tensor, tuple, list or dict
+        The same, in that dtype.
+    """
+    if isinstance(x, torch.Tensor):
+        return x.to(dtype=dtype)
+    if isinstance(x, np.ndarray):
+        return suited(torch.as_tensor(x), dtype)
+    if isinstance(x, Mapping):
+        return {name: _suited_part(own, dtype) for name, own in x.items()}
+    if isinstance(x, tuple | list):
+        return type(x)(_suited_part(own, dtype) for own in x)
+    return x
+
+
+def _suited_part(x: Any, dtype: torch.dtype) -> Any:
+    is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
+    return x.to(dtype=dtype) if is_floating else x

@@ -16,6 +16,14 @@ settings.register_profile("reproducible", deadline=None, derandomize=True)
 settings.load_profile("reproducible")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-line",
+        action="store_true",
+        help="interrupt at every line of our code in tests/test_interrupts.py; takes an hour",
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
     """Seed the global generators, from which nets with random_state=None draw their seed.

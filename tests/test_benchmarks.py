@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -84,3 +85,23 @@ def test_ranks_are_among_contestants_of_a_split(quality):
     )
     for metric in ("log_loss", "accuracy"):
         assert quality.rank(results, metric).loc["a"].to_dict() == {"x": 1.5, "y": 1.5, "z": 3}
+
+
+def test_the_table_of_faults_counts_what_was_injected(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    faults = importlib.import_module("faults")
+    report = ElementTree.fromstring(
+        """<testsuite>
+        <testcase classname="tests.test_save" name="test_every_damage_is_refused">
+        <properties><property name="injected" value="1325"/></properties></testcase>
+        <testcase classname="tests.test_shared_rows" name="test_a_memory_map_is_not_copied[r]"/>
+        <testcase classname="tests.test_shared_rows" name="test_a_memory_map_is_not_copied[c]">
+        <failure/></testcase>
+        </testsuite>"""
+    )
+    rows = faults.table(list(report.iter("testcase"))).splitlines()[2:]
+    assert len(rows) == len(faults.TRIALS)
+    held = {row.split(" | ")[0]: row.split(" | ")[1::2] for row in rows}
+    assert held["| one bit of a saved file flipped, or its end cut off"] == ["1,325", "yes |"]
+    assert held["| a read-only memory map"] == ["2", "no: 1 of 2 tests fail |"]
+    assert held["| a full disk while saving"] == ["0", "not run |"]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
+from sksmooth import load, make_tabular
 from sksmooth.datasets import FASHION_MNIST_CLASSES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -385,3 +386,41 @@ class TestCalibratedCV:
         for picture in returned["pictures"].values():
             assert picture.read_bytes().startswith(PNG_MAGIC)
             assert f"Saved {picture}" in printed
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    pytest.importorskip("fastapi")
+    testclient = pytest.importorskip("fastapi.testclient")
+    path = tmp_path_factory.mktemp("serve") / "net.sksmooth"
+    app, _ = _run("serve.py", "--file", path, "--port", 0)
+    with testclient.TestClient(app) as client:
+        yield client, load(path)
+
+
+class TestServe:
+    def test_gives_labels_and_probabilities(self, service):
+        client, classifier = service
+        rows = make_tabular(20, random_state=1)[0]
+        answer = client.post("/predict", json={"rows": rows.tolist()})
+        assert answer.status_code == 200
+        np.testing.assert_array_equal(answer.json()["labels"], classifier.predict(rows))
+        np.testing.assert_array_equal(
+            answer.json()["probabilities"], classifier.predict_proba(rows)
+        )
+
+    def test_is_healthy(self, service):
+        answer = service[0].get("/health").json()
+        assert answer == {"status": "ok", "n_features": 10, "classes": [0, 1, 2]}
+
+    def test_says_what_is_wrong_in_which_row(self, service):
+        good = [0.0] * 10
+        client = service[0]
+        answer = client.post("/predict", json={"rows": [good, good[:-1]]})
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == "row 1 has 9 columns, but 10 are expected"
+        for bad in ("text", None, "NaN"):
+            answer = client.post("/predict", json={"rows": [good, [*good[:3], bad, *good[4:]]]})
+            assert answer.status_code == 422
+            assert answer.json()["detail"][0]["loc"] == ["body", "rows", 1, 3]
+        assert client.post("/predict", json={"rows": []}).status_code == 422

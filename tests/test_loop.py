@@ -1,8 +1,17 @@
 """The loop over epochs: when it ends, and what an interrupt makes of it."""
 
+import time
+
 import numpy as np
 import pytest
+from sklearn.base import clone
 
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    make_tabular,
+)
 from sksmooth.engine.loop import train
 from sksmooth.engine.stack import Losses
 
@@ -26,7 +35,7 @@ class Watching:
     def __init__(self, n_sets=1, failing=None, done=None):
         self.active = np.ones(n_sets, dtype=bool)
         self.failing, self.done = failing or {}, done or {}
-        self.failed, self.n_epochs = {}, 0
+        self.failed, self.n_epochs, self.best = {}, 0, None
 
     @property
     def is_over(self):
@@ -43,10 +52,21 @@ class Watching:
         return np.ones(len(self.active)), None
 
 
-def run(stacks, monitor, max_epochs, on_begin=lambda: None):
+def ignore(epoch):
+    """Do nothing."""
+
+
+def run(stacks, monitor, max_epochs, on_begin=lambda: None, max_time=None):
     epochs = []
-    interrupted = train(stacks, monitor, max_epochs, on_begin, epochs.append)
+    interrupted = train(stacks, monitor, max_epochs, on_begin, epochs.append, ignore, max_time)
     return interrupted, epochs
+
+
+@pytest.mark.parametrize(("max_time", "n_epochs"), [(1e-9, 1), (0.05, 3), (100.0, 4), (None, 4)])
+def test_no_epoch_begins_after_the_time_is_over(max_time, n_epochs):
+    interrupted, epochs = run([Counted()], Watching(), 4, lambda: time.sleep(0.02), max_time)
+    assert not interrupted
+    assert len(epochs) <= n_epochs if max_time == 0.05 else len(epochs) == n_epochs
 
 
 @pytest.mark.parametrize("max_epochs", [0, 1, 4])
@@ -91,7 +111,19 @@ def test_an_interrupt_from_whoever_is_told_ends_the_training():
     def interrupt(epoch):
         raise KeyboardInterrupt
 
-    assert train([Counted()], Watching(), 5, lambda: None, interrupt)
+    monitor = Watching()
+    assert train([Counted()], monitor, 5, lambda: None, ignore, interrupt)
+    assert monitor.n_epochs == 1
+
+
+def test_an_epoch_that_is_not_recorded_is_as_if_it_had_never_begun():
+    def record(epoch):
+        if epoch.number == 3:
+            raise KeyboardInterrupt
+
+    monitor = Watching()
+    assert train([Counted()], monitor, 5, lambda: None, record, ignore)
+    assert monitor.n_epochs == 2
 
 
 def test_other_errors_go_on():
@@ -99,4 +131,21 @@ def test_other_errors_go_on():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        train([Counted()], Watching(), 5, lambda: None, fail)
+        train([Counted()], Watching(), 5, lambda: None, ignore, fail)
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_time_that_is_over_ends_every_kind_of_fit_with_the_best_so_far(early_stopping):
+    X, y = make_tabular(200, random_state=0)
+    settings = {"early_stopping": early_stopping, "random_state": 0}
+    short, late = (
+        LabelSmoothingClassifier(**bound, **settings)
+        for bound in ({"max_epochs": 1}, {"max_time": 1e-9})
+    )
+    for make in (
+        lambda net: net,
+        lambda net: LabelSmoothingClassifierCV(net, cv=3, random_state=0),
+        lambda net: BatchedGridSearchCV(net, {"lr": [0.01, 0.1]}, cv=2),
+    ):
+        expected, found = (make(clone(net)).fit(X, y).predict_proba(X) for net in (short, late))
+        np.testing.assert_array_equal(found, expected)

@@ -26,6 +26,7 @@ from skorch.dataset import Dataset, ValidSplit
 from skorch.exceptions import SkorchAttributeError
 from skorch.helper import predefined_split
 from skorch.history import History
+from skorch.utils import noop
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -295,13 +296,55 @@ def test_saved_parameters_come_back(data, tmp_path):
 
 
 @pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
-def test_copies_predict_and_train_alike(data, make_copy):
-    net = make_net().fit(*data)
+@pytest.mark.parametrize("fit", ["warm start", "partial fit"])
+def test_copies_predict_and_train_alike(data, fit, make_copy):
+    net = make_net(warm_start=fit == "warm start").fit(*data)
+    if fit == "partial fit":
+        net.partial_fit(*data)
     twin = make_copy(net)
     np.testing.assert_array_equal(twin.predict_proba(data[0]), net.predict_proba(data[0]))
     for each in (net, twin):
         each.partial_fit(*data)
     np.testing.assert_array_equal(twin.predict_proba(data[0]), net.predict_proba(data[0]))
+
+
+def test_pickle_of_a_finished_fit_holds_little_but_parameters(data):
+    n_bytes = {}
+    for batch_size in (4, 64):
+        net = make_net(max_epochs=20, batch_size=batch_size, module__hidden_layer_sizes=(256,))
+        twin = pickle.loads(pickle.dumps(net.fit(*data)))
+        assert twin.history[:, "train_loss"] == net.history[:, "train_loss"]
+        assert len(net.history[-1, "batches"]) > len(twin.history[-1, "batches"])
+        n_bytes[batch_size] = len(pickle.dumps(net))
+        own = sum(own.numel() * own.element_size() for own in net.module_.parameters())
+        assert n_bytes[batch_size] < own + 25_000
+        assert net.optimizer_.state  # the net itself is as it was
+        twin.partial_fit(*data)
+    assert n_bytes[4] == pytest.approx(n_bytes[64], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "make_callback",
+    [
+        lambda folder: Checkpoint(monitor="train_loss_best", load_best=True, dirname=str(folder)),
+        lambda folder: EarlyStopping("valid_loss", patience=3, load_best=True, sink=noop),
+    ],
+    ids=["Checkpoint", "EarlyStopping"],
+)
+def test_best_epoch_is_that_whose_parameters_a_callback_loaded(data, make_callback, tmp_path):
+    settings = {"lr": 0.05, "early_stopping": False}
+    net = make_net(max_epochs=12, callbacks=[make_callback(tmp_path)], **settings).fit(*data)
+    stopped = make_net(max_epochs=net.best_epoch_, **settings).fit(*data)
+    assert same_parameters(net.module_, stopped.module_)
+    np.testing.assert_array_equal(net.predict_proba(data[0]), stopped.predict_proba(data[0]))
+
+
+@pytest.mark.parametrize("file", ["/dev/full", "/no/such/folder/net.pt"])
+def test_a_checkpoint_that_cannot_be_saved_is_warned_of(data, file):
+    checkpoint = Checkpoint(f_params=file, f_optimizer=None, f_criterion=None, f_history=None)
+    with pytest.warns(UserWarning, match=f"f_module='{file}' could not be saved"):
+        net = make_net(callbacks=[checkpoint]).fit(*data)
+    assert net.predict_proba(data[0]).shape == (len(data[0]), 2)
 
 
 def test_warm_start_trains_further(data):

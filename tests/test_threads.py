@@ -1,6 +1,7 @@
 """The calling thread uses the threads that pay, and nobody else is concerned."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -85,6 +86,48 @@ assert n_threads == 2
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes_answer_after_their_parent_has_used_threads(record_property):
+    code = """
+import os, torch
+from sksmooth import *
+torch.set_num_threads(2)
+torch.randn(1000, 1000) @ torch.randn(1000, 1000)
+torch.zeros(10_000_000).add_(1)
+X, y = make_tabular(1000, random_state=0)
+net = LabelSmoothingClassifier(max_epochs=2).fit(X, y)
+module = torch.nn.Sequential(
+    torch.nn.Unflatten(1, (1, 10)), torch.nn.Conv1d(1, 64, 3),
+    torch.nn.Flatten(), torch.nn.Linear(512, 3))
+other = LabelSmoothingClassifier(module, max_epochs=1).fit(X, y)
+cv = LabelSmoothingClassifierCV(net, label_smoothings=(0.1,), cv=2).fit(X, y)
+for work in (
+    lambda: LabelSmoothingClassifier(max_epochs=2).fit(X, y),
+    lambda: net.predict_proba(X),
+    lambda: net.predict_log_proba(X),
+    lambda: net.confidence(X),
+    lambda: net.partial_fit(X, y),
+    lambda: other.predict_proba(X),
+    lambda: cv.predict_proba(X[:1]),
+    lambda: cv.confidence(X),
+    lambda: LabelSmoothingClassifierCV(net, label_smoothings=(0.1,), cv=2).fit(X, y),
+    lambda: BatchedGridSearchCV(net, {'lr': [0.01, 0.1]}, cv=2).fit(X, y),
+):
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(5)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
+"""
+    record_property("injected", code.count("lambda"))
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        try:
+            assert process.wait(timeout=200) == 0
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its child, which waits forever
+            raise
 
 
 @contextmanager

@@ -48,12 +48,15 @@ def train(
     monitor: Monitor,
     max_epochs: int,
     on_epoch_begin: Callable[[], Any],
+    record: Callable[[Epoch], Any],
     on_epoch_end: Callable[[Epoch], Any],
+    max_time: float | None = None,
 ) -> bool:
-    """Train stacks until their monitor says so, or for a number of epochs.
+    """Train stacks until their monitor says so, or for a number of epochs or seconds.
 
     Whoever interrupts, as Ctrl-C does, after the first epoch ends the training: the monitor has
-    kept the best one. Before, there is nothing to keep, and the interrupt goes on.
+    kept the best one of those that were recorded. Before, there is nothing to keep, and the
+    interrupt goes on.
 
     Parameters
     ----------
@@ -65,14 +68,21 @@ def train(
         The most epochs.
     on_epoch_begin : callable
         Called before each epoch.
+    record : callable
+        Called after each with the Epoch. One that is not recorded when it is interrupted is as if
+        it had never begun.
     on_epoch_end : callable
-        Called after each with the Epoch.
+        Called with each that is recorded; it may interrupt, too.
+    max_time : float or None, default=None
+        Seconds after which no further epoch begins; None: no bound.
 
     Returns
     -------
     bool
         Whether it was interrupted.
     """
+    start = time.perf_counter()
+    recorded = monitor.n_epochs, monitor.best
     try:
         for number in range(1, max_epochs + 1):
             on_epoch_begin()
@@ -83,11 +93,16 @@ def train(
             failed = {own: what for own, what in monitor.failed.items() if active[own]}
             active[list(failed)] = False
             seconds = time.perf_counter() - begin
-            on_epoch_end(Epoch(number, losses, train_loss, scores, active, failed, seconds))
-            if monitor.is_over:
+            epoch = Epoch(number, losses, train_loss, scores, active, failed, seconds)
+            record(epoch)
+            recorded = monitor.n_epochs, monitor.best
+            on_epoch_end(epoch)
+            is_late = max_time is not None and time.perf_counter() - start >= max_time
+            if monitor.is_over or is_late:
                 break
     except KeyboardInterrupt:
-        if monitor.n_epochs == 0:
+        if recorded[0] == 0:
             raise
+        monitor.n_epochs, monitor.best = recorded
         return True
     return False

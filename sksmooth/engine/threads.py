@@ -6,14 +6,17 @@ import ctypes
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, wraps
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch.nn.parameter import is_lazy
 
 from sksmooth.modules import SimpleNet
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # What one more thread must have to do in one go to pay for being woken, in floating-point
 # operations: products of one net have to be cut in pieces, those of a stack are dealt out net by
@@ -85,14 +88,39 @@ def limit_threads(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     if controls is None:
         yield
         return
-    controls.openmp(needed)
-    before = 0 if controls.mkl is None else controls.mkl(needed)
+    before = 0
     try:
+        controls.openmp(needed)
+        before = 0 if controls.mkl is None else controls.mkl(needed)
         yield
     finally:
         controls.openmp(allowed)
         if controls.mkl is not None:
             controls.mkl(before)
+
+
+def outlives_fork(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method use one thread in a forked process, which torch's other threads are not in.
+
+    Parameters
+    ----------
+    method : callable
+        That calls torch outside of :func:`limit_threads`, too.
+
+    Returns
+    -------
+    callable
+        The same, which does not wait for threads that will never come.
+    """
+
+    @wraps(method)
+    def alone(*args: P.args, **kwargs: P.kwargs) -> R:
+        if os.getpid() == _IMPORTING_PROCESS:
+            return method(*args, **kwargs)
+        with limit_threads(None):
+            return method(*args, **kwargs)
+
+    return alone
 
 
 def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextManager:

@@ -1,0 +1,63 @@
+"""A fitted classifier as a torch module: from rows to calibrated probabilities."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sksmooth.calibration import LARGEST_NORM_RATIO, NormTemperatureScaling, TemperatureScaling
+from sksmooth.engine.targets import float_logits
+from sksmooth.modules import input_dtype
+
+
+class ProbabilityModule(nn.Module):
+    """The calibrated probabilities of the mean of some nets' logits, in float32.
+
+    Parameters
+    ----------
+    nets : sequence of LabelSmoothingClassifier
+        Fitted; their modules are copied.
+    calibrator : TemperatureScaling, NormTemperatureScaling or None
+        Fitted.
+
+    Raises
+    ------
+    TypeError
+        For another calibrator, which is no torch module.
+    """
+
+    def __init__(self, nets: Sequence[Any], calibrator: Any) -> None:
+        super().__init__()
+        if type(calibrator) not in (type(None), TemperatureScaling, NormTemperatureScaling):
+            raise TypeError(
+                f"The calibrator is a {type(calibrator).__name__}, which torch cannot run; use "
+                "calibration='temperature', 'norm_temperature' or None."
+            )
+        self.nets = nn.ModuleList(copy.deepcopy(net.module_) for net in nets)
+        self.dtype = input_dtype(nets[0].module_)
+        self.gives_probabilities = isinstance(nets[0].criterion_, nn.NLLLoss)
+        self.temperature = getattr(calibrator, "temperature_", 1.0)
+        self.power = getattr(calibrator, "power_", 0.0)
+        self.norm = getattr(calibrator, "norm_", 0.0)
+        self.requires_grad_(False).eval()
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Give the probabilities, of shape (n, n_classes), of rows of shape (n, n_features)."""
+        X = X.to(self.dtype)
+        logits = torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
+        logits = logits - logits.mean(-1, keepdim=True)
+        if self.norm:
+            ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / self.norm
+            ratio = ratio.clamp(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO)
+            logits = logits * ratio**self.power
+        return torch.softmax(logits / self.temperature, -1)
+
+    def _logits(self, output: Any) -> Tensor:
+        logits = float_logits(output)
+        if self.gives_probabilities:
+            return torch.log(logits + torch.finfo(logits.dtype).eps)
+        return logits

@@ -1,0 +1,176 @@
+"""Saves fitted classifiers in one file, and loads them without running any code from it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sksmooth._pack import LEARNED, Packing, Unpacking
+from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.classifier_cv import LabelSmoothingClassifierCV
+
+# A file begins with a line of MAGIC, the format's number, and the SHA-256 and the length of what
+# follows: numpy's archive of arrays, of which one holds the rest as JSON.
+MAGIC, FORMAT = b"sksmooth", 1
+TREE = "tree"
+
+KINDS = {kind.__name__: kind for kind in (LabelSmoothingClassifier, LabelSmoothingClassifierCV)}
+
+
+def save(estimator: Any, path: str | os.PathLike) -> None:
+    """Save a fitted classifier in one file.
+
+    The file holds numbers and text, no code: parameters, calibrator, labels, names of features,
+    history, and where training goes on (``warm_start``, ``partial_fit``) the optimizer's state. It
+    gets its name when it is whole and on the disk; whatever happens before, a file of that name
+    stays as it was.
+
+    Parameters
+    ----------
+    estimator : LabelSmoothingClassifier or LabelSmoothingClassifierCV
+        Fitted.
+    path : str or path-like
+        The file, such as "net.sksmooth".
+
+    Raises
+    ------
+    TypeError
+        For another kind of estimator, a subclass too, or a calibrator that is not sksmooth's.
+    NotFittedError
+        If it is not fitted.
+
+    See Also
+    --------
+    load : Loads it.
+
+    Notes
+    -----
+    Parameters that are code, such as a module class of one's own or callbacks, are not in the file:
+    they are given to :func:`load`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from sksmooth import LabelSmoothingClassifier, load, make_tabular, save
+    >>> X, y = make_tabular(200, random_state=0)
+    >>> net = LabelSmoothingClassifier(max_epochs=5, random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(net, f"{folder}/net.sksmooth")
+    ...     loaded = load(f"{folder}/net.sksmooth")
+    >>> bool((loaded.predict_proba(X) == net.predict_proba(X)).all())
+    True
+    """
+    if type(estimator) not in KINDS.values():
+        raise TypeError(
+            f"estimator is of {type(estimator).__name__}, but save takes {' or '.join(KINDS)} "
+            "themselves; pickle others, or save the last step of a pipeline."
+        )
+    check_is_fitted(estimator)
+    packing = Packing(KINDS)
+    tree = {
+        "sksmooth": version("sksmooth"),
+        "torch": version("torch"),
+        "estimator": packing.pack(estimator),
+    }
+    for name in packing.missing.keys() & set(LEARNED):
+        raise TypeError(
+            f"{name} is of {packing.missing[name]}, which is none of sksmooth's own kinds: it "
+            "cannot be saved without code. Pickle the estimator."
+        )
+    arrays: dict[str, Any] = {
+        TREE: np.frombuffer(json.dumps(tree).encode(), dtype=np.uint8),
+        **packing.arrays,
+    }
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    body = content.getvalue()
+    line = b"%b %d %b %d\n" % (MAGIC, FORMAT, sha256(body).hexdigest().encode(), len(body))
+    _write(Path(path), line + body)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file that has its name only when it is whole."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # the new name is on the disk with its folder
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def load(path: str | os.PathLike, **parameters: Any) -> Any:
+    """Load a classifier that :func:`save` has saved, without running any code from the file.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    **parameters
+        Parameters of the nets, instead of those in the file: ``device="cpu"``, say. Those that are
+        code must be given, ``module=MyModule``.
+
+    Returns
+    -------
+    LabelSmoothingClassifier or LabelSmoothingClassifierCV
+        As it was saved. Where the file names a CUDA device and there is none, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the file is none of sksmooth's, is damaged or cut off, or of a newer format.
+    TypeError
+        If parameters are missing, or unknown.
+
+    Examples
+    --------
+    See :func:`save`.
+    """
+    body = _read(Path(path))
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    tree = json.loads(arrays.pop(TREE).tobytes())
+    unpacking = Unpacking(arrays, parameters, KINDS)
+    estimator = unpacking.unpack(tree["estimator"])
+    unused = parameters.keys() - unpacking.used
+    if unused:
+        raise TypeError(f"load has no parameter {sorted(unused)[0]!r}, nor has what is in {path}.")
+    return estimator
+
+
+def _read(path: Path) -> bytes:
+    """Read a file's content, which is what was written."""
+    line, _, body = path.read_bytes().partition(b"\n")
+    words = line.split(b" ")
+    if words[0] != MAGIC or len(words) < 2 or not words[1].isdigit():
+        raise ValueError(f"{path} is no file that sksmooth.save has written.")
+    if int(words[1]) > FORMAT:
+        raise ValueError(
+            f"{path} is of format {int(words[1])}, but sksmooth {version('sksmooth')} reads "
+            f"formats up to {FORMAT}; a newer sksmooth reads it."
+        )
+    if len(words) != 4 or not words[3].isdigit():
+        raise ValueError(f"{path} is damaged: its first line is {line[:200]!r}.")
+    if len(body) < int(words[3]):
+        raise ValueError(f"{path} is cut off: {len(body)} of {int(words[3])} bytes are there.")
+    if len(body) > int(words[3]) or sha256(body).hexdigest().encode() != words[2]:
+        raise ValueError(f"{path} is damaged: its checksum is not that of its content.")
+    return body

@@ -1,0 +1,145 @@
+"""Ctrl-C at any line leaves an estimator as it was, or fitted; and everything else as it was.
+
+Some lines drawn at random; ``pytest --every-line tests/test_interrupts.py`` tries them all.
+"""
+
+import ast
+import copy
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sksmooth
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    make_tabular,
+)
+
+ROOT = Path(sksmooth.__file__).parent
+X, Y = make_tabular(90, random_state=0)
+N_LINES = 12
+
+
+def spared_lines(path):
+    """Give the lines of a file at which Python lets no signal in before a context is left.
+
+    Tracing does: at the end of a ``with``, and at the beginning of a ``finally``.
+    """
+    lines = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.With):
+            lines |= {node.lineno, *(item.context_expr.lineno for item in node.items)}
+        elif isinstance(node, ast.Try):
+            lines |= {own.lineno for own in node.finalbody[:1]}
+    return lines
+
+
+SPARED = {str(path): spared_lines(path) for path in ROOT.rglob("*.py")}
+
+
+class Interrupting:
+    """Note our lines as they are run for the first time; raise KeyboardInterrupt at one of them."""
+
+    def __init__(self, at=None):
+        self.at = at
+        self.lines = {}
+
+    def __enter__(self):
+        sys.settrace(self._trace_calls)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def _trace_calls(self, frame, event, arg):
+        return self._trace_lines if frame.f_code.co_filename in SPARED else None
+
+    def _trace_lines(self, frame, event, arg):
+        path, number = frame.f_code.co_filename, frame.f_lineno
+        if event == "line" and number not in SPARED[path]:
+            self.lines[path, number] = None
+            if (path, number) == self.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self._trace_lines
+
+
+def net(**parameters):
+    small = {"module__hidden_layer_sizes": (4,), "max_epochs": 3, "lr": 0.02, "train_split": 0.3}
+    return LabelSmoothingClassifier(**{**small, "random_state": 0, **parameters})
+
+
+def cv():
+    return LabelSmoothingClassifierCV(net(), cv=2, label_smoothings=(0.0, 0.1), random_state=0)
+
+
+def fit(estimator):
+    return estimator.fit(X, Y)
+
+
+OPERATIONS = {
+    "fit": (net, fit),
+    "partial_fit": (lambda: fit(net()), lambda own: own.partial_fit(X, Y)),
+    "warm start": (lambda: fit(net(warm_start=True)), fit),
+    "CV": (cv, fit),
+    "search": (lambda: BatchedGridSearchCV(net(), {"lr": [0.1, 0.01]}, cv=2), fit),
+    "predict": (lambda: fit(net()), lambda own: own.predict_proba(X)),
+    "predict by CV": (lambda: fit(cv()), lambda own: own.predict_proba(X)),
+}
+
+
+def around():
+    """Give the settings of torch that nobody may change for anyone else."""
+    return (
+        torch.get_rng_state().tolist(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+    )
+
+
+def is_fitted(estimator):
+    return hasattr(estimator, "classes_")
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_interrupt_at_any_line_leaves_all_as_it_was_or_fitted(name, request, record_property):
+    make, act = OPERATIONS[name]
+    estimator = make()
+    with Interrupting() as noting:
+        act(estimator)
+    finished = estimator.predict_proba(X)
+    lines = list(noting.lines)
+    if not request.config.getoption("--every-line"):
+        lines = random.Random(0).sample(lines, N_LINES)
+    record_property("injected", len(lines))
+    given = make()
+    for line in lines:
+        estimator, before = copy.deepcopy(given), around()
+        is_interrupted = False
+        try:
+            with Interrupting(line):
+                act(estimator)
+        except KeyboardInterrupt:
+            is_interrupted = True
+        assert around() == before, line
+        if is_interrupted and not is_fitted(given) and is_fitted(estimator):
+            np.testing.assert_array_equal(estimator.predict_proba(X), finished)  # at its last line
+        elif is_interrupted and is_fitted(given):
+            proba = estimator.predict_proba(X)
+            unchanged = given.predict_proba(X)
+            assert np.array_equal(proba, unchanged) or np.array_equal(proba, finished), line
+        elif not is_interrupted:
+            assert np.isfinite(estimator.predict_proba(X)).all(), line
+        if is_fitted(estimator) and hasattr(estimator, "history"):
+            assert estimator.best_epoch_ <= len(estimator.history), line
+            assert all("refined_loss" in epoch for epoch in estimator.history), line
+        if act is fit and name != "warm start":
+            np.testing.assert_array_equal(estimator.fit(X, Y).predict_proba(X), finished, str(line))

@@ -1,0 +1,66 @@
+"""A classifier as a torch module gives the classifier's probabilities."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, make_tabular
+
+X, Y = make_tabular(200, random_state=0)
+
+
+@pytest.mark.parametrize("calibration", ["norm_temperature", "temperature", None])
+@pytest.mark.parametrize("kind", ["net", "CV", "one of CV"])
+def test_gives_the_probabilities_of_the_classifier(kind, calibration):
+    net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0, calibration=calibration)
+    ensemble = LabelSmoothingClassifierCV(net, cv=3, ensemble=kind == "CV", random_state=0)
+    estimator = (net if kind == "net" else ensemble).fit(X, Y)
+    module = estimator.as_module()
+    for rows in (X, X[:1], 100 * X):
+        found = module(torch.from_numpy(rows))
+        assert found.dtype == torch.float32
+        np.testing.assert_allclose(found, estimator.predict_proba(rows), atol=2e-6)
+    exported = torch.export.export(
+        module, (torch.zeros(4, X.shape[1]),), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+    some = torch.from_numpy(X[:7]).float()
+    np.testing.assert_allclose(exported.module()(some), module(some), atol=1e-6)
+
+
+def test_a_module_with_batch_norm_and_probabilities_for_an_output():
+    layers = (torch.nn.Linear(10, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3))
+    net = LabelSmoothingClassifier(
+        torch.nn.Sequential(*layers, torch.nn.Softmax(-1)),
+        criterion=torch.nn.NLLLoss,
+        label_smoothing=0,
+        max_epochs=5,
+        lr=0.02,
+        random_state=0,
+    ).fit(X, Y)
+    found = net.as_module()(torch.from_numpy(X))
+    np.testing.assert_allclose(found, net.predict_proba(X), atol=2e-6)
+
+
+def test_is_a_copy():
+    net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0).fit(X, Y)
+    module = net.as_module()
+    before = module(torch.from_numpy(X))
+    net.partial_fit(X, Y)
+    assert torch.equal(module(torch.from_numpy(X)), before)
+    assert all(own.requires_grad for own in net.module_.parameters())
+
+
+def test_refuses_what_torch_cannot_run():
+    class Calibrator:
+        def fit(self, logits, y):
+            return self
+
+        def predict_proba(self, logits):
+            return np.full(logits.shape, 1 / logits.shape[1])
+
+    net = LabelSmoothingClassifier(max_epochs=2, calibration=Calibrator()).fit(X, Y)
+    with pytest.raises(TypeError, match="calibrator is a Calibrator"):
+        net.as_module()
+    with pytest.raises(NotFittedError):
+        LabelSmoothingClassifierCV().as_module()

@@ -1,0 +1,224 @@
+"""What is saved is loaded as it was, or refused by what is wrong with it; nothing else runs."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from skorch.callbacks import EpochScoring
+
+from sksmooth import (
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    SimpleNet,
+    load,
+    make_tabular,
+    save,
+)
+from sksmooth.encoding import PiecewiseLinear
+
+X, Y = make_tabular(150, random_state=0)
+
+
+def make(**parameters):
+    return LabelSmoothingClassifier(
+        **{"max_epochs": 4, "lr": 0.02, "random_state": 0, "module__hidden_layer_sizes": (8,)}
+        | parameters
+    )
+
+
+class Mine(torch.nn.Module):
+    def __init__(self, n_features, n_classes, width=5):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(n_features, width),
+            torch.nn.BatchNorm1d(width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(width, n_classes),
+        )
+
+    def forward(self, X):
+        return self.layers(X)
+
+
+def make_cv(estimator=None, **parameters):
+    return LabelSmoothingClassifierCV(
+        make() if estimator is None else estimator, cv=3, random_state=0, **parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "given"),
+    [
+        (make(), {}),
+        (make(calibration="temperature", smoothing="prior", class_weight={"a": 2.0}), {}),
+        (make(calibration=None, train_split=None, optimizer=torch.optim.SGD), {}),
+        (make(smoothing=np.full((3, 3), 1 / 3), module__activation="tanh", verbose=0), {}),
+        (make(random_state=np.random.RandomState(3), device=torch.device("cpu")), {}),
+        (LabelSmoothingClassifier(Mine, module__width=7, max_epochs=9, lr=0.02), {"module": Mine}),
+        (make(module__encoding="periodic"), {}),
+        (make(module__encoding=PiecewiseLinear(n_knots=4)), {}),
+        (make_cv(LabelSmoothingClassifier(max_epochs=3), encodings=[None, "periodic"]), {}),
+        (make(callbacks=[EpochScoring("accuracy")]), {"callbacks": None}),
+        (make_cv(), {}),
+        (make_cv(ensemble=False, label_smoothings=[0.1]), {}),
+        (make_cv(LabelSmoothingClassifier(Mine, max_epochs=2)), {"module": Mine}),
+        (LabelSmoothingClassifierCV(cv=3, random_state=1), {}),
+    ],
+)
+def test_what_is_loaded_is_what_was_saved(estimator, given, tmp_path):
+    import pandas as pd
+
+    rows = pd.DataFrame(X, columns=[f"column {i}" for i in range(X.shape[1])])
+    estimator.fit(rows, np.array(["a", "b", "c"], dtype=object)[Y])
+    save(estimator, tmp_path / "net")
+    loaded = load(tmp_path / "net", **given)
+    for method in ("predict", "predict_proba", "predict_log_proba", "confidence"):
+        expected = getattr(estimator, method)(rows)
+        np.testing.assert_array_equal(getattr(loaded, method)(rows), expected)
+    assert repr(loaded.best_epoch_) == repr(estimator.best_epoch_)
+    assert loaded.history[:, "train_loss"] == estimator.history[:, "train_loss"]
+    np.testing.assert_array_equal(loaded.feature_names_in_, estimator.feature_names_in_)
+    assert loaded.classes_.dtype == estimator.classes_.dtype
+    with pytest.raises(ValueError, match="feature names"):
+        loaded.predict(rows.rename(columns={"column 0": "other"}))
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_training_goes_on_as_if_it_had_not_been_saved(tmp_path):
+    net = make().fit(X, Y).partial_fit(X, Y)
+    save(net, tmp_path / "net")
+    loaded = load(tmp_path / "net")
+    for own in (net, loaded):
+        own.partial_fit(X, Y, epochs=3)
+    np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
+    again = make().fit(X, Y)
+    np.testing.assert_array_equal(
+        load(tmp_path / "net").fit(X, Y).predict_proba(X), again.predict_proba(X)
+    )
+
+
+def test_loading_draws_from_nobodys_generator(tmp_path):
+    save(make(random_state=None).fit(X, Y), tmp_path / "net")
+    generator = np.random.mtrand._rand
+    states = generator.get_state()[1].copy(), torch.get_rng_state()
+    load(tmp_path / "net")
+    np.testing.assert_array_equal(generator.get_state()[1], states[0])
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_every_damage_is_refused(tmp_path, record_property):
+    path = tmp_path / "net"
+    save(make(module__hidden_layer_sizes=(2,), calibration=None).fit(X, Y), path)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    places = np.concatenate([np.arange(120), generator.integers(len(whole), size=200)])
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << generator.integers(8)
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"is damaged|cut off|is no file|of format"):
+            load(path)
+    lengths = (0, 1, 30, len(whole) // 2, len(whole) - 1)
+    record_property("injected", len(places) + len(lengths))
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"is damaged|cut off|is no file"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps([1]), "is no file that sksmooth.save has written"),
+        (b"", "is no file that sksmooth.save has written"),
+        (b"sksmooth 7 abc 3\nabc", "is of format 7, but sksmooth .* reads formats up to 1"),
+        (b"sksmooth 1\nabc", "is damaged: its first line"),
+        (b"sksmooth 1 abc 30\nabc", "is cut off: 3 of 30 bytes"),
+    ],
+)
+def test_other_files_are_refused(content, message, tmp_path):
+    (tmp_path / "net").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "net")
+
+
+def test_what_the_file_cannot_hold_must_be_given(tmp_path):
+    net = LabelSmoothingClassifier(Mine, max_epochs=2, calibration=None, random_state=0)
+    save(net.fit(X, Y), tmp_path / "net")
+    with pytest.raises(
+        TypeError, match=r"module of LabelSmoothingClassifier was Mine.*module=\.\.\."
+    ):
+        load(tmp_path / "net")
+    with pytest.raises(ValueError, match="does not fit module"):
+        load(tmp_path / "net", module=SimpleNet)
+    with pytest.raises(TypeError, match="load has no parameter 'modul'"):
+        load(tmp_path / "net", module=Mine, modul=Mine)
+
+
+def test_what_cannot_be_saved_is_refused(tmp_path):
+    class Own(LabelSmoothingClassifier):
+        pass
+
+    class Calibrator:
+        def fit(self, logits, y):
+            return self
+
+        def predict_proba(self, logits):
+            return np.full(logits.shape, 1 / logits.shape[1])
+
+    with pytest.raises(TypeError, match="of Own, but save takes"):
+        save(Own(max_epochs=1).fit(X, Y), tmp_path / "net")
+    with pytest.raises(TypeError, match="calibrator_ is of Calibrator, which is none"):
+        save(make(calibration=Calibrator()).fit(X, Y), tmp_path / "net")
+    with pytest.raises(ValueError, match=r"not fitted|not initialized"):
+        save(make(), tmp_path / "net")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_stays_whole_when_its_successor_cannot_be_written(tmp_path, monkeypatch):
+    save(make().fit(X, Y), tmp_path / "net")
+    before = (tmp_path / "net").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(make(lr=0.5).fit(X, Y), tmp_path / "net")
+    assert (tmp_path / "net").read_bytes() == before
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path):
+    code = """
+import sys
+from sksmooth import *
+X, y = make_tabular(150, random_state=0)
+nets = [LabelSmoothingClassifier(max_epochs=1, random_state=i).fit(X, y) for i in range(2)]
+save(nets[0], sys.argv[1])
+print("ready", flush=True)
+while True:
+    for net in nets:
+        save(net, sys.argv[1])
+"""
+    path = tmp_path / "net"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            process.stdout.readline()
+            for _ in range(20):
+                assert load(path).predict_proba(X).shape == (len(X), 3)
+        finally:
+            process.kill()
+    assert load(path).predict_proba(X).shape == (len(X), 3)
+
+
+def test_all_that_was_learned_is_in_the_file(tmp_path):
+    for estimator in (make(class_weight="balanced"), make_cv()):
+        save(estimator.fit(X, Y), tmp_path / "net")
+        assert set(vars(load(tmp_path / "net"))) == set(vars(estimator))
