@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 from skorch import NeuralNetClassifier
 
+from sksmooth._private import InvalidParameterError, validate_parameter_constraints
 from sksmooth.smoothing import check_label_smoothing
 
 if TYPE_CHECKING:
@@ -136,10 +136,10 @@ class NamedParams(NeuralNetClassifier):
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
 
-    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+    def _get_params_html(self, deep: bool = True, *doc_link: str, **options: Any) -> Any:
         # Deep parameters are those of skorch's default callbacks, which would all be shown as if
         # the user had set them; those that are set are the estimator's own.
-        return super()._get_params_html(deep=False, doc_link=doc_link)
+        return super()._get_params_html(False, *doc_link, **options)
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         table = super()._get_fitted_attr_html(doc_link)

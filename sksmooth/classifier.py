@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
@@ -31,6 +30,7 @@ from sksmooth._predict import (
     mend_overflow,
     warn_of_probabilities,
 )
+from sksmooth._private import HasMethods, Interval, Options, StrOptions
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
 from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling, softmax_in_place
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH

@@ -17,14 +17,12 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold, check_cv
 from sklearn.utils import check_random_state, get_tags, metadata_routing
-from sklearn.utils._param_validation import Interval, StrOptions, validate_parameter_constraints
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
 from skorch.utils import to_numpy
 
@@ -39,6 +37,7 @@ from sksmooth._predict import (
     mend_overflow,
     warn_of_probabilities,
 )
+from sksmooth._private import Interval, StrOptions, routing_enabled, validate_parameter_constraints
 from sksmooth._rows import (
     Table,
     as_array,
@@ -391,7 +390,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             stratified = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
             return stratified.split(codes, codes)
         params = {} if groups is None else {"groups": groups}
-        if _routing_enabled():
+        if routing_enabled():
             params = process_routing(self, "fit", **params)["splitter"]["split"]
         return check_cv(self.cv, y, classifier=True).split(X, y, **params)
 
@@ -513,13 +512,13 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         if stacks is None:
             rows = check_new_rows(self, X)
             return np.stack([net.logits_of(rows) for net in self.estimators_])
-        rows = fill_up(check_new_rows(self, X).flatten(1))
+        rows = check_new_rows(self, X).flatten(1)
         at_once = max(1, PREDICTION_ROWS // len(self.estimators_))
         outputs = [
             torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])
-            for chunk in rows.split(at_once)
+            for chunk in fill_up(rows).split(at_once)
         ]
-        logits = to_numpy(torch.cat(outputs, 1)[:, : _num_samples(X)]).astype(np.float64)
+        logits = to_numpy(torch.cat(outputs, 1)[:, : len(rows)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
     def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:

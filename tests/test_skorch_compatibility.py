@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from helpers import needs_sklearn
 from sklearn.datasets import make_classification
 from sklearn.model_selection import GroupKFold
 from skorch import NeuralNetClassifier
@@ -506,6 +507,7 @@ def test_fit_parameters_reach_the_module_and_the_split(data, method):
     assert set(Scaled.got) == {3}
 
 
+@needs_sklearn("1.8", "routing of what no signature names")
 @pytest.mark.usefixtures("routing")
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_routed_parameters_reach_the_module_but_not_the_split(data, method):

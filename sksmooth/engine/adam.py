@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from sksmooth._private import fused_adam, fused_adamw, gather_adam_state, has_step_hooks
 
 # They treat every number by itself and need no closure.
 ELEMENTWISE_OPTIMIZERS = (
@@ -38,14 +39,14 @@ class FusedAdam:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (self.group,) = optimizer.param_groups
-        gathered: Any = ([], [], [], [], [], [])  # parameters, gradients, their moments, steps
-        optimizer._init_group(self.group, *gathered)  # type: ignore[attr-defined]
-        *self.tensors, self.steps = gathered
+        *self.tensors, self.steps = gather_adam_state(optimizer)
         # One count for all parameters, since counting costs more than the update itself.
         self.count = self.steps[0].clone()
         self.counts = [self.count] * len(self.steps)
-        is_decoupled = self.group["decoupled_weight_decay"]
-        self.update: Any = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
+        # torch 2.6 has no such setting: what is decoupled there is AdamW.
+        is_adamw = isinstance(optimizer, torch.optim.AdamW)
+        is_decoupled = self.group.get("decoupled_weight_decay", is_adamw)
+        self.update: Any = fused_adamw if is_decoupled else fused_adam
 
     @staticmethod
     def serves(optimizer: Any) -> bool:
@@ -178,24 +179,3 @@ def misfit(optimizer: Any) -> str | None:
                     f"{name} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
                 )
     return None
-
-
-def has_step_hooks(optimizer: Any) -> bool:
-    """Tell whether an optimizer's step, or every optimizer's, calls anything else.
-
-    Parameters
-    ----------
-    optimizer : torch optimizer
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether there are hooks.
-    """
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-    )
