@@ -46,4 +46,4 @@ __all__ = [
     "smooth_labels",
     "smoothing_matrix",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
