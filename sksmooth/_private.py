@@ -44,7 +44,6 @@ __all__ = [
     "copy_all",
     "fused_adam",
     "fused_adamw",
-    "gather_adam_state",
     "has_hooks",
     "has_step_hooks",
     "index_method_params",
@@ -58,24 +57,6 @@ __all__ = [
 fused_adam: Any = torch._fused_adam_
 fused_adamw: Any = torch._fused_adamw_
 copy_all: Any = torch._foreach_copy_  # tensors into tensors, in one call
-
-
-def gather_adam_state(optimizer: Any) -> tuple[list, list, list, list, list, list]:
-    """Make what Adam keeps for its one group of parameters, if need be, and give it.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Adam or torch.optim.AdamW
-        With gradients.
-
-    Returns
-    -------
-    tuple of six lists of tensors
-        Parameters, gradients, means, mean squares, largest mean squares (with amsgrad), steps.
-    """
-    gathered: tuple[list, list, list, list, list, list] = ([], [], [], [], [], [])
-    optimizer._init_group(optimizer.param_groups[0], *gathered)
-    return gathered
 
 
 def has_step_hooks(optimizer: Any) -> bool:

@@ -11,7 +11,7 @@ from torch.optim.optimizer import (
 )
 
 import sksmooth
-from sksmooth._private import gather_adam_state, has_step_hooks
+from sksmooth._private import has_step_hooks
 
 PACKAGE = Path(sksmooth.__file__).parent
 OTHER_ROOMS = [path for path in PACKAGE.rglob("*.py") if path.name != "_private.py"]
@@ -30,22 +30,6 @@ def test_no_other_room_imports_a_private_name_of_a_library(path):
         if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch."):
             modules = [ast.unparse(node)]
         assert not any(map(is_private, modules)), ast.unparse(node)
-
-
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_the_state_of_adam_is_that_which_it_steps_by(kind):
-    parameter = torch.nn.Parameter(torch.ones(3))
-    parameter.grad = torch.full((3,), 2.0)
-    optimizer = kind([parameter], fused=True)
-    parameters, gradients, means, squares, largest, steps = gather_adam_state(optimizer)
-    assert parameters[0] is parameter
-    assert gradients[0] is parameter.grad
-    assert largest == []
-    optimizer.step()
-    assert means[0] is optimizer.state[parameter]["exp_avg"]
-    torch.testing.assert_close(means[0], torch.full((3,), 0.2))
-    assert squares[0] is optimizer.state[parameter]["exp_avg_sq"]
-    assert float(steps[0]) == 1
 
 
 def test_hooks_of_a_step_are_seen_wherever_they_are_set():

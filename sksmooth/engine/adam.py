@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sksmooth._private import fused_adam, fused_adamw, gather_adam_state, has_step_hooks
+from sksmooth._private import fused_adam, fused_adamw, has_step_hooks
 
 # They treat every number by itself and need no closure.
 ELEMENTWISE_OPTIMIZERS = (
@@ -39,7 +39,7 @@ class FusedAdam:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (self.group,) = optimizer.param_groups
-        *self.tensors, self.steps = gather_adam_state(optimizer)
+        *self.tensors, self.steps = gather_state(optimizer)
         # One count for all parameters, since counting costs more than the update itself.
         self.count = self.steps[0].clone()
         self.counts = [self.count] * len(self.steps)
@@ -125,6 +125,39 @@ class Updates:
         """Leave the optimizer as if it had taken the steps itself."""
         if self.adam is not None:
             self.adam.finish()
+
+
+def gather_state(optimizer: torch.optim.Optimizer) -> tuple[list[torch.Tensor], ...]:
+    """Give what Adam keeps for its one group of parameters; make it before the first step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+        Fused, with gradients.
+
+    Returns
+    -------
+    tuple of six lists of tensors
+        Parameters, gradients, means, mean squares, largest mean squares (with amsgrad), steps.
+    """
+    (group,) = optimizer.param_groups
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    largest = ("max_exp_avg_sq",) if group["amsgrad"] else ()
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for name in ("exp_avg", "exp_avg_sq", *largest):
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    kept = [optimizer.state[parameter] for parameter in parameters]
+    return (
+        parameters,
+        [parameter.grad for parameter in parameters],
+        [state["exp_avg"] for state in kept],
+        [state["exp_avg_sq"] for state in kept],
+        [state[name] for name in largest for state in kept],
+        [state["step"] for state in kept],
+    )
 
 
 def restacked(
