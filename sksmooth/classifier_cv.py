@@ -173,7 +173,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         The labels, in the order of the columns of ``predict_proba``.
     n_features_in_ : int
         Number of features seen by ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where X had names that are all strings.
 
     See Also
