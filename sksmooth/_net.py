@@ -47,7 +47,7 @@ from sksmooth.losses import mean_loss
 from sksmooth.modules import SimpleNet, input_dtype
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class SmoothedNet(NamedParams):

@@ -16,7 +16,7 @@ from sksmooth._private import InvalidParameterError, validate_parameter_constrai
 from sksmooth.smoothing import check_label_smoothing
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 # What other libraries call a parameter of ours.
 SYNONYMS = {
