@@ -5,6 +5,7 @@ from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 from sksmooth.datasets import load_fashion_mnist, make_tabular
+from sksmooth.encoding import Periodic, PiecewiseLinear
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.metrics import (
     area_under_risk_coverage,
@@ -30,6 +31,8 @@ __all__ = [
     "LabelSmoothingClassifierCV",
     "LabelSmoothingLoss",
     "NormTemperatureScaling",
+    "Periodic",
+    "PiecewiseLinear",
     "ReliabilityDisplay",
     "RiskCoverageDisplay",
     "SelectiveConfusionMatrixDisplay",
@@ -49,4 +52,4 @@ __all__ = [
     "smooth_labels",
     "smoothing_matrix",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from difflib import get_close_matches
 from numbers import Integral, Real
 from types import FrameType
@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import InvalidParameterError, validate_parameter_constraints
 
 _FLOATS = [np.float64, np.float32, np.float16]
 
@@ -71,39 +70,6 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and str(frame.f_globals.get("__name__")).startswith(_LIBRARIES):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(message, category, stacklevel=depth + 1)
-
-
-def check_parameters(
-    constraints: Mapping[str, Sequence[Any]], params: Mapping[str, Any], owner: str
-) -> None:
-    """Refuse parameters of an estimator, as scikit-learn does; for numbers, True and False, too.
-
-    Parameters
-    ----------
-    constraints : dict of str to list
-        What each may be, in scikit-learn's words.
-    params : dict of str to object
-        The parameters.
-    owner : str
-        The name of the estimator's class.
-
-    Raises
-    ------
-    InvalidParameterError
-        That names the parameter and its value.
-
-    Examples
-    --------
-    >>> check_parameters({"warm": ["boolean"]}, {"warm": True}, "Net")
-    >>> check_parameters({"size": ["random_state"]}, {"size": True}, "Net")
-    Traceback (most recent call last):
-    sklearn.utils._param_validation.InvalidParameterError: size=True of Net must not be a bool.
-    """
-    for name, allowed in constraints.items():
-        is_bool = isinstance(params.get(name), bool)
-        if is_bool and "boolean" not in allowed and "verbose" not in allowed:
-            raise InvalidParameterError(f"{name}={params[name]} of {owner} must not be a bool.")
-    validate_parameter_constraints(constraints, params, owner)
 
 
 def check_choice(parameter: str, value: Any, choices: Collection[Any]) -> Any:

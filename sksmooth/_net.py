@@ -13,7 +13,7 @@ import skorch.dataset
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
-from sklearn.utils.metadata_routing import _routing_enabled, process_routing
+from sklearn.utils.metadata_routing import process_routing
 from skorch.callbacks import Callback, EpochTimer
 from skorch.dataset import get_len
 from skorch.history import History
@@ -32,6 +32,7 @@ from sksmooth._checks import nearest
 from sksmooth._load import StoredNet
 from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
+from sksmooth._private import routing_enabled
 from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training
 from sksmooth.engine.loop import train
@@ -46,7 +47,7 @@ from sksmooth.losses import mean_loss
 from sksmooth.modules import SimpleNet, input_dtype, suited
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class SmoothedNet(StoredNet):
@@ -157,7 +158,7 @@ class SmoothedNet(StoredNet):
 
     def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
         """Choose those of `method`'s parameters that `train_split` is to get."""
-        if not _routing_enabled():
+        if not routing_enabled():
             return fit_params
         routed = process_routing(self, method, **fit_params)
         return routed.get("splitter", {"split": {}})["split"]
@@ -429,7 +430,7 @@ class SmoothedNet(StoredNet):
             That says where the first of them belongs.
         """
         module = getattr(self, "module_", None)
-        if not fit_params or module is None or callable(self.train_split) or _routing_enabled():
+        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
             return
         taken = signature(module.forward).parameters
         if any(own.kind is own.VAR_KEYWORD for own in taken.values()):

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import (
+from skorch import NeuralNetClassifier
+
+from sksmooth._private import (
     HasMethods,
     Interval,
     InvalidParameterError,
     Options,
     StrOptions,
+    validate_parameter_constraints,
 )
-from skorch import NeuralNetClassifier
-
-from sksmooth._checks import check_parameters
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.smoothing import check_label_smoothing
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 # What other libraries call a parameter of ours.
 SYNONYMS = {
@@ -66,6 +66,39 @@ BOOKKEEPING = {
     "prefixes_",
     "virtual_params_",
 }
+
+
+def check_parameters(
+    constraints: Mapping[str, Sequence[Any]], params: Mapping[str, Any], owner: str
+) -> None:
+    """Refuse parameters of an estimator, as scikit-learn does; for numbers, True and False, too.
+
+    Parameters
+    ----------
+    constraints : dict of str to list
+        What each may be, in scikit-learn's words.
+    params : dict of str to object
+        The parameters.
+    owner : str
+        The name of the estimator's class.
+
+    Raises
+    ------
+    InvalidParameterError
+        That names the parameter and its value.
+
+    Examples
+    --------
+    >>> check_parameters({"warm": ["boolean"]}, {"warm": True}, "Net")
+    >>> check_parameters({"size": ["random_state"]}, {"size": True}, "Net")
+    Traceback (most recent call last):
+    sklearn.utils._param_validation.InvalidParameterError: size=True of Net must not be a bool.
+    """
+    for name, allowed in constraints.items():
+        is_bool = isinstance(params.get(name), bool)
+        if is_bool and "boolean" not in allowed and "verbose" not in allowed:
+            raise InvalidParameterError(f"{name}={params[name]} of {owner} must not be a bool.")
+    validate_parameter_constraints(constraints, params, owner)
 
 
 class NamedParams(NeuralNetClassifier):
@@ -176,10 +209,10 @@ class NamedParams(NeuralNetClassifier):
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
 
-    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+    def _get_params_html(self, deep: bool = True, *doc_link: str, **options: Any) -> Any:
         # Deep parameters are those of skorch's default callbacks, which would all be shown as if
         # the user had set them; those that are set are the estimator's own.
-        return super()._get_params_html(deep=False, doc_link=doc_link)
+        return super()._get_params_html(False, *doc_link, **options)
 
     def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
         table = super()._get_fitted_attr_html(doc_link)

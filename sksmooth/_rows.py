@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 from skorch.dataset import unpack_data
 from skorch.helper import SliceDataset
 from skorch.utils import is_dataset, to_numpy
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 
 from sksmooth._batches import EncodedDataset, TensorRows, read_labels
 from sksmooth._checks import warn_user
+from sksmooth._private import check_sample_weight
 from sksmooth.encoding import Encoding, check_encoding
 
 # How scikit-learn is to check X.
@@ -160,7 +160,7 @@ def check_rows(
         check_classification_targets(y)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     all_codes = codes = encode(y, labels)
-    weight, class_weight = _weigh_rows(estimator, X, y, codes, sample_weight, labels)
+    weight, class_weight = _weigh_rows(estimator, X, codes, sample_weight, labels)
     kept = None
     if weight is not None and not weight.all():
         kept = np.flatnonzero(weight)
@@ -421,7 +421,6 @@ def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
 def _weigh_rows(
     estimator: Any,
     X: NDArray,
-    y: NDArray,
     codes: NDArray,
     sample_weight: Any,
     classes: NDArray,
@@ -429,14 +428,14 @@ def _weigh_rows(
     """Multiply `sample_weight` by the rows' class weights; give both, None where all are alike."""
     if sample_weight is None and estimator.class_weight is None:
         return None, None
-    weight = _check_sample_weight(
+    weight = check_sample_weight(
         as_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
     )
     if not weight.any():
         raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
     class_weight = None
     if estimator.class_weight is not None:
-        class_weight = _class_weights(estimator.class_weight, y, weight, classes)
+        class_weight = _class_weights(estimator.class_weight, codes, weight, classes)
         weight = weight * class_weight[codes]
     largest = weight.max()
     weight = weight * (np.clip(largest, *FLOAT32_WEIGHTS) / largest)
@@ -444,7 +443,7 @@ def _weigh_rows(
 
 
 def _class_weights(
-    class_weight: Any, y: NDArray, sample_weight: NDArray, classes: NDArray
+    class_weight: Any, codes: NDArray, sample_weight: NDArray, classes: NDArray
 ) -> NDArray[np.float64]:
     if isinstance(class_weight, dict):
         unknown = [label for label in class_weight if label not in classes.tolist()]
@@ -458,14 +457,11 @@ def _class_weights(
             raise ValueError(
                 f"class_weight={class_weight!r} must hold finite, non-negative weights."
             )
-    present = np.isin(classes, y[sample_weight > 0])
+        return np.array([class_weight.get(label, 1.0) for label in classes.tolist()])
+    of_class = np.bincount(codes, sample_weight, minlength=len(classes))
+    is_present = of_class > 0
     weights = np.ones(len(classes))
-    weights[present] = compute_class_weight(
-        class_weight,
-        classes=classes[present],
-        y=y[sample_weight > 0],
-        sample_weight=sample_weight[sample_weight > 0],
-    )
+    weights[is_present] = of_class.sum() / (is_present.sum() * of_class[is_present])
     return weights
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from skorch.callbacks import Checkpoint, EarlyStopping, PassthroughScoring, PrintLog
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from torch.utils.data import Dataset
 
 from sksmooth._batches import TensorBatches
@@ -233,10 +233,13 @@ def _refuse_no_batches(batches: Any) -> None:
         )
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def _part_from_single_rows(net: Any, batches: Any) -> None:
     """Let no batch have one row only, if the module has a BatchNorm, which cannot train on that."""
     modules = [part for name in net._modules for part in getattr(net, f"{name}_").modules()]
-    if not any(isinstance(part, _BatchNorm) for part in modules):
+    if not any(isinstance(part, _BATCH_NORMS) for part in modules):
         return
     if isinstance(batches, TensorBatches):
         batches.merges_single = True

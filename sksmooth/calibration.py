@@ -17,10 +17,10 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
-from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import check_class_indices, warn_user, without_tensor
+from sksmooth._private import Interval, check_sample_weight
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
 from sksmooth.engine.threads import limit_threads
 
@@ -119,7 +119,7 @@ class TemperatureScaling(BaseEstimator):
         logits = check_logits(logits)
         y = check_class_indices("y", column_or_1d(without_tensor(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
-        weight = _check_sample_weight(
+        weight = check_sample_weight(
             without_tensor(sample_weight), logits, dtype=np.float64, ensure_non_negative=True
         )
         if not weight.any():

@@ -156,7 +156,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         The weights that `class_weight` gave the classes.
     n_features_in_ : int
         Number of features seen by ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where X had names that are all strings.
     module_, criterion_, optimizer_, callbacks_ : objects
         skorch's parts.

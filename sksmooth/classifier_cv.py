@@ -17,11 +17,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state, get_tags, metadata_routing
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
     MethodMapping,
-    _routing_enabled,
     process_routing,
 )
 from sklearn.utils.validation import check_is_fitted
@@ -29,9 +27,10 @@ from skorch.history import History
 from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
-from sksmooth._checks import check_parameters, nearest
+from sksmooth._checks import nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
+from sksmooth._params import check_parameters
 from sksmooth._predict import (
     PREDICTION_ROWS,
     PredictsByProbability,
@@ -39,6 +38,7 @@ from sksmooth._predict import (
     mend_overflow,
     warn_of_probabilities,
 )
+from sksmooth._private import Interval, StrOptions, routing_enabled
 from sksmooth._rows import (
     Table,
     as_array,
@@ -174,7 +174,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         The labels, in the order of the columns of ``predict_proba``.
     n_features_in_ : int
         Number of features seen by ``fit``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Their names, where X had names that are all strings.
 
     See Also
@@ -388,7 +388,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             stratified = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
             return stratified.split(codes, codes)
         params = {} if groups is None else {"groups": groups}
-        if _routing_enabled():
+        if routing_enabled():
             params = process_routing(self, "fit", **params)["splitter"]["split"]
         if not hasattr(self.cv, "split"):  # the splits themselves
             return iter(self.cv)

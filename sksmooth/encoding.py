@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from scipy.stats import halfnorm
 from torch import Tensor, nn
 
 from sksmooth._checks import check_whole, nearest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["ENCODINGS", "Encoding", "Periodic", "PiecewiseLinear", "check_encoding"]
 

@@ -26,7 +26,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics._scorer import _Scorer
 from sklearn.utils import check_scalar
 
 from sksmooth._checks import (
@@ -37,6 +36,7 @@ from sksmooth._checks import (
     check_weight,
     scale_to_unit,
 )
+from sksmooth._private import Scorer
 
 __all__ = [
     "CalibrationBins",
@@ -525,7 +525,7 @@ def area_under_risk_coverage(
     return risk_coverage_curve(confidence, correct, sample_weight=sample_weight).area
 
 
-class _ProbabilityScorer(_Scorer):
+class _ProbabilityScorer(Scorer):
     """scikit-learn's own scorer, which also tells the metric which class each column is."""
 
     def _score(

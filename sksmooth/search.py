@@ -14,19 +14,17 @@ from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
-from sklearn.base import BaseEstimator, _fit_context, clone, is_classifier
+from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags, indexable
-from sklearn.utils._param_validation import Interval
-from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params
 from tqdm import tqdm
 
 from sksmooth import metrics
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
+from sksmooth._private import Interval, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
 from sksmooth.classifier import LabelSmoothingClassifier
 
@@ -146,7 +144,6 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         )
         self.max_members = max_members
 
-    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> BatchedGridSearchCV:
         """Try all candidates by cross-validation; fit the best one on all rows.
 
@@ -304,8 +301,8 @@ class _Training:
                 estimator.set_params(**clone(params, safe=False))
                 fold_key = (fold, get_tags(estimator).input_tags.pairwise)
                 if fold_key not in rows:
-                    own_params = _check_method_params(self.X, self.fit_params, indices=train)
-                    rows[fold_key] = (*_safe_split(estimator, self.X, self.y, train), own_params)
+                    own_params = index_method_params(self.X, self.fit_params, indices=train)
+                    rows[fold_key] = (*split_rows(estimator, self.X, self.y, train), own_params)
                 if not _ends_in_net(estimator):
                     own.append(_Fit(Job(estimator, *rows[fold_key])))
                     continue

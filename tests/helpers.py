@@ -1,7 +1,10 @@
 """What the tests of several rooms need."""
 
 import numpy as np
+import pytest
+import sklearn
 import torch
+from sklearn.utils.fixes import parse_version
 from skorch.callbacks import Callback
 from torch import nn
 from torch.testing import assert_close
@@ -15,6 +18,12 @@ from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 SPECIES = np.array(["setosa", "versicolor", "virginica"])
 ORDINAL = np.array([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])
 HELD_OUT = slice(100, 150)
+
+
+def needs_sklearn(version, what):
+    """Skip a test on scikit-learn older than `version`, which lacks `what`."""
+    is_older = parse_version(sklearn.__version__) < parse_version(version)
+    return pytest.mark.skipif(is_older, reason=f"before {version} scikit-learn lacks {what}")
 
 
 def quick(**params):

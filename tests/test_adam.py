@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from sksmooth import SimpleNet
-from sksmooth.engine.adam import FusedAdam
+from sksmooth.engine.adam import FusedAdam, gather_state
 
 
 @pytest.fixture(autouse=True)
@@ -109,3 +109,19 @@ def test_fused_adam_goes_on_from_a_saved_state(parameters):
 )
 def test_fused_adam_leaves_other_optimizers_alone(make_optimizer):
     assert not FusedAdam.serves(make_optimizer(SimpleNet()))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_the_state_of_adam_is_that_which_it_steps_by(kind):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.full((3,), 2.0)
+    optimizer = kind([parameter], fused=True)
+    parameters, gradients, means, squares, largest, steps = gather_state(optimizer)
+    assert parameters[0] is parameter
+    assert gradients[0] is parameter.grad
+    assert largest == []
+    optimizer.step()
+    assert means[0] is optimizer.state[parameter]["exp_avg"]
+    torch.testing.assert_close(means[0], torch.full((3,), 0.2))
+    assert squares[0] is optimizer.state[parameter]["exp_avg_sq"]
+    assert float(steps[0]) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import draw_logits
+from helpers import draw_logits, needs_sklearn
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -268,6 +268,7 @@ def test_prior_draws_towards_equal_probabilities():
 # scikit-learn's
 
 
+@needs_sklearn("1.8", "temperature scaling")
 @pytest.mark.filterwarnings("ignore:Since FrozenEstimator does not appear to accept sample_weight")
 @pytest.mark.parametrize("load", [load_breast_cancer, load_digits])
 @pytest.mark.parametrize("weighted", [False, True])

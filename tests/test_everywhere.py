@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 import sklearn
 import torch
+from helpers import needs_sklearn
 from imblearn.over_sampling import RandomOverSampler
 from imblearn.pipeline import make_pipeline as make_resampling_pipeline
 from numpy.testing import assert_allclose, assert_array_equal
@@ -169,6 +170,7 @@ def test_halving_grid_search(iris):
     assert search.best_params_["labelsmoothingclassifier__lr"] == 0.02
 
 
+@needs_sklearn("1.7", "the Brier score of several classes")
 def test_cross_validate_with_several_scorers(iris):
     X, y = iris
     scoring = ["accuracy", "neg_log_loss", "roc_auc_ovr", "neg_brier_score"]
@@ -201,6 +203,7 @@ def test_calibrated_classifier_cv(iris):
     assert calibrated.calibrated_classifiers_[0].estimator[-1].calibrator_ is not None
 
 
+@needs_sklearn("1.8", "temperature scaling")
 def test_frozen_estimator_is_calibrated_without_being_fitted_again(iris):
     X, y = iris
     X = StandardScaler().fit_transform(X)
@@ -285,6 +288,7 @@ def test_partial_dependence():
     display.figure_.clear()
 
 
+@needs_sklearn("1.8", "routing of weights through the score of a Pipeline")
 def test_sample_weight_is_routed_as_metadata(iris):
     X, y = iris
     weight = np.random.default_rng(0).integers(0, 3, size=150).astype(float)

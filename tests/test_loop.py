@@ -137,7 +137,7 @@ def test_other_errors_go_on():
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_time_that_is_over_ends_every_kind_of_fit_with_the_best_so_far(early_stopping):
     X, y = make_tabular(200, random_state=0)
-    settings = {"early_stopping": early_stopping, "random_state": 0}
+    settings = {"early_stopping": early_stopping, "random_state": 0, "calibration": None}
     short, late = (
         LabelSmoothingClassifier(**bound, **settings)
         for bound in ({"max_epochs": 1}, {"max_time": 1e-9})

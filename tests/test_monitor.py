@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from sksmooth.engine import monitor as monitor_room
 from sksmooth.engine.monitor import BAD_LOGITS, Monitor
 from sksmooth.engine.stack import Losses, Scored
 
@@ -157,13 +158,13 @@ def test_an_interrupt_while_copying_leaves_the_best_whole(monkeypatch):
     stack = Played(0.5, 0.7, 0.9, 0.95)
     monitor = Monitor([stack], patience=9)
     look(monitor, 2)
-    copy, before = torch._foreach_copy_, monitor.best
+    copy, before = monitor_room.copy_all, monitor.best
 
     def interrupted(kept, now):
         copy(kept[:1], now[:1])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "_foreach_copy_", interrupted)
+    monkeypatch.setattr(monitor_room, "copy_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         look(monitor)
     monkeypatch.undo()

@@ -39,9 +39,18 @@ def test_versions_agree():
     assert sksmooth.__version__ == version("sksmooth")
 
 
-def test_import_loads_no_matplotlib():
-    code = "import sys, sksmooth, sksmooth.plotting; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+def packages_after(statement):
+    """Give the names of the packages that a fresh interpreter has loaded after a statement."""
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_import_loads_no_package_that_those_below_do_not():
+    ours = packages_after("import sksmooth, sksmooth.plotting")
+    below = packages_after("import torch, skorch, sklearn.neural_network")
+    assert ours - below - set(sys.stdlib_module_names) == {"sksmooth"}
+    assert "matplotlib" not in ours
 
 
 def room_of(name):

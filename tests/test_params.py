@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import ORDINAL, SPECIES, quick
+from helpers import ORDINAL, SPECIES, needs_sklearn, quick
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -187,6 +187,7 @@ def net():
     return LabelSmoothingClassifier(label_smoothing=0.2, module__dropout=0.1)
 
 
+@needs_sklearn("1.7", "the table of parameters")
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize("in_pipeline", [False, True])
 def test_parameters_that_were_set_are_highlighted_and_no_others(net, in_pipeline, fitted):
@@ -199,6 +200,7 @@ def test_parameters_that_were_set_are_highlighted_and_no_others(net, in_pipeline
     assert set(_parameters(html, "default")) == others
 
 
+@needs_sklearn("1.7", "the table of parameters")
 def test_a_callbacks_parameter_is_shown_once_it_is_set():
     net = LabelSmoothingClassifier(callbacks__print_log__floatfmt=".2f")
     assert _parameters(net._repr_html_(), "user-set") == {
@@ -206,12 +208,14 @@ def test_a_callbacks_parameter_is_shown_once_it_is_set():
     }
 
 
+@needs_sklearn("1.7", "the table of parameters")
 @pytest.mark.parametrize("as_array", [list, np.array, torch.tensor])
 def test_a_smoothing_matrix_is_highlighted(as_array):
     net = LabelSmoothingClassifier(smoothing=as_array([[0.0, 1.0], [1.0, 0.0]]))
     assert set(_parameters(net._repr_html_(), "user-set")) == {"smoothing"}
 
 
+@needs_sklearn("1.9", "the table of fitted attributes")
 def test_fitted_attributes_are_those_of_the_documentation(net):
     assert "Fitted attributes" not in net._repr_html_()
     net.set_params(max_epochs=2).fit(*make_tabular(60, random_state=0))

@@ -47,8 +47,6 @@ FAST = {
     "no held-out rows": {"train_split": None},
     "class_weight": {"class_weight": {0: 1.0, 1: 3.0, 2: 0.5}},
     "balanced": {"class_weight": "balanced"},
-    "dropout": {"module__dropout": 0.3},
-    "dropout, no held-out rows": {"module__dropout": 0.3, "train_split": None},
     "no smoothing": {"label_smoothing": 0},
     "off_target": {"smoothing": "off_target"},
     "prior": {"smoothing": "prior", "label_smoothing": 0.3},

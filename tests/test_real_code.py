@@ -217,9 +217,10 @@ def test_prediction_under_autocast_gives_probabilities(make):
 
 @ALL
 def test_fit_under_autocast_learns_as_well(make):
-    expected = make(max_epochs=20).fit(X, Y).score(X, Y)
+    parameters = {"max_epochs": 20, "module__dropout": 0.0}  # or the masks are others
+    expected = make(**parameters).fit(X, Y).score(X, Y)
     with torch.autocast("cpu", torch.bfloat16):
-        model = make(max_epochs=20).fit(X, Y)
+        model = make(**parameters).fit(X, Y)
     assert model.score(X, Y) > expected - 0.05
 
 

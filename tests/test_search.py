@@ -14,6 +14,7 @@ import pytest
 import sklearn
 import skorch.dataset
 import torch
+from helpers import needs_sklearn
 from joblib import parallel_config
 from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -401,6 +402,7 @@ class TestMetadata:
         pipe = _pipe(("scale", StandardScaler()))
         _both(pipe, {}, fit_params={"net__sample_weight": weight, "scale__sample_weight": weight})
 
+    @needs_sklearn("1.8", "routing of weights through the score of a Pipeline")
     @pytest.mark.parametrize("with_steps", [False, True])
     def test_is_routed(self, with_steps):
         weight = np.random.default_rng(0).uniform(0.1, 3, len(Y))

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from helpers import needs_sklearn
 from scipy.special import softmax
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -199,6 +200,7 @@ def test_scorer_of_an_estimator_that_answers_in_tensors(scorer, dtype, n_classes
     assert got == pytest.approx(expected, abs=2 * grain(dtype))
 
 
+@needs_sklearn("1.8", "the array API without another package")
 @pytest.mark.skipif(os.environ.get("SCIPY_ARRAY_API") == "1", reason="is on already")
 def test_all_of_this_with_array_api_dispatch():
     """In a process of its own, since SciPy reads SCIPY_ARRAY_API when it is imported."""

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from sksmooth._private import fused_adam, fused_adamw, has_step_hooks
 
 # They treat every number by itself and need no closure.
 ELEMENTWISE_OPTIMIZERS = (
@@ -38,14 +39,14 @@ class FusedAdam:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         (self.group,) = optimizer.param_groups
-        gathered: Any = ([], [], [], [], [], [])  # parameters, gradients, their moments, steps
-        optimizer._init_group(self.group, *gathered)  # type: ignore[attr-defined]
-        *self.tensors, self.steps = gathered
+        *self.tensors, self.steps = gather_state(optimizer)
         # One count for all parameters, since counting costs more than the update itself.
         self.count = self.steps[0].clone()
         self.counts = [self.count] * len(self.steps)
-        is_decoupled = self.group["decoupled_weight_decay"]
-        self.update: Any = torch._fused_adamw_ if is_decoupled else torch._fused_adam_
+        # torch 2.6 has no such setting: what is decoupled there is AdamW.
+        is_adamw = isinstance(optimizer, torch.optim.AdamW)
+        is_decoupled = self.group.get("decoupled_weight_decay", is_adamw)
+        self.update: Any = fused_adamw if is_decoupled else fused_adam
 
     @staticmethod
     def serves(optimizer: Any) -> bool:
@@ -126,6 +127,39 @@ class Updates:
             self.adam.finish()
 
 
+def gather_state(optimizer: torch.optim.Optimizer) -> tuple[list[torch.Tensor], ...]:
+    """Give what Adam keeps for its one group of parameters; make it before the first step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Adam or torch.optim.AdamW
+        Fused, with gradients.
+
+    Returns
+    -------
+    tuple of six lists of tensors
+        Parameters, gradients, means, mean squares, largest mean squares (with amsgrad), steps.
+    """
+    (group,) = optimizer.param_groups
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    largest = ("max_exp_avg_sq",) if group["amsgrad"] else ()
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            for name in ("exp_avg", "exp_avg_sq", *largest):
+                state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    kept = [optimizer.state[parameter] for parameter in parameters]
+    return (
+        parameters,
+        [parameter.grad for parameter in parameters],
+        [state["exp_avg"] for state in kept],
+        [state["exp_avg_sq"] for state in kept],
+        [state[name] for name in largest for state in kept],
+        [state["step"] for state in kept],
+    )
+
+
 def restacked(
     optimizer: torch.optim.Optimizer, values: list[torch.Tensor], gradients: list[torch.Tensor]
 ) -> torch.optim.Optimizer:
@@ -178,24 +212,3 @@ def misfit(optimizer: Any) -> str | None:
                     f"{name} has shape {tuple(value.shape)}, its parameter {tuple(parameter.shape)}"
                 )
     return None
-
-
-def has_step_hooks(optimizer: Any) -> bool:
-    """Tell whether an optimizer's step, or every optimizer's, calls anything else.
-
-    Parameters
-    ----------
-    optimizer : torch optimizer
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether there are hooks.
-    """
-    return bool(
-        optimizer._optimizer_step_pre_hooks
-        or optimizer._optimizer_step_post_hooks
-        or _global_optimizer_pre_hooks
-        or _global_optimizer_post_hooks
-    )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from skorch.dataset import unpack_data
 from torch import Tensor
 
+from sksmooth._private import copy_all
 from sksmooth.engine.randomness import OwnRandomness, lent
 from sksmooth.engine.stack import Losses, Scored, uncached_autocast
 from sksmooth.engine.threads import threads_for
@@ -123,7 +124,7 @@ class SkorchStack:
     @torch.no_grad()
     def write_back(self, m: int, state: Sequence[Tensor]) -> None:
         """Give the modules what a copy of their state holds."""
-        torch._foreach_copy_(self.state(), list(state))
+        copy_all(self.state(), list(state))
 
 
 class _Pass:

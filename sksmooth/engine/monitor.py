@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sksmooth._private import copy_all
 from sksmooth._refine import refine
 from sksmooth.engine.stack import Losses, Scored, Stack
 
@@ -218,7 +219,7 @@ class Monitor:
         else:
             kept = self._spare
         if self.best is None or improved.all():
-            torch._foreach_copy_(kept, now)
+            copy_all(kept, now)
             return kept
         before, copies = iter(self.best.state), iter(kept)
         for state, sets in zip(states, self.sets, strict=True):

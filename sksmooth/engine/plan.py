@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from sksmooth._batches import TensorBatches, TensorRows, make_batches
+from sksmooth._private import has_hooks, has_step_hooks
 from sksmooth.encoding import Encoding
-from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS, has_step_hooks
+from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_autograd import StackedModules
 from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.stack import Selection
@@ -125,7 +126,7 @@ def _against_the_engine(net: Any, batches: tuple, fit_params: Mapping[str, Any])
         ),
         "arguments of forward are given": bool(fit_params),
         "compile is set": bool(net.compile),
-        "the criterion is not known": not is_known(net.criterion_) or _has_hooks(net.criterion_),
+        "the criterion is not known": not is_known(net.criterion_) or has_hooks(net.criterion_),
         "the optimizer may need a closure": type(net.optimizer_) not in ELEMENTWISE_OPTIMIZERS,
         "the module has lazy parameters": any(map(is_lazy, net.module_.parameters())),
         "the number of classes is not known": _n_classes(net) == 0,
@@ -228,7 +229,7 @@ def against_by_hand(module: Any, criterion: Any, optimizer: Any) -> str | None:
         return "the module is not SimpleNet as it was built"
     parameters = list(module.parameters())
     reasons = {
-        "the module has hooks": any(_has_hooks(part) for part in [*module.modules(), *parameters]),
+        "the module has hooks": any(has_hooks(part) for part in [*module.modules(), *parameters]),
         "some parameters are frozen": not all(p.requires_grad for p in parameters),
         "some parameters are not float32": any(p.dtype != torch.float32 for p in parameters),
         "the optimizer has other parameters than the module": _optimized(optimizer)
@@ -303,7 +304,7 @@ def against_stacking(
         return "the module has lazy parameters"
     weight = getattr(criterion, "weight", None)
     reasons = {
-        "the criterion is not known": not is_known(criterion) or _has_hooks(criterion),
+        "the criterion is not known": not is_known(criterion) or has_hooks(criterion),
         "the criterion's weight does not fit": weight is not None and weight.shape != (n_classes,),
         "the optimizer may mix parameters": type(optimizer) not in ELEMENTWISE_OPTIMIZERS,
         "the optimizer has several groups of parameters": len(optimizer.param_groups) > 1,
@@ -314,7 +315,7 @@ def against_stacking(
         "the module has buffers, such as statistics of batches": any(
             part._buffers for part in module.modules() if not isinstance(part, Encoding)
         ),
-        "the module has hooks": any(_has_hooks(p) for p in [*module.modules(), *parameters]),
+        "the module has hooks": any(has_hooks(p) for p in [*module.modules(), *parameters]),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     is_simple = is_plain(module) and _fits(module, X, n_classes)
@@ -364,13 +365,3 @@ def draws_random_numbers(module: torch.nn.Module, X: Tensor) -> bool:
 
 def _optimized(optimizer: Any) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
-
-
-def _has_hooks(part: Any) -> bool:
-    """Tell whether a module or a parameter calls anything else in its forward or backward pass."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return (
-        any(getattr(part, name, None) for name in (*names, "_post_accumulate_grad_hooks"))
-        or "forward" in vars(part)
-        or bool(torch.nn.modules.module._has_any_global_hook())
-    )

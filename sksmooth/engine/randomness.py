@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from sksmooth._private import TorchDispatchMode
 
 _aten = torch.ops.aten
 

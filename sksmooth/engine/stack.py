@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sksmooth._batches import TensorBatches, TensorRows, lengths_of_batches
+from sksmooth._private import copy_all
 from sksmooth.engine.adam import Updates, restacked
 from sksmooth.engine.by_autograd import OneModule, StackedModules
 from sksmooth.engine.by_hand import HandNets
@@ -456,11 +457,11 @@ class InMemoryStack:
         """
         module = self.members[m].module
         if self.n_members == 1:
-            torch._foreach_copy_(self.state(), list(state))
+            copy_all(self.state(), list(state))
             return
         own: list[Tensor] = list(module.parameters())
         values = [stacked[m].view_as(value) for stacked, value in zip(state, own, strict=True)]
-        torch._foreach_copy_(own, values)
+        copy_all(own, values)
 
 
 class Remade:

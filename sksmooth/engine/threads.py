@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch.nn.parameter import is_lazy
 
+from sksmooth._private import torch_library
 from sksmooth.modules import SimpleNet
 
 P = ParamSpec("P")
@@ -40,7 +41,7 @@ def _controls() -> _Controls | None:
 
     ``torch.set_num_threads`` is no choice: what it sets also holds for threads that start later.
     """
-    library = ctypes.PyDLL(torch._C.__file__)
+    library = ctypes.PyDLL(torch_library())
     openmp = getattr(library, "omp_set_num_threads", None)
     if openmp is None:
         return None

@@ -1,0 +1,113 @@
+"""Private names of scikit-learn and torch that are used, each with what it is needed for.
+
+A new version of either may take them away: then this is the only room to mend. What this package's
+classes redefine of the classes that they derive from, such as ``GridSearchCV._run_search``, stays
+there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.metrics._scorer import _Scorer as Scorer  # a scorer that can be derived from
+from sklearn.utils._param_validation import (  # scikit-learn's messages of wrong parameters
+    HasMethods,
+    Interval,
+    InvalidParameterError,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
+from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
+from sklearn.utils.metaestimators import _safe_split as split_rows  # pairwise kernels, too
+from sklearn.utils.validation import _check_method_params as index_method_params
+from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils._python_dispatch import TorchDispatchMode  # random numbers of one's own
+
+__all__ = [
+    "HasMethods",
+    "Interval",
+    "InvalidParameterError",
+    "Options",
+    "Scorer",
+    "StrOptions",
+    "TorchDispatchMode",
+    "check_sample_weight",
+    "copy_all",
+    "fused_adam",
+    "fused_adamw",
+    "has_hooks",
+    "has_step_hooks",
+    "index_method_params",
+    "routing_enabled",
+    "split_rows",
+    "torch_library",
+    "validate_parameter_constraints",
+]
+
+# The kernels that torch.optim's fused Adam and AdamW call.
+fused_adam: Any = torch._fused_adam_
+fused_adamw: Any = torch._fused_adamw_
+copy_all: Any = torch._foreach_copy_  # tensors into tensors, in one call
+
+
+def has_step_hooks(optimizer: Any) -> bool:
+    """Tell whether an optimizer's step, or every optimizer's, calls anything else.
+
+    Parameters
+    ----------
+    optimizer : torch optimizer
+        Any.
+
+    Returns
+    -------
+    bool
+        Whether there are hooks.
+    """
+    return bool(
+        optimizer._optimizer_step_pre_hooks
+        or optimizer._optimizer_step_post_hooks
+        or _global_optimizer_pre_hooks
+        or _global_optimizer_post_hooks
+    )
+
+
+def has_hooks(part: Any) -> bool:
+    """Tell whether a module or a parameter calls anything else in its forward or backward pass.
+
+    Parameters
+    ----------
+    part : torch module or parameter
+        Any.
+
+    Returns
+    -------
+    bool
+        Whether there are hooks, of its own or of every module, or a replaced ``forward``.
+    """
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return (
+        any(getattr(part, name, None) for name in (*names, "_post_accumulate_grad_hooks"))
+        or "forward" in vars(part)
+        or any((_global_forward_hooks, _global_forward_pre_hooks))
+        or any((_global_backward_hooks, _global_backward_pre_hooks))
+    )
+
+
+def torch_library() -> str:
+    """Give the path of the library that torch's Python names come from.
+
+    Returns
+    -------
+    str
+        The path.
+    """
+    return torch._C.__file__

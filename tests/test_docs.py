@@ -1,0 +1,32 @@
+"""The documentation: it builds without a warning, and the reference names all that is public."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sksmooth
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def test_the_reference_names_all_that_is_public():
+    entries = re.findall(r"^   (\w+)$", (DOCS / "api.rst").read_text(), re.MULTILINE)
+    assert sorted(entries) == sorted(sksmooth.__all__)
+
+
+def test_every_page_says_something_that_runs():
+    for page in (DOCS / "guide").glob("*.rst"):
+        if page.stem not in ("index", "coming_from"):
+            assert ">>>" in page.read_text(encoding="utf-8"), page.name
+
+
+def test_builds_without_a_warning(tmp_path):
+    pytest.importorskip("pydata_sphinx_theme")
+    pytest.importorskip("numpydoc")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", DOCS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "generated" / "sksmooth.LabelSmoothingClassifier.html").exists()
