@@ -509,18 +509,20 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
-        check_is_fitted(self)
+        if "estimators_" not in self.__dict__:  # scikit-learn's check costs as much as a net
+            check_is_fitted(self)
         stacks = self._stacks()
         if stacks is None:
             rows = check_new_rows(self, X)
             return np.stack([net.logits_of(rows) for net in self.estimators_])
         rows = check_new_rows(self, X).flatten(1)
-        n_nets = len(self.estimators_)
+        n_nets, device = len(self.estimators_), stacks[0][1].weights[0].device
         at_once = max(1, PREDICTION_ROWS // n_nets)
-        with threads_for_rows(stacks[0][0], min(len(rows), at_once), n_nets):
+        with threads_for_rows(stacks[-1][0], min(len(rows), at_once), n_nets):
+            chunks = (chunk.to(device) for chunk in fill_up(rows).split(at_once))
             outputs = [
                 torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])
-                for chunk in fill_up(rows).split(at_once)
+                for chunk in chunks
             ]
             logits = to_numpy(torch.cat(outputs, 1)[:, : len(rows)]).astype(np.float64)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
@@ -534,9 +536,9 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         if not all(type(module) is SimpleNet for module in modules):
             return None
         version = [
-            (id(own), own.data_ptr(), own._version)
+            (own.data_ptr(), own._version)
             for module in modules
-            for layer in module.layers
+            for layer in module._modules["layers"]._modules.values()
             for own in layer._parameters.values()
             if own is not None
         ]
@@ -558,11 +560,8 @@ _STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, list | None]]
 
 def _logits_of(stack: HandNets, module: SimpleNet, rows: torch.Tensor) -> torch.Tensor:
     """Run rows through each net of a stack, of which `module` is one."""
-    n_nets, device = len(stack.weights[0]), stack.weights[0].device
-    with threads_for_rows(module, len(rows), n_nets):
-        rows = rows.to(device)
-        encoded = rows if module.encoding is None else module.encoding(rows)
-        return stack.logits(encoded.expand(n_nets, *encoded.shape)).float()
+    encoded = rows if module.encoding is None else module.encoding(rows)
+    return stack.logits(encoded.expand(len(stack.weights[0]), *encoded.shape)).float()
 
 
 def _check_rows(
