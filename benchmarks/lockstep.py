@@ -141,6 +141,7 @@ def choose(work: Work, label_smoothings: list[float], **params: Any) -> Contesta
         return LabelSmoothingClassifierCV(
             make_net(work, epochs, calibration="temperature", **params),
             label_smoothings=label_smoothings,
+            encodings=(None,),
             cv=FOLDS,
             random_state=0,
         )

@@ -385,6 +385,8 @@ def report(results: pd.DataFrame) -> dict[str, Any]:
     every = results["set"].notna()
     parts = {"all": every, "as they are": ~results["flipped"], "flipped": results["flipped"]}
     for part, chosen in parts.items():
+        if not chosen.any() or (part != "all" and chosen.all()):
+            continue
         ranks = {metric: rank(results[chosen], metric)[order] for metric in METRICS}
         table = pd.DataFrame({metric: r.mean() for metric, r in ranks.items()}).loc[order]
         spread = pd.DataFrame({metric: r.std() for metric, r in ranks.items()}).loc[order]
