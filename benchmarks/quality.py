@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -467,7 +467,8 @@ def main() -> None:
     results = measured.merge(pd.DataFrame(tasks))  # those asked for
     results["set"] = name_data(results)
     packages = ("sksmooth", "scikit-learn", "skorch", "torch", "numpy", "pytabkit", "catboost")
-    versions = {name: version(name) for name in packages}
+    installed = {str(found.metadata["Name"]).lower() for found in distributions()}
+    versions = {name: version(name) for name in packages if name in installed}
     print(f"Python {platform.python_version()}, {versions}")
     summary = {"versions": versions, **report(results)}
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -475,4 +476,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    import quality  # itself: the workers of --n-jobs find what they run by that name
+
+    quality.main()
