@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 from skorch.utils import to_numpy
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth._predict import KnownProbabilities
 from sksmooth._rows import Table
 from sksmooth._session import Session
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -234,16 +237,38 @@ class FoldsTraining:
         logits = self.best.scored.logits[value]
         return self.first.fit_calibrator(logits, self.y, self.weight, warn=warn)
 
-    def choose(self) -> int:
-        """Give the number of the ε whose calibrated out-of-fold probabilities are best."""
-        if self.estimator.calibration is None or len(self.best.loss) == 1:
+    def choose(self, scorer: Any = None) -> int:
+        """Give the number of the ε whose calibrated out-of-fold probabilities are best.
+
+        Parameters
+        ----------
+        scorer : callable, default=None
+            One of scikit-learn's kind; None: the log-loss.
+
+        Returns
+        -------
+        int
+            The first of the best.
+        """
+        if len(self.best.loss) == 1 or (scorer is None and self.estimator.calibration is None):
             return int(np.argmin(self.best.loss))
-        losses = [
+        costs = []
+        for value, logits in enumerate(self.best.scored.logits):
             # A warning is for the ε that is chosen.
-            self.log_loss(self.calibrate(value, warn=False).predict_proba(logits))
-            for value, logits in enumerate(self.best.scored.logits)
-        ]
-        return int(np.argmin(losses))
+            calibrator = self.calibrate(value, warn=False)
+            proba = softmax(logits, 1) if calibrator is None else calibrator.predict_proba(logits)
+            costs.append(self.log_loss(proba) if scorer is None else -self._score(scorer, proba))
+        if np.isnan(costs).all():
+            raise ValueError(f"scoring={scorer!r} gave NaN for every ε.")
+        return int(np.nanargmin(costs))
+
+    def _score(self, scorer: Any, proba: NDArray) -> float:
+        """Score out-of-fold probabilities."""
+        takes_weight = "sample_weight" in signature(scorer).parameters
+        weight = {"sample_weight": self.weight} if takes_weight and self.weight is not None else {}
+        rows = np.arange(len(proba))[:, None]
+        labels = self.table.classes
+        return float(scorer(KnownProbabilities(labels, proba), rows, labels[self.y], **weight))
 
     def log_loss(self, proba: NDArray) -> float:
         """Give the log-loss of out-of-fold probabilities."""

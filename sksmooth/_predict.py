@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import warn_user
@@ -158,6 +159,34 @@ class PredictsByProbability:
 
     def _labels(self, codes: NDArray) -> NDArray:
         return self.classes_[codes]
+
+
+class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
+    """A fitted classifier of rows whose probabilities are known, for scorers.
+
+    Parameters
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels.
+    proba : ndarray of shape (n_samples, n_classes)
+        Of each row; the rows themselves are their numbers.
+    """
+
+    def __init__(self, classes_: NDArray, proba: NDArray) -> None:
+        self.classes_ = classes_
+        self.proba = proba
+
+    def fit(self, X: Any, y: Any) -> KnownProbabilities:
+        """Do nothing: scikit-learn asks for it."""
+        return self
+
+    def predict_proba(self, X: NDArray) -> NDArray:
+        """Give the probabilities of some of the rows."""
+        return self.proba[X[:, 0]]
+
+    def predict_log_proba(self, X: NDArray) -> NDArray:
+        """Give their logarithms."""
+        return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
 
 
 def fill_up(X: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state, get_tags, metadata_routing
 from sklearn.utils.metadata_routing import (
@@ -127,6 +128,10 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         The folds. An int, or None for 5: a stratified KFold, shuffled by `random_state`. Anything
         else as in scikit-learn. Where a row is left out several times, as by a repeated splitter,
         its logits are averaged; rows never left out have no part in the choice.
+    scoring : str, callable or None, default=None
+        What ε is chosen by, of the calibrated out-of-fold probabilities: a scorer of scikit-learn's
+        or one of its kind, such as "roc_auc_ovr"; the higher, the better. None: the log-loss. The
+        epoch of each ε is that of the lowest refined loss.
     ensemble : bool, default=True
         Keep the nets of the folds. With False, keep one net of each encoding, trained on all rows
         for the chosen number of epochs: it is trained beside the others.
@@ -216,6 +221,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         "label_smoothings": ["array-like"],
         "encodings": ["array-like", StrOptions({"auto"})],
         "cv": ["cv_object"],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
         "ensemble": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -232,6 +238,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         label_smoothings: Sequence[float] = (0.0, 0.1, 0.4),
         encodings: str | Sequence[str | Encoding | None] = "auto",
         cv: Any = 5,
+        scoring: str | Callable | None = None,
         ensemble: bool = True,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -241,6 +248,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         self.label_smoothings = label_smoothings
         self.encodings = encodings
         self.cv = cv
+        self.scoring = scoring
         self.ensemble = ensemble
         self.random_state = random_state
         self.verbose = verbose
@@ -408,7 +416,8 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
 
     def _keep(self, training: FoldsTraining, kept: NDArray[np.intp], n_rows: int) -> None:
         """Set the attributes of the fitted estimator."""
-        best = training.choose()
+        scorer = None if self.scoring is None else check_scoring(self, self.scoring)
+        best = training.choose(scorer)
         nets = training.trained_nets(best)
         if not self.ensemble:  # the last split of each encoding holds all rows
             n_splits = len(nets) // len(set(map(id, training.encodings)))

@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.metrics import get_scorer, log_loss
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -28,6 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksmooth import LabelSmoothingClassifier, TrainingDisplay, make_tabular
+from sksmooth._predict import KnownProbabilities
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 from sksmooth.encoding import Periodic, PiecewiseLinear
 
@@ -177,6 +178,41 @@ class TestEncodings:
     def test_wrong_ones_are_refused(self, encodings, message):
         with pytest.raises(ValueError, match=message):
             make_cv(encodings=encodings).fit(X, Y)
+
+
+class TestScoring:
+    SMOOTHINGS = (0.0, 0.1, 0.9)
+
+    @pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy", "neg_brier_score", "f1_macro"])
+    def test_the_choice_is_that_of_the_scores_of_each_alone(self, scoring):
+        weight = np.random.default_rng(0).integers(1, 3, len(Y)).astype(float)
+        labels = np.array(["a", "b", "c"])[Y]
+        scores = []
+        for label_smoothing in self.SMOOTHINGS:
+            alone = make_cv(label_smoothings=(label_smoothing,)).fit(X, labels, weight)
+            known = KnownProbabilities(alone.classes_, alone.oof_proba_)
+            rows = np.arange(len(X))[:, None]
+            scores.append(get_scorer(scoring)(known, rows, labels, sample_weight=weight))
+        model = make_cv(label_smoothings=self.SMOOTHINGS, scoring=scoring).fit(X, labels, weight)
+        assert model.label_smoothing_ == self.SMOOTHINGS[int(np.argmax(scores))]
+
+    def test_a_function_chooses(self):
+        def least_sure(model, rows, labels):
+            return -model.predict_proba(rows).max(axis=1).mean()
+
+        chosen = make_cv(
+            short(calibration=None), label_smoothings=self.SMOOTHINGS, scoring=least_sure
+        ).fit(X, Y)
+        assert chosen.label_smoothing_ == 0.9
+
+    def test_an_unknown_name_is_refused_before_training(self):
+        with pytest.raises(ValueError, match=r"'scoring' parameter.*Got 'accuracee'"):
+            make_cv(scoring="accuracee").fit(X, Y)
+
+    def test_nan_for_all_is_an_error(self):
+        model = make_cv(scoring=lambda model, rows, labels: np.nan)
+        with pytest.raises(ValueError, match="gave NaN for every ε"):
+            model.fit(X, Y)
 
 
 class TestCalibration:
