@@ -79,10 +79,10 @@ def test_skops_asks_for_code_of_ones_own_and_reads_nothing_pickled():
 @pytest.mark.filterwarnings(
     f"ignore::{InconsistentVersionWarning.__module__}.InconsistentVersionWarning"
 )
-def test_files_of_version_0_1_0_are_read(name, kind):
-    path = DATA / f"{name}-0.1.0.{kind}"
+def test_files_of_version_0_2_0_are_read(name, kind):
+    path = DATA / f"{name}-0.2.0.{kind}"
     loaded = load(path) if kind == "sksmooth" else pickle.loads(path.read_bytes())
-    expected = np.load(DATA / f"{name}-0.1.0.npy")
+    expected = np.load(DATA / f"{name}-0.2.0.npy")
     np.testing.assert_allclose(loaded.predict_proba(X[:20]), expected, atol=1e-6)
     net = loaded if name == "net" else loaded.estimators_[0]
     net.partial_fit(X, Y)
