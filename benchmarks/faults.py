@@ -60,7 +60,7 @@ TRIALS = [
           "the rows are as they were"),
     Trial("weights of 1e-300 to 1e300", "test_shared_rows", "test_weights",
           "as weights that float32 holds"),
-    Trial("files and pickles of version 0.1.0", "test_pack", "test_files_of", "the probabilities"),
+    Trial("files and pickles of version 0.2.0", "test_pack", "test_files_of", "the probabilities"),
 ]  # fmt: skip
 
 
