@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 from skorch.utils import to_numpy
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows
-from sksmooth._predict import KnownProbabilities
+from sksmooth._predict import KnownProbabilities, probabilities
 from sksmooth._rows import Table
 from sksmooth._session import Session
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -130,8 +129,9 @@ class FoldsTraining:
     def make_net(self, label_smoothing: float, fold: int) -> LabelSmoothingClassifier:
         """Make an untrained net."""
         params: dict[str, Any] = {"random_state": self.seeds[fold]}
-        if self.encodings[fold] is not None:
-            params["module__encoding"] = self.encodings[fold]
+        encoding = self.encodings[fold]
+        if encoding is not None or hasattr(self.estimator, "module__encoding"):
+            params["module__encoding"] = encoding
         net = clone(self.estimator).set_params(label_smoothing=label_smoothing, **params)
         net.prepare(self.table)
         return net
@@ -256,7 +256,7 @@ class FoldsTraining:
         for value, logits in enumerate(self.best.scored.logits):
             # A warning is for the ε that is chosen.
             calibrator = self.calibrate(value, warn=False)
-            proba = softmax(logits, 1) if calibrator is None else calibrator.predict_proba(logits)
+            proba = probabilities(logits, calibrator)
             costs.append(self.log_loss(proba) if scorer is None else -self._score(scorer, proba))
         if np.isnan(costs).all():
             raise ValueError(f"scoring={scorer!r} gave NaN for every ε.")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -187,6 +188,24 @@ class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
     def predict_log_proba(self, X: NDArray) -> NDArray:
         """Give their logarithms."""
         return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
+
+
+def probabilities(logits: NDArray, calibrator: Any) -> NDArray[np.float64]:
+    """Give the probabilities that a calibrator makes of logits; a softmax where there is none.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_samples, n_classes)
+        The logits.
+    calibrator : object or None
+        Has ``predict_proba(logits)``.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes), float64
+        The probabilities.
+    """
+    return softmax(logits, axis=-1) if calibrator is None else calibrator.predict_proba(logits)
 
 
 def fill_up(X: torch.Tensor) -> torch.Tensor:

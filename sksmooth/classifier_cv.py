@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import StratifiedKFold
@@ -37,6 +37,7 @@ from sksmooth._predict import (
     PredictsByProbability,
     fill_up,
     mend_overflow,
+    probabilities,
     warn_of_probabilities,
 )
 from sksmooth._private import Interval, StrOptions, routing_enabled
@@ -407,12 +408,15 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     ) -> list[Encoding | None]:
         """Let the encodings learn from the rows; leave out those that are none on them."""
         if not isinstance(self.encodings, str):
-            given = [check_encoding(encoding) for encoding in self.encodings]
-            return [encoding and table.encode(encoding) for encoding in given]
-        if net.module is not SimpleNet or "module__encoding" in vars(net):
-            return [None]
-        learned = [table.encode(encoding) for encoding in ENCODINGS_OF_RECIPE]
-        return [None] + [own for own in learned if table.n_inputs < own.n_outputs <= MOST_INPUTS]
+            given = self.encodings
+        elif net.module is not SimpleNet or hasattr(net, "module__encoding"):
+            given = [getattr(net, "module__encoding", None)]
+        else:
+            learned = [table.encode(encoding) for encoding in ENCODINGS_OF_RECIPE]
+            wider = range(table.n_inputs + 1, MOST_INPUTS + 1)
+            return [None, *(own for own in learned if own.n_outputs in wider)]
+        checked = [check_encoding(encoding) for encoding in given]
+        return [encoding and table.encode(encoding) for encoding in checked]
 
     def _keep(self, training: FoldsTraining, kept: NDArray[np.intp], n_rows: int) -> None:
         """Set the attributes of the fitted estimator."""
@@ -427,7 +431,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         warn_of_probabilities(nets[0], logits)
         for net in nets:
             net.calibrator_ = calibrator
-        proba = softmax(logits, 1) if calibrator is None else calibrator.predict_proba(logits)
+        proba = probabilities(logits, calibrator)
         oof_proba = np.full((n_rows, proba.shape[1]), np.nan)
         oof_proba[kept[training.left_out]] = proba
         results = training.results()
@@ -475,12 +479,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         NotFittedError
             Before ``fit``.
         """
-        return self._probabilities(self._logits(X).mean(axis=0))
-
-    def _probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.calibrator_ is None:
-            return softmax(logits, axis=-1)
-        return self.calibrator_.predict_proba(logits)
+        return probabilities(self._logits(X).mean(axis=0), self.calibrator_)
 
     @outlives_fork
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -505,7 +504,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         if self.calibrator_ is None:
             return log_softmax(logits, axis=-1)
         if not hasattr(self.calibrator_, "predict_log_proba"):
-            proba = self._probabilities(logits)
+            proba = probabilities(logits, self.calibrator_)
             return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
         with np.errstate(divide="ignore"):  # what underflows is mended here
             log_proba = self.calibrator_.predict_log_proba(logits)
@@ -514,7 +513,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
     @outlives_fork
     def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
         logits = self._logits(X)
-        return logits, self._probabilities(logits.mean(axis=0))
+        return logits, probabilities(logits.mean(axis=0), self.calibrator_)
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""

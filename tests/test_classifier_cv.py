@@ -165,6 +165,12 @@ class TestEncodings:
         model = make_cv(estimator, encodings="auto", label_smoothings=(0.1,)).fit(rows, Y)
         assert len(model.estimators_) == 3 * n_encodings
 
+    def test_given_ones_stand_before_the_estimators_own(self):
+        estimator = short(module__encoding="periodic")
+        model = make_cv(estimator, encodings=(None, "piecewise_linear")).fit(X, Y)
+        kinds = [type(net.module_.encoding) for net in model.estimators_]
+        assert kinds == 3 * [type(None)] + 3 * [PiecewiseLinear]
+
     @pytest.mark.parametrize(
         ("encodings", "message"),
         [
