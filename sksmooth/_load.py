@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import copyreg
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 from skorch.history import History
 
 from sksmooth._checks import warn_user
+from sksmooth._files import whole_file
 from sksmooth._pack import Packing, Unpacking
 from sksmooth._params import NamedParams
+from sksmooth._progress import Progress
 from sksmooth.engine.adam import misfit
 
 
@@ -25,6 +28,7 @@ class StoredNet(NamedParams):
 
     _training: Any = None  # what is known of one that is going on
     _trains_on = False  # whether the last training was by partial_fit
+    progress: Any = None  # how far the training had come whose state was loaded
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
         # Pickles have all that skorch keeps.
@@ -64,20 +68,47 @@ class StoredNet(NamedParams):
             return self.__dict__
         return {name: _slim(value) for name, value in self.__dict__.items()}
 
-    def save_params(self, *args: Any, **kwargs: Any) -> None:
-        """Save parameters as skorch does. See skorch.
+    @property
+    def training_(self) -> Progress:
+        """What skorch's callbacks save as ``f_training``, to go on from a training cut off."""
+        return Progress(self, self._training)
+
+    def save_params(
+        self,
+        f_params: Any = None,
+        f_optimizer: Any = None,
+        f_criterion: Any = None,
+        f_history: Any = None,
+        use_safetensors: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save parameters as skorch does, each file whole or not at all. See skorch.
 
         Parameters
         ----------
-        *args, **kwargs
-            Files, such as ``f_params="net.pt"``.
+        f_params, f_optimizer, f_criterion, f_history : path, file or None, default=None
+            Where to save the parts.
+        use_safetensors : bool, default=False
+            Whether to use the format of ``safetensors``.
+        **kwargs
+            Further parts; ``f_training="training.pt"``, in training: all that its epochs to come
+            depend on.
         """
+        parts = {"f_params": f_params, "f_optimizer": f_optimizer, "f_criterion": f_criterion}
+        given = {**parts, "f_history": f_history, **kwargs}
         try:
-            super().save_params(*args, **kwargs)
+            with ExitStack() as files:
+                written = {
+                    name: str(files.enter_context(whole_file(file, sync=False)))
+                    if isinstance(file, str | os.PathLike)
+                    else file
+                    for name, file in given.items()
+                }
+                super().save_params(use_safetensors=use_safetensors, **written)
         except Exception as error:  # which Checkpoint keeps to itself
             if self._training is not None:
-                files = [f"{key}={kwargs[key]!r}" for key in kwargs if key.startswith("f_")]
-                self._training.unsaved.update(dict.fromkeys(files, error))
+                names = [f"{name}={file!r}" for name, file in given.items() if file is not None]
+                self._training.unsaved.update(dict.fromkeys(names, error))
             raise
 
     def load_params(self, *args: Any, **kwargs: Any) -> None:
@@ -121,6 +152,7 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
     names = [f"{name}_" for name in net._modules + net._criteria + net._optimizers]
     parts = [getattr(net, name) for name in names if hasattr(net, name)]
     before = [copy.deepcopy(part.state_dict()) for part in parts]
+    history, progress = net.history_, net.progress
     try:
         yield
         for part in parts:
@@ -128,6 +160,7 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
     except BaseException:
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)
+        net.history_, net.progress = history, progress
         raise
 
 

@@ -33,6 +33,7 @@ from sksmooth._load import StoredNet
 from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
+from sksmooth._progress import go_on, load_parts, random_state_of, state_of
 from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training
 from sksmooth.engine.loop import train
@@ -221,9 +222,12 @@ class SmoothedNet(StoredNet):
 
     def draw_seed(self) -> int:
         """Draw a seed: first for the parts, then for training, then for the held-out rows."""
+        return self._drawing_from().randint(2**31 - 1)
+
+    def _drawing_from(self) -> np.random.RandomState:
         if "_random_state" not in self.__dict__:  # a mixin may initialize in an order of its own
             self._random_state = check_random_state(self.random_state)
-        return self._random_state.randint(2**31 - 1)
+        return self._random_state
 
     def initialize(self) -> Self:
         """Build module, criterion, optimizer and callbacks, untrained.
@@ -236,6 +240,7 @@ class SmoothedNet(StoredNet):
         Self
             Itself.
         """
+        self.__dict__.pop("progress", None)
         with self.building():
             return super().initialize()
 
@@ -483,19 +488,31 @@ class SmoothedNet(StoredNet):
         """
         self.check_data(X, y)
         self.check_training_readiness()
+        progress = self.__dict__.pop("progress", None)
+        if _routing_method == "partial_fit":  # whose epochs are further ones
+            progress = None
+        if progress is not None:
+            load_parts(self, progress)  # which callbacks may have changed when training began
+            self._random_state = random_state_of(progress)
+        drawn_from = self._drawing_from().get_state()
         randomness = OwnRandomness(self.draw_seed())
         with randomness:
             split_params = self._split_params(_routing_method, fit_params)
             datasets = self.get_split_datasets(X, y, **split_params)
         with self.in_training() as training:
-            session = Session(self, *datasets, randomness, fit_params)
+            session = Session(self, *datasets, randomness, fit_params, drawn_from)
             monitor = Monitor([session.stack], patience=training.patience)
-            training.monitor, training.stack = monitor, session.stack
+            if progress is not None:
+                go_on(self, randomness, monitor, progress)
+            training.monitor, training.session = monitor, session
             n_epochs = self.max_epochs if epochs is None else epochs
+            n_before = len(self.history) - monitor.n_epochs
             around = session.begin_epoch, session.record_epoch, session.end_epoch
             is_interrupted = train([session.stack], monitor, n_epochs, *around, self.max_time)
             if is_interrupted:
-                del self.history[session.n_before + monitor.n_epochs :]
+                del self.history[n_before + monitor.n_epochs :]
+            if any(hasattr(callback, "f_training") for _, callback in self.callbacks_):
+                training.last = state_of(self, session, monitor)
             if is_interrupted or training.patience is not None:
                 monitor.restore()
         return self

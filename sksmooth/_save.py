@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sksmooth._files import whole_file
 from sksmooth._pack import LEARNED, Packing, Unpacking
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
@@ -94,27 +94,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     np.savez(content, **arrays)
     body = content.getvalue()
     line = b"%b %d %b %d\n" % (MAGIC, FORMAT, sha256(body).hexdigest().encode(), len(body))
-    _write(Path(path), line + body)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that has its name only when it is whole."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with open(unfinished, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # the new name is on the disk with its folder
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(line + body)
 
 
 def load(path: str | os.PathLike, **parameters: Any) -> Any:

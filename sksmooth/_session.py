@@ -72,8 +72,10 @@ class Training:
         From which callbacks draw.
     forward : ForwardRandomness or None
         From which the module's forward draws.
-    stack, monitor : Stack and Monitor
+    session, monitor : Session and Monitor
         None before ``fit_loop``.
+    last : dict or None
+        How far the training had come after its last epoch, where a callback saves that.
     unsaved : dict of str to Exception
         What could not be saved, of what a callback was to save, and why.
     """
@@ -83,8 +85,9 @@ class Training:
         self.batch_weight: torch.Tensor | None = None
         self.randomness: OwnRandomness | None = None
         self.forward: ForwardRandomness | None = None
-        self.stack: Any = None
+        self.session: Session | None = None
         self.monitor: Monitor | None = None
+        self.last: dict[str, Any] | None = None
         self.unsaved: dict[str, Exception] = {}
 
     @contextmanager
@@ -98,12 +101,13 @@ class Training:
 
     def held_out_logits(self) -> tuple | None:
         """Give what the calibrator is fitted to: logits of held-out rows as the net is now."""
-        if self.monitor is None or self.monitor.best is None:
+        if self.session is None or self.monitor is None or self.monitor.best is None:
             return None
-        best, state = self.monitor.best, self.stack.state()
+        best, stack = self.monitor.best, self.session.stack
+        state = stack.state()
         is_as_kept = len(state) == len(best.state) and all(map(torch.equal, state, best.state))
         # A callback may have loaded another epoch's parameters.
-        scored = best.scored if is_as_kept else self.stack.score()
+        scored = best.scored if is_as_kept else stack.score()
         return (*scored.of(0), self.monitor.start_of(0))
 
     def warn_of_unsaved(self) -> None:
@@ -125,13 +129,13 @@ class Session:
         From which all is drawn.
     fit_params : dict
         Arguments of the module's forward.
+    drawn_from : state of a RandomState, default=None
+        From which the seeds of this training were drawn.
 
     Attributes
     ----------
     stack : Stack
         Of this one net.
-    n_before : int
-        Epochs in the history before.
     """
 
     def __init__(
@@ -141,13 +145,14 @@ class Session:
         dataset_valid: Dataset | None,
         randomness: OwnRandomness,
         fit_params: Mapping[str, Any],
+        drawn_from: Any = None,
     ) -> None:
         self.net = net
         self.datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
         self.randomness = randomness
         self.fit_params = fit_params
         net.draw_from(None if replaces_steps(net) else randomness)
-        self.n_before = len(net.history)
+        self.drawn_from = drawn_from
         with randomness:
             self.train: Any = net.get_iterator(dataset_train, training=True)
             self.held_out: Any = None if dataset_valid is None else net.get_iterator(dataset_valid)

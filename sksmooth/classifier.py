@@ -421,14 +421,15 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
-        n_before = len(self.history)
         patience = self.patience if early_stopping else None
         with self.in_training(patience) as training, single_precision():
             self.notify("on_train_begin", X=X, y=y)
             self.fit_loop(rows, y, epochs=epochs, **fit_params)
             monitor = training.monitor
             best = None if monitor is None else monitor.best
-            best_epoch = len(self.history) if best is None else n_before + int(best.epoch[0])
+            best_epoch = len(self.history)
+            if monitor is not None and best is not None:
+                best_epoch += int(best.epoch[0]) - monitor.n_epochs
             self.conclude(best_epoch, training.held_out_logits, X, y)
             training.warn_of_unsaved()
         self._trains_on = "_routing_method" in fit_params

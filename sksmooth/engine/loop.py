@@ -63,9 +63,9 @@ def train(
     stacks : sequence of Stacks
         Whose nets are trained.
     monitor : Monitor
-        Watches them.
+        Watches them, and may have done so before.
     max_epochs : int
-        The most epochs.
+        The most epochs, those before included.
     on_epoch_begin : callable
         Called before each epoch.
     record : callable
@@ -84,7 +84,9 @@ def train(
     start = time.perf_counter()
     recorded = monitor.n_epochs, monitor.best
     try:
-        for number in range(1, max_epochs + 1):
+        for number in range(monitor.n_epochs + 1, max_epochs + 1):
+            if monitor.is_over:
+                break
             on_epoch_begin()
             begin = time.perf_counter()
             losses = [stack.run_epoch() for stack in stacks]
@@ -98,7 +100,7 @@ def train(
             recorded = monitor.n_epochs, monitor.best
             on_epoch_end(epoch)
             is_late = max_time is not None and time.perf_counter() - start >= max_time
-            if monitor.is_over or is_late:
+            if is_late:
                 break
     except KeyboardInterrupt:
         if recorded[0] == 0:

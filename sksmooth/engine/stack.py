@@ -490,6 +490,8 @@ class Remade:
 
     def state(self) -> list[Tensor]:
         """Give what training changes."""
+        if self.stack is None:  # the epochs were all trained before
+            self.stack = self.make()
         return self.stack.state()
 
     def write_back(self, m: int, state: Sequence[Tensor]) -> None:

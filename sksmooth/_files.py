@@ -1,0 +1,53 @@
+"""Files that have their name only when they are whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
+    """Give a file to write another name until it is whole.
+
+    Whatever happens meanwhile, `path` names what it named before, or the whole new file. What is no
+    file, such as a device or a pipe, is written to as it is.
+
+    Parameters
+    ----------
+    path : path
+        The file's name.
+    sync : bool, default=True
+        Whether it is to outlive a failure of the machine, too, and not only one of the process.
+
+    Yields
+    ------
+    Path
+        The name to write to.
+    """
+    path = Path(path).resolve()  # a link stays one
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        yield unfinished
+        if sync:
+            _sync(unfinished, os.O_RDWR)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    if sync and hasattr(os, "O_DIRECTORY"):  # the new name is on the disk with its folder
+        _sync(path.parent, os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""How far a training has come: saved beside a net's parameters, and gone on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from skorch.history import History
+
+from sksmooth.engine.monitor import Best, Monitor
+from sksmooth.engine.randomness import OwnRandomness
+from sksmooth.engine.stack import Scored
+
+
+class Progress:
+    """What skorch saves of a training as ``f_training``, and loads again.
+
+    It holds all that the next epochs depend on, in one file: a training that was killed between two
+    files would else go on from parts of different epochs.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        Whose training it is.
+    training : Training or None
+        What is known of it; None: there is none going on.
+    """
+
+    def __init__(self, net: Any, training: Any) -> None:
+        self.net = net
+        self.training = training
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what is to be saved: numbers, text and tensors."""
+        training = self.training
+        if training is None or training.session is None:
+            raise ValueError(
+                "f_training= saves a training that is going on, as skorch's Checkpoint does at the "
+                "end of an epoch; there is none."
+            )
+        return training.last or state_of(self.net, training.session, training.monitor)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Give the net's parts and history what was saved; its next training goes on from there."""
+        net = self.net
+        if net.initialized_ and state["parts"].keys() != _parts(net).keys():
+            raise ValueError(
+                f"The training saved is one of {sorted(state['parts'])}, but the net has "
+                f"{sorted(_parts(net))}."
+            )
+        load_parts(net, state)
+        net.history_ = History(json.loads(state["history"]))
+        net.progress = state
+
+
+def state_of(net: Any, session: Any, monitor: Monitor) -> dict[str, Any]:
+    """Give all that the epochs to come depend on.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        In training, at the end of an epoch.
+    session : Session
+        Its epochs.
+    monitor : Monitor
+        That watches it.
+
+    Returns
+    -------
+    dict
+        Numbers, text and tensors, which later epochs do not change.
+    """
+    best = monitor.best
+    return {
+        "parts": {name: _copied(part.state_dict()) for name, part in _parts(net).items()},
+        "history": json.dumps(net.history.to_list()),
+        "callbacks": {name: _learned_by(callback) for name, callback in net.callbacks_},
+        "random_state": _copied(session.drawn_from),
+        "generators": {
+            ":".join(map(str, device)): generator.get_state()
+            for device, generator in session.randomness.generators.items()
+        },
+        "n_epochs": monitor.n_epochs,
+        "active": _copied(monitor.active),
+        "inverse_temperature": _copied(monitor.inverse_temperature),
+        "best": best and _copied([best.epoch, best.loss, list(best.scored), best.state]),
+    }
+
+
+def load_parts(net: Any, state: Mapping[str, Any]) -> None:
+    """Give a net's module, criterion and optimizer what was saved of them."""
+    for name, own in state["parts"].items():
+        getattr(net, name).load_state_dict(own)
+
+
+def random_state_of(state: Mapping[str, Any]) -> np.random.RandomState:
+    """Give the generator that the seeds of a saved training were drawn from."""
+    random_state = np.random.RandomState()
+    kind, key, *others = state["random_state"]
+    random_state.set_state((kind, key.numpy(), *others))
+    return random_state
+
+
+def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[str, Any]) -> None:
+    """Bring what watches a net, and what it draws from, to where a saved training was.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        In training, whose parts and history were loaded.
+    randomness : OwnRandomness
+        Of the seed that was saved.
+    monitor : Monitor
+        Before its first epoch.
+    state : dict
+        What was saved.
+    """
+    for device, own in state["generators"].items():
+        kind, _, index = device.partition(":")
+        randomness.generator(f"{kind}:{index}").set_state(own.cpu())
+    monitor.n_epochs = state["n_epochs"]
+    monitor.active = state["active"].numpy()
+    monitor.inverse_temperature = _as_array(state["inverse_temperature"])
+    if state["best"] is not None:
+        epoch, loss, scored, kept = state["best"]
+        monitor.best = Best(epoch.numpy(), loss.numpy(), Scored(*map(_as_array, scored)), kept)
+    for name, callback in net.callbacks_:
+        for attribute, own in state["callbacks"].get(name, {}).items():
+            before: Any = getattr(callback, attribute, None)
+            if hasattr(before, "load_state_dict"):
+                before.load_state_dict(own)
+            else:
+                setattr(callback, attribute, own)
+
+
+def _parts(net: Any) -> dict[str, Any]:
+    names = (f"{name}_" for name in net._modules + net._criteria + net._optimizers)
+    return {name: getattr(net, name) for name in names}
+
+
+def _learned_by(callback: Any) -> dict[str, Any]:
+    """Give what a callback has come to know: numbers, text, the states of what has one."""
+    learned: dict[str, Any] = {}
+    for name, value in vars(callback).items():
+        if not name.endswith("_"):
+            continue
+        if hasattr(value, "state_dict") and not isinstance(value, type):
+            learned[name] = _copied(value.state_dict())
+        elif isinstance(value, np.generic):
+            learned[name] = value.item()
+        elif value is None or type(value) in (bool, int, float, str):
+            learned[name] = value
+    return learned
+
+
+def _copied(value: Any) -> Any:
+    """Copy tensors, and arrays as tensors, in whatever containers."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    if isinstance(value, Mapping):
+        return {key: _copied(own) for key, own in value.items()}
+    return [_copied(own) for own in value] if isinstance(value, list | tuple) else value
+
+
+def _as_array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, torch.Tensor) else value
