@@ -45,6 +45,8 @@ TRIALS = [
           "ValueError that says which"),
     Trial("kill -9 while a file is written over and over", "test_save", "test_a_file_is_whole",
           "the file is whole whenever it is read"),
+    Trial("kill -9 in a training, also in the middle of a file of its Checkpoint", "test_progress",
+          "test_goes_on_after_kill_9", "run again, it ends with bit for bit the same net"),
     Trial("a full disk while saving", "test_save", "test_a_file_stays_whole",
           "OSError; the file before is whole, no other is left"),
     Trial("a full disk, or no folder, under skorch's Checkpoint", "test_skorch_compatibility",
