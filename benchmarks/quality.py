@@ -196,6 +196,23 @@ def make_calibrated_otherwise(calibration: Any, seed: int) -> LabelSmoothingClas
     return LabelSmoothingClassifierCV(net, random_state=seed)
 
 
+def make_one_net(seed: int) -> LabelSmoothingClassifierCV:
+    """Make one net for all rows, whose epoch and calibrator come from folds."""
+    return LabelSmoothingClassifierCV(
+        LabelSmoothingClassifier(),
+        label_smoothings=(0.1,),
+        encodings=(None,),
+        ensemble=False,
+        random_state=seed,
+    )
+
+
+def make_tabm(n_features: int, n_classes: int) -> torch.nn.Module:
+    from tabm import TabM
+
+    return TabM.make(n_num_features=n_features, d_out=n_classes)
+
+
 CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     OURS: lambda split, seed: LabelSmoothingClassifierCV(random_state=seed),
     f"{OURS}, ε=0": lambda split, seed: LabelSmoothingClassifierCV(
@@ -217,10 +234,14 @@ CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     "RealMLP-TD, ε=0": lambda split, seed: make_real_mlp(split, seed, use_ls=False),
 }
 
-# Other calibrators than the default one, to be named by --only.
+# Other calibrators than the default one, other modules and recipes, to be named by --only.
 VARIANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     f"{OURS}, temperature": lambda split, seed: make_calibrated_otherwise("temperature", seed),
     f"{OURS}, SVS": lambda split, seed: make_svs(seed),
+    f"{OURS}, one net": lambda split, seed: make_one_net(seed),
+    "LabelSmoothingClassifier, TabM": lambda split, seed: LabelSmoothingClassifier(
+        make_tabm, lr=0.002, random_state=seed
+    ),
 }
 
 

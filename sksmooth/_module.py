@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sksmooth.calibration import LARGEST_NORM_RATIO, NormTemperatureScaling, TemperatureScaling
-from sksmooth.engine.targets import float_logits
+from sksmooth.engine.targets import logits_of, pooled
 from sksmooth.modules import input_dtype
 
 
@@ -57,7 +57,4 @@ class ProbabilityModule(nn.Module):
         return torch.softmax(logits / self.temperature, -1)
 
     def _logits(self, output: Any) -> Tensor:
-        logits = float_logits(output)
-        if self.gives_probabilities:
-            return torch.log(logits + torch.finfo(logits.dtype).eps)
-        return logits
+        return pooled(logits_of(output, self.gives_probabilities))

@@ -42,7 +42,7 @@ from sksmooth.engine.plan import (
     overrides,
 )
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
-from sksmooth.engine.targets import check_width, float_logits
+from sksmooth.engine.targets import check_width, logits_of, pooled
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import mean_loss
 from sksmooth.modules import SimpleNet, input_dtype, suited
@@ -575,7 +575,7 @@ class SmoothedNet(StoredNet):
         Parameters
         ----------
         y_pred : tensor of shape (n, n_classes), or a tuple that ends in one
-            The module's output.
+            The module's output; of shape (n, members, n_classes) if it has members.
         y_true : tensor of shape (n,), int64
             Class indices.
         X : tensor
@@ -593,11 +593,17 @@ class SmoothedNet(StoredNet):
         ValueError
             If the logits have another width than the number of classes.
         """
-        logits = self.read_logits(y_pred)
+        logits = self._logits_of_members(y_pred)
         n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
         check_width(self.module, logits, n_classes)
         y_true = to_tensor(y_true, device=self.device)
         weight = None if self._training is None else self._training.batch_weight
+        if not training:
+            logits = pooled(logits)
+        elif logits.ndim == 3:  # each member's loss counts
+            y_true = y_true.repeat_interleave(logits.shape[1], 0)
+            weight = None if weight is None else weight.repeat_interleave(logits.shape[1], 0)
+            logits = logits.flatten(0, 1)
         if weight is None:
             return self.criterion_(logits, y_true)
         return mean_loss(self.criterion_, logits, y_true, weight)
@@ -608,18 +614,18 @@ class SmoothedNet(StoredNet):
         Parameters
         ----------
         output : tensor or tuple of tensors
-            What ``forward`` returned.
+            What ``forward`` returned; of shape (n, members, n_classes) if it has members.
 
         Returns
         -------
         tensor of shape (n, n_classes), float32
-            The logits.
+            The logits; of members, those of their mean probabilities.
         """
-        output = float_logits(output)
+        return pooled(self._logits_of_members(output))
+
+    def _logits_of_members(self, output: Any) -> torch.Tensor:
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
-        if isinstance(criterion, torch.nn.NLLLoss):  # with which skorch's modules give
-            return torch.log(output + torch.finfo(output.dtype).eps)  # probabilities
-        return output
+        return logits_of(output, isinstance(criterion, torch.nn.NLLLoss))
 
     @property
     def classes_(self) -> NDArray:

@@ -54,9 +54,10 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
     Parameters
     ----------
     module : torch module (class or instance), default=SimpleNet
-        Returns logits of shape (n, n_classes), or a tuple whose last item is the logits. Where its
-        constructor takes `n_features` or `n_classes`, they are filled in from the data. An instance
-        is copied before it is trained.
+        Returns logits of shape (n, n_classes), or a tuple whose last item is the logits. Of shape
+        (n, members, n_classes), as TabM gives them: each member's loss counts in training, and the
+        mean of their probabilities in prediction. Where its constructor takes `n_features` or
+        `n_classes`, they are filled in from the data. An instance is copied before it is trained.
     label_smoothing : float, default=0.1
         The mass ε taken from the true class, in [0, 1).
     smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"

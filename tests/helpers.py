@@ -70,6 +70,19 @@ def make_cv(estimator=None, **params):
     return LabelSmoothingClassifierCV(estimator or short(), **{**defaults, **params})
 
 
+class WithMembers(nn.Module):
+    """Gives logits of several members, as TabM does."""
+
+    def __init__(self, n_features=4, n_classes=3, n_members=5):
+        super().__init__()
+        self.inner = nn.Linear(n_features, 16)
+        self.scale = nn.Parameter(torch.randn(n_members, 16))
+        self.outer = nn.Linear(16, n_classes)
+
+    def forward(self, X):
+        return self.outer(torch.relu(self.inner(X))[:, None] * self.scale)
+
+
 class WithDropout(nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()

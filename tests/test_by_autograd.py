@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from helpers import WithMembers
 from torch import nn
 from torch.testing import assert_close
 
@@ -33,6 +34,7 @@ MODULES = {
         nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 3)
     ),
     "tuple of another dtype": Tupled,
+    "members": WithMembers,
 }
 
 
@@ -46,6 +48,11 @@ def expected_step(module, criterion, X, y, weight=None):
     module = copy.deepcopy(module).train()
     output = module(X)
     logits = (output[-1] if isinstance(output, tuple) else output).float()
+    if logits.ndim == 3:
+        logits, n_members = logits.flatten(0, 1), logits.shape[1]
+        y, weight = (
+            None if own is None else own.repeat_interleave(n_members) for own in (y, weight)
+        )
     loss = criterion(logits, y) if weight is None else mean_loss(criterion, logits, y, weight)
     loss.backward()
     return loss.detach(), [parameter.grad for parameter in module.parameters()]
@@ -100,7 +107,12 @@ def test_logits_are_those_of_the_modules(name):
     alone = torch.cat([around(module).logits(X[[m]]) for m, module in enumerate(modules)])
     for m, module in enumerate(modules):
         output = module(X[m])
-        assert_close(alone[m], (output[-1] if isinstance(output, tuple) else output).float())
+        expected = (output[-1] if isinstance(output, tuple) else output).float()
+        if name == "members":
+            expected = expected.softmax(-1).mean(1)
+            assert_close(alone[m].softmax(-1), expected)
+        else:
+            assert_close(alone[m], expected)
     stacked = StackedModules(modules).logits(X)
     assert_close(stacked, alone)
     assert alone.dtype == stacked.dtype == torch.float32

@@ -178,6 +178,24 @@ def test_skrub_takes_a_table_as_it_comes():
 # -- searching -----------------------------------------------------------------------------------
 
 
+def make_tabm(n_features, n_classes):
+    from tabm import TabM
+
+    return TabM.make(n_num_features=n_features, d_out=n_classes, n_blocks=2, d_block=64, k=16)
+
+
+def test_tabm(table):
+    pytest.importorskip("tabm")
+    X, y = table
+    net = LabelSmoothingClassifier(
+        make_tabm, calibration=None, max_epochs=20, lr=0.005, random_state=0
+    ).fit(X, y)
+    assert net.score(X, y) > 0.8
+    with torch.no_grad():
+        members = net.module_(torch.as_tensor(X).float()).double()
+    np.testing.assert_allclose(net.predict_proba(X), members.softmax(-1).mean(1), atol=1e-6)
+
+
 def test_optuna_prunes_by_the_epoch(table):
     optuna = pytest.importorskip("optuna")
     from skorch.callbacks import Callback

@@ -5,7 +5,16 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import HELD_OUT, ORDINAL, SPECIES, Named, hold_out_the_last_50, quick
+from helpers import (
+    HELD_OUT,
+    ORDINAL,
+    SPECIES,
+    Named,
+    WithMembers,
+    hold_out_the_last_50,
+    make_cv,
+    quick,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
@@ -260,3 +269,44 @@ def test_a_batch_of_equal_rows_needs_no_weights_of_a_criterion_of_ones_own():
         criterion=Plain, label_smoothing=0, train_split=None, max_epochs=30, random_state=0
     )
     assert net.fit(X, y).score(X, y) == 1
+
+
+class TestMembers:
+    """Modules whose output is of shape (n, members, n_classes)."""
+
+    @pytest.mark.parametrize("weights", [None, "random"])
+    def test_is_trained_alike_by_autograd_and_by_skorch(self, iris, weights):
+        X, y = iris
+        weights = weights and np.random.default_rng(0).uniform(0.5, 2, len(X))
+
+        class Listener(Callback):
+            def on_batch_end(self, net, **kwargs):
+                pass
+
+        net, heard = quick(module=WithMembers), quick(module=WithMembers, callbacks=[Listener()])
+        net.fit(X, y, sample_weight=weights)
+        heard.fit(X, y, sample_weight=weights)
+        assert (net.trained_by_, heard.trained_by_) == ("by autograd", "by skorch")
+        assert_allclose(net.predict_proba(X), heard.predict_proba(X), atol=1e-6)
+        for name in ("train_loss", "valid_loss", "refined_loss"):
+            assert_allclose(net.history[:, name], heard.history[:, name], rtol=1e-5)
+
+    def test_predicts_the_mean_of_their_probabilities(self, iris):
+        X, y = iris
+        net = quick(module=WithMembers, calibration=None).fit(X, y)
+        with torch.no_grad():
+            members = net.module_(torch.from_numpy(X).float()).double()
+        expected = members.softmax(-1).mean(1)
+        assert_allclose(net.predict_proba(X), expected, atol=1e-6)
+        assert_allclose(net.as_module()(torch.from_numpy(X)), expected, atol=1e-6)
+
+    def test_in_cross_validation_they_are_trained_in_lockstep(self, iris):
+        model = make_cv(quick(module=WithMembers)).fit(*iris)
+        assert model.alone_because_ is None
+        logits = np.mean([net.logits(iris[0]) for net in model.estimators_], axis=0)
+        proba = model.calibrator_.predict_proba(logits)
+        assert_allclose(model.predict_proba(iris[0]), proba, atol=1e-6)
+
+    def test_of_another_number_of_classes_is_refused(self, iris):
+        with pytest.raises(ValueError, match=r"shape \(64, 5, 2\), but y has 3"):
+            quick(module=WithMembers, module__n_classes=2).fit(*iris)

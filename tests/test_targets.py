@@ -182,3 +182,12 @@ def test_logits_of_another_width_are_refused(shape, n_classes, fits):
         return
     with pytest.raises(ValueError, match="Linear gives logits of shape"):
         check_width(nn.Linear(1, 1), torch.zeros(shape), n_classes)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_loss_of_members_is_the_mean_of_theirs(weighted):
+    logits = torch.randn(2, 6, 4, 3)  # of two nets, four members each
+    y, weight = torch.randint(3, (2, 6)), torch.rand(2, 6) + 0.1 if weighted else None
+    targets = Targets.of([LabelSmoothingLoss(0.2)] * 2, 3, like=logits)
+    each = [stacked_loss(logits[:, :, own], y, targets, weight) for own in range(4)]
+    assert_close(stacked_loss(logits, y, targets, weight), torch.stack(each).mean(0))

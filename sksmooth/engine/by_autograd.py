@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
-from sksmooth.engine.targets import Targets, check_width, float_logits, stacked_loss
+from sksmooth.engine.targets import Targets, check_width, float_logits, pooled, stacked_loss
 from sksmooth.modules import input_dtype
 
 
@@ -57,7 +57,7 @@ class OneModule:
         if self.module.training:
             self.module.eval()
         with torch.no_grad():
-            return float_logits(self.module(X[0].to(self.dtype)))[None]
+            return pooled(float_logits(self.module(X[0].to(self.dtype))))[None]
 
     score = logits
 
@@ -152,7 +152,7 @@ class StackedModules:
         if self.skeleton.training:
             self.skeleton.eval()
         with torch.no_grad():
-            return self._forward(self.parameters, X)
+            return self._forward(self.parameters, X, pooled)
 
     score = logits
 
@@ -200,9 +200,14 @@ class StackedModules:
             own.copy_(gradient)
         return loss.detach()
 
-    def _forward(self, parameters: Sequence[Tensor], X: Tensor) -> Tensor:
+    def _forward(
+        self,
+        parameters: Sequence[Tensor],
+        X: Tensor,
+        then: Callable[[Tensor], Tensor] = lambda logits: logits,
+    ) -> Tensor:
         def forward(values: tuple[Tensor, ...], rows: Tensor) -> Any:
             named = dict(zip(self.names, values, strict=True))
-            return float_logits(functional_call(self.skeleton, named, (rows,)))
+            return then(float_logits(functional_call(self.skeleton, named, (rows,))))
 
         return vmap(forward, randomness="different")(tuple(parameters), X.to(self.dtype))

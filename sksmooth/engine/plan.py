@@ -17,7 +17,7 @@ from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_autograd import StackedModules
 from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.stack import Selection
-from sksmooth.engine.targets import float_logits, is_known
+from sksmooth.engine.targets import float_logits, is_known, pooled
 from sksmooth.modules import SimpleNet, input_dtype, is_plain
 
 BY_HAND = "by hand"
@@ -328,7 +328,7 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
         stacked = StackedModules([module, module]).logits(torch.stack([X, X]))
         module.eval()
         with torch.no_grad():
-            alone = float_logits(module(X.to(input_dtype(module))))
+            alone = pooled(float_logits(module(X.to(input_dtype(module)))))
     except Exception as error:  # whatever a module's forward may raise under vmap
         return f"the module cannot be stacked: {error}"
     if alone.shape != (len(X), n_classes):

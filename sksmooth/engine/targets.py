@@ -125,8 +125,8 @@ def stacked_loss(
 
     Parameters
     ----------
-    logits : tensor of shape (M, n, K)
-        The nets' logits.
+    logits : tensor of shape (M, n, K), or (M, n, members, K)
+        The nets' logits; of modules with members, of each member, which are so many rows more.
     y : tensor of shape (M, n), int64
         Class indices.
     targets : Targets
@@ -139,6 +139,11 @@ def stacked_loss(
     tensor of shape (M,)
         The losses.
     """
+    if logits.ndim == 4:
+        n_members, logits = logits.shape[2], logits.flatten(1, 2)
+        y = y.repeat_interleave(n_members, 1)
+        if sample_weight is not None:
+            sample_weight = sample_weight.repeat_interleave(n_members, 1)
     log_p = torch.log_softmax(logits.transpose(1, 2), dim=1)
     share = shares(y, targets, sample_weight)
     return mean_losses(log_p, targets.mass_of(y), y, targets, share)
@@ -212,7 +217,7 @@ def float_logits(output: Any) -> Tensor:
     Returns
     -------
     tensor of float32
-        The logits.
+        The logits, of shape (n, K), or (n, members, K).
 
     Examples
     --------
@@ -224,15 +229,60 @@ def float_logits(output: Any) -> Tensor:
     return logits.float() if logits.is_floating_point() else logits
 
 
+def logits_of(output: Any, is_probability: bool = False) -> Tensor:
+    """Read the logits from a module's output, which may be of probabilities.
+
+    Parameters
+    ----------
+    output : tensor or tuple of tensors
+        What the module's forward returned.
+    is_probability : bool, default=False
+        Whether these are probabilities, as skorch's modules for NLLLoss give them.
+
+    Returns
+    -------
+    tensor of float32
+        The logits, of shape (n, K), or (n, members, K).
+    """
+    logits = float_logits(output)
+    return torch.log(logits + torch.finfo(logits.dtype).eps) if is_probability else logits
+
+
+def pooled(logits: Tensor) -> Tensor:
+    """Give one vector of logits a row: of members, the logarithm of their mean probabilities.
+
+    Parameters
+    ----------
+    logits : tensor of shape (n, K), or (n, members, K)
+        Of a module without members, or with.
+
+    Returns
+    -------
+    tensor of shape (n, K)
+        The same logits, or those of the members together, of mean zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> members = torch.tensor([[[0.2, 0.8], [0.4, 0.6]]]).log()
+    >>> torch.softmax(pooled(members), -1)
+    tensor([[0.3000, 0.7000]])
+    """
+    if logits.ndim != 3:
+        return logits
+    together = torch.log_softmax(logits, -1).logsumexp(1)
+    return together - together.mean(-1, keepdim=True)
+
+
 def check_width(module: Any, logits: Tensor, n_classes: int | None) -> None:
-    """Refuse logits that are not one number a row and class.
+    """Refuse logits that are not one number a row and class, or a row, member and class.
 
     Parameters
     ----------
     module : torch module, or what makes one
         Whose output it is, for the message.
     logits : tensor
-        Should be of shape (n_samples, n_classes).
+        Should be of shape (n_samples, n_classes), or (n_samples, members, n_classes).
     n_classes : int or None
         The number of classes; None where it is not known.
 
@@ -241,7 +291,7 @@ def check_width(module: Any, logits: Tensor, n_classes: int | None) -> None:
     ValueError
         If they are of another shape.
     """
-    if logits.ndim != 2 or n_classes not in (None, logits.shape[1]):
+    if logits.ndim not in (2, 3) or n_classes not in (None, logits.shape[-1]):
         name = getattr(module, "__name__", type(module).__name__)
         raise ValueError(
             f"module={name} gives logits of shape {tuple(logits.shape)}, but y has {n_classes} "
