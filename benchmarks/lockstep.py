@@ -1,7 +1,6 @@
 """Speed of BatchedGridSearchCV and LabelSmoothingClassifierCV beside those who do the same work.
 
-Timed as in ``speed.py``: interleaved in one process, each peer with whichever of 1 or 2 threads
-its warm-up finds faster, ours as they come. All train the same net on the same float32 rows for
+Timed as ``timing.py`` says. All train the same net on the same float32 rows for
 the same number of epochs in 5 folds. Searches refit their best candidate, as they do by default.
 
 Run it as ``python benchmarks/lockstep.py [--quick] [--json FILE]``.
@@ -9,37 +8,23 @@ Run it as ``python benchmarks/lockstep.py [--quick] [--json FILE]``.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
-from speed import (
+from speed import N_CLASSES, N_FEATURES, PlainNet, Schedule, make_mlp, make_ours, make_skorch
+from timing import (
     DEFAULT_THREADS,
-    HEADER,
-    N_CLASSES,
-    N_FEATURES,
     PEER_THREADS,
     Case,
     Contestant,
-    PlainNet,
-    Schedule,
-    describe_machine,
-    format_row,
-    make_mlp,
-    make_ours,
-    make_skorch,
-    run_case,
+    make_parser,
+    print_results,
+    reporting,
 )
 
 from sksmooth import BatchedGridSearchCV, LabelSmoothingClassifierCV, make_tabular
@@ -199,6 +184,20 @@ def choice_cases() -> Iterator[Case]:
     )
 
 
+def predict_cases() -> Iterator[Case]:
+    X, y = SMALL.rows()
+    ours = LabelSmoothingClassifierCV(random_state=0).fit(X, y)
+    mlp = make_mlp(SMALL, SMALL.epochs).fit(X, y)
+    million = np.tile(X, (1000, 1))
+    for rows, work, calls in ((X[:1], "1 row", 200), (million, "1,000,000 × 10", 1)):
+        yield Case(
+            f"predict_proba of LabelSmoothingClassifierCV as it comes, {work}",
+            Contestant("ours", partial(ours.predict_proba, rows), threads=(DEFAULT_THREADS,)),
+            [Contestant("MLPClassifier", partial(mlp.predict_proba, rows), limit=2.0)],
+            calls=calls,
+        )
+
+
 def further_cases() -> Iterator[Case]:
     """Compare on more rows and classes, and with a module that sksmooth does not know."""
     work = f"BatchedGridSearchCV, 5 ε; {LETTERS}"
@@ -217,35 +216,17 @@ def further_cases() -> Iterator[Case]:
 def all_cases(quick: bool) -> Iterator[Case]:
     yield from search_cases()
     yield from choice_cases()
+    yield from predict_cases()
     if not quick:
         yield from further_cases()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of it, under a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore", ConvergenceWarning)  # MLPClassifier at its last epoch
-
+    arguments = make_parser(__doc__).parse_args()
     budget = SECONDS["quick" if arguments.quick else "full"]
-    start = time.perf_counter()
-    report: dict[str, Any] = {"machine": describe_machine(), "quick": arguments.quick}
-    versions = ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items())
-    print(f"{versions}; {os.cpu_count()} cores, torch with {DEFAULT_THREADS} threads\n")
-    print("ratio: ours to theirs, of the medians; min, median and max are over the rounds.")
-    print(f"All nets have layers of 64 and 32 units; {FOLDS} folds.\n")
-    print(HEADER)
-    report["results"] = []
-    for case in all_cases(arguments.quick):
-        for result in run_case(case, budget):
-            print(format_row(result), flush=True)
-            report["results"].append(asdict(result))
-
-    report["seconds"] = time.perf_counter() - start
-    print(f"\nMeasured in {report['seconds']:.0f} s.")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    remark = f"All nets have layers of 64 and 32 units; {FOLDS} folds.\n"
+    with reporting(arguments, remark) as report:
+        report["results"] = print_results(all_cases(arguments.quick), budget)
 
 
 if __name__ == "__main__":

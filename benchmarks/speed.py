@@ -1,58 +1,48 @@
 """Speed and memory of LabelSmoothingClassifier, side by side with those who do the same work.
 
-Every comparison is interleaved in one process, after a warm-up: same net, rows, batch size and
-epochs. A round times each contestant once, so a ratio compares neighbours in time. The peers get
-their best settings: float32 rows, fused Adam, no DataLoader in the raw loop, and whichever of 1 or
-2 threads their warm-up finds faster; sksmooth runs as it comes.
+Timed as ``timing.py`` says: same net, rows, batch size and epochs. The peers get their best
+settings: float32 rows, fused Adam, no DataLoader in the raw loop.
 
 Run it as ``python benchmarks/speed.py [--quick] [--json FILE]``.
 """
 
 from __future__ import annotations
 
-import argparse
-import gc
-import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-import sklearn
-import skorch
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from skorch import NeuralNetClassifier
-from threadpoolctl import ThreadpoolController
+from timing import (
+    DEFAULT_THREADS,
+    PEER_THREADS,
+    Case,
+    Contestant,
+    compare,
+    make_parser,
+    print_results,
+    reporting,
+)
 from torch import nn
 
-import sksmooth
 from sksmooth import LabelSmoothingClassifier, make_tabular
 
 N_FEATURES, N_CLASSES = 10, 3
 LEARNING_RATE = 0.001
 EPSILON = 0.1
 SMALL, LARGE = (64, 32), (512, 256, 128)
-DEFAULT_THREADS = torch.get_num_threads()
-PEER_THREADS = range(1, min(DEFAULT_THREADS, 2) + 1)
-POOLS = ThreadpoolController()
 
-# A comparison takes its rounds for this long, but at least FEWEST_ROUNDS, at most MOST_ROUNDS.
+# For how long a comparison takes its rounds.
 SECONDS = {"quick": 2.0, "full": 25.0}
-FEWEST_ROUNDS, MOST_ROUNDS = 2, 50
 
 
 @dataclass(frozen=True)
@@ -63,125 +53,12 @@ class Schedule:
     batch_size: int
     epochs: int
     widths: tuple[int, ...] = SMALL
+    dropout: float = 0.0
 
     def rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Make the rows and their labels."""
         X, y = make_tabular(self.n_rows, N_FEATURES, N_CLASSES, random_state=0)
         return X.astype(np.float32), y
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """Somebody who does the work; `warm_up` is a short piece of it, the work itself if None."""
-
-    name: str
-    run: Callable[[], Any]
-    warm_up: Callable[[], Any] | None = None
-    threads: Sequence[int] = PEER_THREADS
-    limit: float | None = None
-
-
-@dataclass(frozen=True)
-class Case:
-    """Some work, ours and the others', done `calls` times a round."""
-
-    work: str
-    ours: Contestant
-    peers: Sequence[Contestant]
-    calls: int = 1
-
-
-@dataclass(frozen=True)
-class Result:
-    """A row of the table; times are of one call, `ratio` is that of the medians."""
-
-    work: str
-    against: str
-    limit: float | None
-    ratio: float
-    lowest: float
-    middle: float
-    highest: float
-    ours_ms: float
-    theirs_ms: float
-    their_threads: int
-    rounds: int
-
-
-# -- timing -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def limit_threads(n_threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads)
-    with POOLS.limit(limits=n_threads, user_api="blas"):
-        yield
-    torch.set_num_threads(before)
-
-
-def measure(run: Callable[[], Any], calls: int = 1) -> float:
-    """Give the seconds of one call."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
-def warm_up(contestant: Contestant, calls: int) -> int:
-    """Warm a contestant up; give the number of threads with which it was fastest."""
-    seconds = {}
-    tries = 1 if len(contestant.threads) == 1 else 3
-    for n_threads in contestant.threads:
-        with limit_threads(n_threads):
-            run = contestant.warm_up or contestant.run
-            seconds[n_threads] = median(measure(run, calls) for _ in range(tries))
-    return min(seconds, key=lambda n_threads: seconds[n_threads])
-
-
-def compare(
-    contestants: Sequence[Contestant], budget: float, calls: int = 1
-) -> tuple[list[int], np.ndarray]:
-    """Time contestants in turns; give their threads and the seconds, (rounds, contestants)."""
-    threads = [warm_up(contestant, calls) for contestant in contestants]
-    rounds: list[list[float]] = []
-    end = time.perf_counter() + budget
-    while len(rounds) < FEWEST_ROUNDS or (len(rounds) < MOST_ROUNDS and time.perf_counter() < end):
-        seconds = [0.0] * len(contestants)
-        order = list(range(len(contestants)))
-        for i in reversed(order) if len(rounds) % 2 else order:
-            gc.collect()  # nobody pays for another's garbage
-            with limit_threads(threads[i]):
-                seconds[i] = measure(contestants[i].run, calls)
-        rounds.append(seconds)
-    return threads, np.array(rounds)
-
-
-def run_case(case: Case, budget: float) -> list[Result]:
-    threads, seconds = compare([case.ours, *case.peers], budget, case.calls)
-    return [
-        summarise(case.work, peer, threads[i], seconds[:, 0], seconds[:, i])
-        for i, peer in enumerate(case.peers, start=1)
-    ]
-
-
-def summarise(
-    work: str, peer: Contestant, n_threads: int, ours: np.ndarray, theirs: np.ndarray
-) -> Result:
-    ratios = (ours / theirs).tolist()
-    return Result(
-        work,
-        peer.name,
-        peer.limit,
-        ratio=float(np.median(ours) / np.median(theirs)),
-        lowest=min(ratios),
-        middle=median(ratios),
-        highest=max(ratios),
-        ours_ms=1e3 * float(np.median(ours)),
-        theirs_ms=1e3 * float(np.median(theirs)),
-        their_threads=n_threads,
-        rounds=len(ratios),
-    )
 
 
 # -- contestants --------------------------------------------------------------------------------
@@ -190,12 +67,14 @@ def summarise(
 class PlainNet(nn.Module):
     """A user's own module, unknown to sksmooth."""
 
-    def __init__(self, widths: Sequence[int] = SMALL) -> None:
+    def __init__(self, widths: Sequence[int] = SMALL, dropout: float = 0.0) -> None:
         super().__init__()
         sizes = [N_FEATURES, *widths]
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], N_CLASSES))
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
@@ -207,7 +86,7 @@ def make_ours(schedule: Schedule, epochs: int, **params: Any) -> LabelSmoothingC
     """Make our classifier, without held-out rows unless `params` say otherwise."""
     net: dict[str, Any] = {
         "module__hidden_layer_sizes": schedule.widths,
-        "module__dropout": 0.0,  # the others' nets have none
+        "module__dropout": schedule.dropout,  # 0: the others' nets have none
     }
     return LabelSmoothingClassifier(
         **{
@@ -257,7 +136,7 @@ def make_skorch(schedule: Schedule, epochs: int) -> NeuralNetClassifier:
 def train_raw(X: np.ndarray, y: np.ndarray, schedule: Schedule, epochs: int) -> nn.Module:
     """Train by a loop as one writes it when it is to be fast."""
     torch.manual_seed(0)
-    net = PlainNet(schedule.widths)
+    net = PlainNet(schedule.widths, schedule.dropout)
     criterion = nn.CrossEntropyLoss(label_smoothing=EPSILON)
     optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE, fused=True)
     inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
@@ -321,8 +200,42 @@ def fit_cases() -> Iterator[Case]:
     work = "fit 10,000 × 10, net 512-256-128, batch 128, 5 epochs"
     yield Case(work, ours, peers)
 
+    one_epoch = replace(WIDE_FIT, epochs=1)
+    ours, *peers = fits(one_epoch, {"raw torch loop": 0.85, "MLPClassifier": 0.60})
+    yield Case("fit 10,000 × 10, net 512-256-128, batch 128, 1 epoch", ours, peers)
+
     ours, *peers = fits(SMALL_FIT, {"raw torch loop": 1.20}, module=PlainNet)
     yield Case("fit 1,000 × 10 with a custom module", ours, peers)
+
+
+def dropout_cases() -> Iterator[Case]:
+    """Compare fits with dropout 0.1 to those without, and to a loop with the same dropout."""
+    for schedule, work, limits in (
+        (SMALL_FIT, "fit 1,000 × 10, net 64-32, dropout 0.1", (1.20, 0.45)),
+        (WIDE_FIT, "fit 10,000 × 10, net 512-256-128, dropout 0.1", (1.15, 0.60)),
+    ):
+        (without,) = fits(schedule, {})
+        ours, raw = fits(replace(schedule, dropout=0.1), {"raw torch loop": limits[1]})
+        without = replace(without, name="the same without dropout", limit=limits[0])
+        yield Case(work, ours, [without, replace(raw, name="raw torch loop with nn.Dropout")])
+
+
+def partial_fit_case() -> Case:
+    """Compare the last of 200 calls of partial_fit with the first."""
+    X, y = SMALL_FIT.rows()
+    new, old = (make_ours(SMALL_FIT, 1).partial_fit(X, y) for _ in range(2))
+    for _ in range(200):
+        old.partial_fit(X, y)
+
+    def first() -> None:
+        if len(new.history) > 10:
+            new.initialize()
+        new.partial_fit(X, y)
+
+    default = (DEFAULT_THREADS,)
+    peer = Contestant("the first ten calls", first, threads=default, limit=1.20)
+    ours = Contestant("later", lambda: old.partial_fit(X, y), threads=default)
+    return Case("partial_fit of 1,000 × 10 after 200 calls", ours, [peer], calls=10)
 
 
 def predict_cases() -> Iterator[Case]:
@@ -573,35 +486,6 @@ def import_case() -> Case:
 # -- report ---------------------------------------------------------------------------------------
 
 
-def describe_machine() -> dict[str, Any]:
-    packages = (sksmooth, torch, skorch, sklearn, np)
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{package.__name__: package.__version__ for package in packages},
-        },
-        "cores": os.cpu_count(),
-        "torch_threads": DEFAULT_THREADS,
-        "blas_threads": {pool["internal_api"]: pool["num_threads"] for pool in POOLS.info()},
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
-
-
-HEADER = (
-    "| work | against (threads) | at most | ratio | min | median | max | ours, ms | theirs, ms |\n"
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-)
-
-
-def format_row(result: Result) -> str:
-    limit = "" if result.limit is None else f"{result.limit:.2f}"
-    return (
-        f"| {result.work} | {result.against} ({result.their_threads}) | {limit} "
-        f"| {result.ratio:.2f} | {result.lowest:.2f} | {result.middle:.2f} | {result.highest:.2f} "
-        f"| {result.ours_ms:.4g} | {result.theirs_ms:.4g} |"
-    )
-
-
 def print_memory(title: str, memory: dict[str, dict[str, float]]) -> None:
     print(f"\n| {title} | at most | MB |")
     print("| --- | --- | --- |")
@@ -610,54 +494,31 @@ def print_memory(title: str, memory: dict[str, dict[str, float]]) -> None:
 
 
 def all_cases() -> Iterator[Case]:
-    for cases in (fit_cases, predict_cases, held_out_cases):
+    for cases in (fit_cases, dropout_cases, predict_cases, held_out_cases):
         yield from cases()
+    yield partial_fit_case()
     yield import_case()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of it, under a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore", ConvergenceWarning)  # MLPClassifier at its last epoch
-
+    arguments = make_parser(__doc__).parse_args()
     budget = SECONDS["quick" if arguments.quick else "full"]
-    start = time.perf_counter()
-    report: dict[str, Any] = {"machine": describe_machine(), "quick": arguments.quick}
-    versions = ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items())
-    print(f"{versions}; {os.cpu_count()} cores, torch with {DEFAULT_THREADS} threads\n")
-    print("ratio: ours to theirs, of the medians; min, median and max are over the rounds.\n")
-    print(HEADER)
-    report["results"] = []
-    for case in all_cases():
-        for result in run_case(case, budget):
-            print(format_row(result), flush=True)
-            report["results"].append(asdict(result))
-
-    if not arguments.quick:
-        report["memory"] = measure_memory()
-        print_memory("peak memory over 1,000,000 × 10 rows, above an idle import", report["memory"])
-    if not arguments.quick and sys.platform == "linux":
-        report["memory_mapped"] = measure_mapped(MAPPED_ROWS)
-        size = MAPPED_ROWS * N_FEATURES * 4 / 1e6
-        title = f"{size:.0f} MB of {MAPPED_ROWS:,} × 10 rows in a file"
-        print_memory(title, report["memory_mapped"])
-
-    report["fit_ms_by_threads"] = compare_threads(budget)
-    print(
-        "\nSmall fit: "
-        + ", ".join(f"{k} {v:.1f} ms" for k, v in report["fit_ms_by_threads"].items())
-    )
-    if not arguments.quick:
-        report["fit_us_per_row"] = compare_scale(budget)
-        scale = ", ".join(f"{k} {v:.3f} µs" for k, v in report["fit_us_per_row"].items())
-        print(f"Fit, per row and epoch: {scale}")
-
-    report["seconds"] = time.perf_counter() - start
-    print(f"\nMeasured in {report['seconds']:.0f} s.")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    with reporting(arguments) as report:
+        report["results"] = print_results(all_cases(), budget)
+        if not arguments.quick:
+            memory = report["memory"] = measure_memory()
+            print_memory("peak memory over 1,000,000 × 10 rows, above an idle import", memory)
+        if not arguments.quick and sys.platform == "linux":
+            report["memory_mapped"] = measure_mapped(MAPPED_ROWS)
+            size = MAPPED_ROWS * N_FEATURES * 4 / 1e6
+            title = f"{size:.0f} MB of {MAPPED_ROWS:,} × 10 rows in a file"
+            print_memory(title, report["memory_mapped"])
+        by_threads = report["fit_ms_by_threads"] = compare_threads(budget)
+        print("\nSmall fit: " + ", ".join(f"{k} {v:.1f} ms" for k, v in by_threads.items()))
+        if not arguments.quick:
+            scale = report["fit_us_per_row"] = compare_scale(budget)
+            text = ", ".join(f"{k} {v:.3f} µs" for k, v in scale.items())
+            print(f"Fit, per row and epoch: {text}")
 
 
 if __name__ == "__main__":

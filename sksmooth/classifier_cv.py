@@ -526,7 +526,7 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         rows = check_new_rows(self, X).flatten(1)
         n_nets, device = len(self.estimators_), stacks[0][1].weights[0].device
         at_once = max(1, PREDICTION_ROWS // n_nets)
-        with threads_for_rows(stacks[-1][0], min(len(rows), at_once), n_nets):
+        with threads_for_rows(stacks[-1][0], min(len(rows), at_once) * n_nets):
             chunks = (chunk.to(device) for chunk in fill_up(rows).split(at_once))
             outputs = [
                 torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])

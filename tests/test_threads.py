@@ -153,8 +153,8 @@ class Threads(Callback):
     [
         (1, {}, 1),
         (2, {}, 1),
-        (2, {"module__hidden_layer_sizes": (900, 900), "batch_size": -1}, 2),
-        (1, {"module__hidden_layer_sizes": (900, 900), "batch_size": -1}, 1),
+        (2, {"module__hidden_layer_sizes": (1200, 1200), "batch_size": -1}, 2),
+        (1, {"module__hidden_layer_sizes": (1200, 1200), "batch_size": -1}, 1),
     ],
 )
 def test_fit_uses_as_many_threads_as_pay(allowed, parameters, used):
@@ -227,10 +227,10 @@ def test_more_threads_than_allowed_are_never_asked_for():
         assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize(("n_nets", "used"), [(1, 1), (5, 1), (25, 2)])
-def test_a_stack_uses_more_threads_than_one_net(n_nets, used):
+@pytest.mark.parametrize(("n_rows", "used"), [(128, 1), (25 * 128, 1), (100_000, 2)])
+def test_only_large_products_are_dealt_out(n_rows, used):
     net = SimpleNet(10, 3, hidden_layer_sizes=(64, 32))
-    with threads_allowed(2), threads_for(net, batch_size=128, n_nets=n_nets):
+    with threads_allowed(2), threads_for(net, batch_size=n_rows):
         assert torch.get_num_threads() == used
 
 

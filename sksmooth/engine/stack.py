@@ -329,7 +329,7 @@ class InMemoryStack:
         """Use as many threads as that many rows of every net keep busy in a forward pass."""
         n_rows *= self.n_members
         flops = None if self.flops_of_a_row is None else self.flops_of_a_row * n_rows
-        return limit_threads(flops, self.n_members)
+        return limit_threads(flops)
 
     def _weights_of_batches(self, weights: list[Tensor | None]) -> NDArray:
         """Give what the batches weigh: as much as their rows, or as many as those are."""

@@ -20,10 +20,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 # What one more thread must have to do in one go to pay for being woken, in floating-point
-# operations: products of one net have to be cut in pieces, those of a stack are dealt out net by
-# net.
-FLOPS_PER_THREAD = 100e6
-FLOPS_PER_THREAD_IN_A_STACK = 25e6
+# operations: some 20 ms. On a machine that is busy, it may have to wait that long for a processor,
+# and the others for it (benchmarks/as_it_comes.py).
+FLOPS_PER_THREAD = 1e9
 
 DENSE_LAYERS = (torch.nn.Linear, torch.nn.BatchNorm1d, torch.nn.LayerNorm)
 
@@ -53,7 +52,7 @@ _IMPORTING_PROCESS = os.getpid()
 
 
 @contextmanager
-def limit_threads(flops: float | None, n_nets: int = 1) -> Iterator[None]:
+def limit_threads(flops: float | None) -> Iterator[None]:
     """Let the calling thread use as many of torch's threads as some work keeps busy.
 
     Work on a small net is too short to be dealt out: waking the threads takes longer, on a busy
@@ -65,8 +64,6 @@ def limit_threads(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     flops : float or None
         Floating-point operations between two waits. None: not known, so that all threads may be
         used.
-    n_nets : int, default=1
-        How many nets of a stack share them.
 
     Examples
     --------
@@ -83,8 +80,7 @@ def limit_threads(flops: float | None, n_nets: int = 1) -> Iterator[None]:
     if os.getpid() != _IMPORTING_PROCESS:
         needed = 1
     elif flops is not None:
-        per_thread = FLOPS_PER_THREAD if n_nets == 1 else FLOPS_PER_THREAD_IN_A_STACK
-        needed = min(allowed, 1 + int(flops / per_thread))
+        needed = min(allowed, 1 + int(flops / FLOPS_PER_THREAD))
     controls = None if needed == allowed else _controls()
     if controls is None:
         yield
@@ -124,7 +120,7 @@ def outlives_fork(method: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
-def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextManager:
+def threads_for(net: Any, batch_size: int) -> AbstractContextManager:
     """Let the calling thread use as many of torch's threads as a dense net's step can keep busy.
 
     Modules with other than dense layers are left alone, since their work is not known.
@@ -135,8 +131,6 @@ def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextMa
         The net that is to be trained.
     batch_size : int
         Rows of a batch.
-    n_nets : int, default=1
-        How many such nets are trained in one stack.
 
     Returns
     -------
@@ -155,10 +149,10 @@ def threads_for(net: Any, batch_size: int, n_nets: int = 1) -> AbstractContextMa
     True
     """
     flops = flops_of(net)
-    return limit_threads(None if flops is None else 3 * batch_size * n_nets * flops, n_nets)
+    return limit_threads(None if flops is None else 3 * batch_size * flops)
 
 
-def threads_for_rows(module: Any, n_rows: int, n_nets: int = 1) -> AbstractContextManager:
+def threads_for_rows(module: Any, n_rows: int) -> AbstractContextManager:
     """Let the calling thread use as many of torch's threads as a forward pass can keep busy.
 
     Parameters
@@ -166,9 +160,7 @@ def threads_for_rows(module: Any, n_rows: int, n_nets: int = 1) -> AbstractConte
     module : torch module
         The net.
     n_rows : int
-        Rows that go through it.
-    n_nets : int, default=1
-        How many such nets there are in one stack.
+        Rows that go through it, or through several of its kind in one stack.
 
     Returns
     -------
@@ -183,7 +175,7 @@ def threads_for_rows(module: Any, n_rows: int, n_nets: int = 1) -> AbstractConte
     1
     """
     flops = flops_of(module)
-    return limit_threads(None if flops is None else n_rows * n_nets * flops, n_nets)
+    return limit_threads(None if flops is None else n_rows * flops)
 
 
 def flops_of(module: Any) -> float | None:
