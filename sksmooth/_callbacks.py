@@ -80,9 +80,7 @@ class HeardTask(FitTask):
 
 
 @contextmanager
-def heard(
-    estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int
-) -> Iterator[FitTask]:
+def heard(estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> Iterator[FitTask]:
     """Begin a fit, and let go of the callbacks at its end, whatever happens.
 
     Parameters

@@ -282,7 +282,6 @@ class _Runner:
                 if isinstance(callback, PrintLog):
                     callback.on_epoch_end(self.estimator)
 
-
     def tell(self, contexts: ExitStack) -> None:
         """Tell callbacks that the fit begins; they are let go at the end of the contexts."""
         job, weight = self.job, self.job.fit_params.get("sample_weight")

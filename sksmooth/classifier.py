@@ -389,8 +389,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 with self.building():
                     self.initialize()
             with heard(self, X, y, sample_weight, epochs) as task:
-                own = {"early_stopping": False, "_routing_method": "partial_fit"}
-                self._train(table, epochs, task, **own, **fit_params)
+                self._train(table, epochs, task, False, _routing_method="partial_fit", **fit_params)
         return self
 
     @contextmanager

@@ -446,8 +446,9 @@ class LabelSmoothingClassifierCV(
         for net in nets:
             net.calibrator_ = calibrator
         proba = probabilities(logits, calibrator)
-        kept, n_rows = training.table.kept, len(training.table.all_codes)
-        oof_proba = np.full((n_rows, proba.shape[1]), np.nan)
+        codes: Any = training.table.all_codes
+        kept = training.table.kept
+        oof_proba = np.full((len(codes), proba.shape[1]), np.nan)
         oof_proba[training.left_out if kept is None else kept[training.left_out]] = proba
         results = training.results()
         return {

@@ -17,7 +17,7 @@ import numpy as np
 from joblib import effective_n_jobs, parallel_config
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.metrics import get_scorer_names
-from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
@@ -42,7 +42,7 @@ class BatchedGridSearchCV(GridSearchCV):
       each of which trains together.
     - In a Pipeline, the steps before the net are fitted once for each fold and each setting of
       their own parameters, on the training rows only.
-    - What cannot train together, such as a net with callbacks, is fitted by itself, and
+    - What cannot train together, such as a net with skorch's callbacks, is fitted by itself, and
       `alone_because_` tells why. An estimator that is neither a
       :class:`~sksmooth.LabelSmoothingClassifier` nor a Pipeline that ends in one is searched as
       GridSearchCV does.
