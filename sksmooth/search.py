@@ -231,9 +231,10 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         net = self.estimator.steps[-1][1] if _is_pipeline(self.estimator) else self.estimator
         if not isinstance(net, LabelSmoothingClassifier):
             return f"{type(net).__name__} is not LabelSmoothingClassifier itself"
-        before = self.estimator.steps[:-1] if _is_pipeline(self.estimator) else ()
-        if before and any(map(is_heard, [self.estimator, *(step for _, step in before)])):
-            return "callbacks are set on the pipeline, or on steps before the net"
+        if _is_pipeline(self.estimator):
+            steps = [step for _, step in self.estimator.steps[:-1]]
+            if any(map(is_heard, [self.estimator, *steps])):
+                return "callbacks are set on the pipeline, or on steps before the net"
         return None
 
 
