@@ -115,7 +115,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         `random_state` and stratified by class; a callable such as
         :class:`skorch.dataset.ValidSplit`; or None to train on all rows.
     callbacks : list of skorch callbacks, "disable" or None, default=None
-        See skorch.
+        See skorch. scikit-learn's, from its version 1.9 on, are set by ``set_callbacks``.
     predict_nonlinearity : "auto", callable or None, default="auto"
         "auto" applies the calibrator, or the softmax where there is none. A callable replaces
         both, and None gives the module's output as it is.

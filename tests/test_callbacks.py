@@ -13,6 +13,7 @@ from sklearn.exceptions import FitFailedWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from sksmooth import BatchedGridSearchCV, LabelSmoothingClassifier, SimpleNet, make_tabular
 
@@ -336,6 +337,33 @@ def test_nets_that_cannot_train_in_lockstep_are_watched_alone():
     assert search.alone_because_ == ["callbacks are set"] * 4
     evaluated = [own for own in watch.fitted if len(own) == 4]
     assert {path[2] for path in evaluated} == {("fit", number) for number in range(8)}
+
+
+class FailsOnce(nn.Module):
+    """Raises in its eighth forward pass in training, the first time that there is one."""
+
+    n_passes = 0
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = nn.Linear(n_features, n_classes)
+
+    def forward(self, x):
+        FailsOnce.n_passes += self.training
+        if self.training and self.n_passes == 8:
+            raise RuntimeError("out of memory")
+        return self.layer(x)
+
+
+def test_a_stack_that_fails_lets_go_of_its_callbacks():
+    watch = Watch()
+    net = clone(SINGLE["by autograd"]).set_params(module=FailsOnce).set_callbacks(watch)
+    search = BatchedGridSearchCV(net, {"label_smoothing": [0.0, 0.1]}, cv=2, refit=False)
+    search.fit(X, Y)
+    assert search.alone_because_ == ["training in a stack failed: out of memory"] * 2
+    kinds = [kind for kind, _ in watch.events]
+    assert kinds.count("setup") == kinds.count("teardown") == 2 * 4
+    assert sum(path[-1] == ("epoch", 5) for path in watch.fitted) > 0
 
 
 def test_pipelines_train_in_lockstep_unless_other_steps_are_watched():
