@@ -5,8 +5,9 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -18,7 +19,9 @@ from skorch.callbacks import PrintLog
 from torch.nn.parameter import is_lazy
 
 from sksmooth._batches import TensorBatches
+from sksmooth._callbacks import Evaluation, FitTask, heard
 from sksmooth._rows import Table, check_rows
+from sksmooth._session import learned_so_far
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
@@ -52,6 +55,8 @@ class Job:
         Its training rows. Jobs that are given the same objects share one checked copy.
     fit_params : dict
         Further arguments of its ``fit``.
+    evaluation : Evaluation or None
+        The task that the fit is of a search; None where no callback is told of it.
 
     Attributes
     ----------
@@ -67,6 +72,7 @@ class Job:
     X: Any
     y: Any
     fit_params: dict[str, Any] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
     seconds: float = 0.0
     error: Exception | None = None
     alone_because: str | None = None
@@ -119,7 +125,7 @@ def fit_together(
             _run_stacks(alike, max_members, on_epoch)
     for job in jobs:
         if job.alone_because is not None and job.error is None:
-            with _timed([job]), _errors_kept(job):
+            with _timed([job]), _errors_kept(job), _as_task(job):
                 job.estimator.fit(job.X, job.y, **job.fit_params)
 
 
@@ -208,6 +214,7 @@ class _Runner:
     def __init__(self, job: Job, checked: dict[tuple[int, int], Table]) -> None:
         self.job = job
         self.estimator = job.estimator
+        self.task = FitTask()
         self.estimator.check_parameters()
         sample_weight = job.fit_params.get("sample_weight")
         is_shared = all(
@@ -275,6 +282,26 @@ class _Runner:
                 if isinstance(callback, PrintLog):
                     callback.on_epoch_end(self.estimator)
 
+    def tell(self, contexts: ExitStack) -> None:
+        """Tell callbacks that the fit begins; they are let go at the end of the contexts."""
+        job, weight = self.job, self.job.fit_params.get("sample_weight")
+        contexts.enter_context(_as_task(job))
+        fit = heard(job.estimator, job.X, job.y, weight, job.estimator.max_epochs)
+        self.task = contexts.enter_context(fit)
+
+    def begin_epoch(self) -> bool:
+        """Tell callbacks that an epoch begins; give whether training is to go on."""
+        with _errors_kept(self.job):
+            self.task.begin_epoch()
+        return self.job.error is None
+
+    def end_epoch(self, monitor: Monitor, m: int) -> bool:
+        """Tell callbacks that an epoch has ended; give whether training is to go on."""
+        is_over = True  # also by what a callback raises
+        with _errors_kept(self.job):
+            is_over = self.task.end_epoch(partial(learned_so_far, self.estimator, monitor, m))
+        return not is_over
+
 
 def _run_stacks(
     runners: list[_Runner], max_members: int, on_epoch: Callable[[int], None] | None
@@ -285,7 +312,11 @@ def _run_stacks(
         members = [runners[number] for number in stack]
         with _timed([runner.job for runner in members]), single_precision():
             try:
-                _run(members, on_epoch)
+                with ExitStack() as contexts:
+                    for runner in members:
+                        with _errors_kept(runner.job):
+                            runner.tell(contexts)
+                    _run([own for own in members if own.job.error is None], on_epoch)
             except Exception as error:  # of one member's module, for instance
                 for runner in members:
                     runner.job.alone_because = f"training in a stack failed: {error}"
@@ -293,6 +324,8 @@ def _run_stacks(
 
 def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None:
     """Train a stack: the epochs, early stopping, calibration."""
+    if not runners:
+        return
     first = runners[0].estimator
     for runner in runners:
         rows = runner.batches.rows
@@ -313,12 +346,18 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     monitor = Monitor([stack], patience=first.patience if first.early_stopping else None)
     records = _Records(runners)
 
+    def begin_epoch() -> None:
+        active = np.flatnonzero(monitor.active).tolist()
+        monitor.stop([m for m in active if not runners[m].begin_epoch()])
+
     def end_epoch(epoch: Epoch) -> None:
         if on_epoch is not None:
             on_epoch(len(runners))
+        active = np.flatnonzero(epoch.active).tolist()
+        monitor.stop([m for m in active if not runners[m].end_epoch(monitor, m)])
 
     seconds = None if first.max_time is None else first.max_time * len(runners)
-    if train([stack], monitor, first.max_epochs, lambda: None, records.add, end_epoch, seconds):
+    if train([stack], monitor, first.max_epochs, begin_epoch, records.add, end_epoch, seconds):
         raise KeyboardInterrupt  # half of a search is none
     monitor.restore([m for m, runner in enumerate(runners) if runner.job.error is None])
     for m, runner in enumerate(runners):
@@ -331,10 +370,11 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
 def _conclude(runner: _Runner, monitor: Monitor, m: int) -> None:
     best, X = monitor.best, runner.batches.rows.X
     if best is None:
-        runner.estimator.conclude(monitor.n_epochs, lambda: None, X)
+        runner.estimator.conclude(len(runner.estimator.history), lambda: None, X)
     else:
         held_out = (*best.scored.of(m), monitor.start_of(m))
         runner.estimator.conclude(int(best.epoch[m]), lambda: held_out, X)
+    runner.task.end()
 
 
 class _Records:
@@ -370,6 +410,14 @@ class _Records:
             flags[f"{name}_best"] = (cost < best).tolist()
             self.best[name] = np.fmin(cost, best)
         return flags
+
+
+def _as_task(job: Job) -> AbstractContextManager:
+    """Let a fit be the task of a search that it is."""
+    if job.evaluation is None:
+        return nullcontext()
+    weight = job.fit_params.get("sample_weight")
+    return job.evaluation.of(job.estimator, job.X, job.y, weight)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import Any, NamedTuple, cast
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth._callbacks import FitTask
 from sksmooth._predict import KnownProbabilities, probabilities
 from sksmooth._rows import Table
 from sksmooth._session import Session
@@ -136,8 +138,22 @@ class FoldsTraining:
         net.prepare(self.table)
         return net
 
-    def run(self, max_members: int, verbose: int) -> None:
-        """Train the nets until every ε is past its patience."""
+    def run(
+        self, max_members: int, verbose: int, task: FitTask, learned: Callable[[], dict[str, Any]]
+    ) -> None:
+        """Train the nets until every ε is past its patience, or callbacks say so.
+
+        Parameters
+        ----------
+        max_members : int
+            The most nets in one stack.
+        verbose : int
+            Whether to print a line for each epoch.
+        task : FitTask
+            Tells callbacks of the epochs.
+        learned : callable
+            Gives the attributes that the ensemble would have if training ended now.
+        """
         self.stacks = self._make_stacks(max_members)
         if verbose and self.alone_because is not None:
             print(f"Not trained in lockstep: {self.alone_because}.")
@@ -152,12 +168,15 @@ class FoldsTraining:
         def begin_epoch() -> None:
             for stack in self.stacks:
                 stack.begin_epoch()
+            task.begin_epoch()
 
         def end_epoch(epoch: Epoch) -> None:
             if verbose:
                 self._print_epoch(epoch.number)
             for stack, losses in zip(self.stacks, epoch.losses, strict=True):
                 stack.end_epoch(epoch.number, losses)
+            if task.end_epoch(learned):
+                self.monitor.stop()
 
         with ExitStack() as contexts, single_precision():
             for stack in self.stacks:
@@ -295,13 +314,26 @@ class FoldsTraining:
     def trained_nets(self, value: int) -> list[LabelSmoothingClassifier]:
         """Give the nets of the ε with that number, of each fold, as at its best epoch."""
         self.monitor.restore([value])
+        return self._finished(value, self._nets_of(value))
+
+    def nets_so_far(self, value: int) -> list[LabelSmoothingClassifier]:
+        """Give copies of the nets of an ε as they would be if training ended now."""
+        with self.monitor.restored(value):
+            nets = [copy.copy(net) for net in self._nets_of(value)]
+        return self._finished(value, nets)
+
+    def _nets_of(self, value: int) -> list[LabelSmoothingClassifier]:
         by_fold = {
             fold: net
             for stack in self.stacks
             for (own, fold), net in zip(stack.pairs, stack.nets, strict=True)
             if own == value
         }
-        nets = [by_fold[fold] for fold in sorted(by_fold)]
+        return [by_fold[fold] for fold in sorted(by_fold)]
+
+    def _finished(
+        self, value: int, nets: list[LabelSmoothingClassifier]
+    ) -> list[LabelSmoothingClassifier]:
         for net in nets:
             net.label_smoothing = self.label_smoothings[value]
             net.set_smoothing()

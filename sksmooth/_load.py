@@ -36,6 +36,16 @@ class StoredNet(NamedParams):
         lasting.__dict__.update(self.lasting_state())
         return copyreg.__newobj__, (type(self),), super(StoredNet, lasting).__getstate__()  # type: ignore[attr-defined]
 
+    def __copy__(self) -> Any:
+        # As by a pickle, it has parts of its own, and no share in a training that is going on.
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.lasting_state())
+        twin.__dict__.pop("_training", None)
+        parts = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
+        own = {name: twin.__dict__[name] for name in parts if name in twin.__dict__}
+        twin.__dict__.update(copy.deepcopy(own))
+        return twin
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = memo[id(self)] = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))

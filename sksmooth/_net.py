@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from sksmooth._batches import (
     make_batches,
     rows_in_memory,
 )
+from sksmooth._callbacks import FitTask
 from sksmooth._checks import nearest
 from sksmooth._load import StoredNet
 from sksmooth._params import naming
@@ -35,12 +37,10 @@ from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
 from sksmooth._rows import are_codes, distinct
-from sksmooth._session import BestFlag, EpochTable, Session, Training
-from sksmooth.engine.loop import train
+from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far
+from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
-from sksmooth.engine.plan import (
-    overrides,
-)
+from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
 from sksmooth.engine.targets import check_width, logits_of, pooled
 from sksmooth.engine.threads import threads_for_rows
@@ -340,13 +340,17 @@ class SmoothedNet(StoredNet):
     # -- training -----------------------------------------------------------------------------
 
     @contextmanager
-    def in_training(self, patience: int | None = None) -> Iterator[Training]:
+    def in_training(
+        self, patience: int | None = None, task: FitTask | None = None
+    ) -> Iterator[Training]:
         """Be in training: callbacks meet class indices, and the batches' weights count.
 
         Parameters
         ----------
         patience : int or None, default=None
             Epochs without a lower refined loss after which :meth:`fit_loop` stops; None: never.
+        task : FitTask or None, default=None
+            Tells scikit-learn's callbacks of it.
 
         Yields
         ------
@@ -356,7 +360,7 @@ class SmoothedNet(StoredNet):
         if self._training is not None:
             yield self._training
             return
-        self._training = Training(patience)
+        self._training = Training(patience, task)
         try:
             yield self._training
         finally:
@@ -507,7 +511,19 @@ class SmoothedNet(StoredNet):
             training.monitor, training.session = monitor, session
             n_epochs = self.max_epochs if epochs is None else epochs
             n_before = len(self.history) - monitor.n_epochs
-            around = session.begin_epoch, session.record_epoch, session.end_epoch
+
+            def begin_epoch() -> None:
+                session.begin_epoch()
+                training.task.begin_epoch()
+
+            def end_epoch(epoch: Epoch) -> None:
+                try:
+                    session.end_epoch(epoch)
+                finally:  # skorch's EarlyStopping interrupts
+                    if training.task.end_epoch(partial(learned_so_far, self, monitor, 0)):
+                        monitor.stop()
+
+            around = begin_epoch, session.record_epoch, end_epoch
             is_interrupted = train([session.stack], monitor, n_epochs, *around, self.max_time)
             if is_interrupted:
                 del self.history[n_before + monitor.n_epochs :]

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
 
 from sksmooth._private import (
+    SETTINGS,
     HasMethods,
     Interval,
     InvalidParameterError,
@@ -194,7 +195,7 @@ class NamedParams(NeuralNetClassifier):
                     getattr(self, f"{name}_").load_state_dict(parameters)
             return self
         if self.initialized_:  # what was learned is of another module
-            learned = set(vars(self)) - set(self.get_params(deep=False))
+            learned = set(vars(self)) - set(self.get_params(deep=False)) - set(SETTINGS)
             for name in learned:
                 del self.__dict__[name]
         for name, value in own.items():

@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -32,7 +33,20 @@ from torch.nn.modules.module import (
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils._python_dispatch import TorchDispatchMode  # random numbers of one's own
 
+try:
+    from sklearn.callback import CallbackSupportMixin
+    from sklearn.callback._callback_support import callback_management_context as managed_callbacks
+except ImportError:  # scikit-learn 1.8 has none, and no estimator with callbacks
+    managed_callbacks = nullcontext
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Nothing."""
+
+
 __all__ = [
+    "CALLBACKS",
+    "SETTINGS",
+    "CallbackSupportMixin",
     "HasMethods",
     "Interval",
     "InvalidParameterError",
@@ -47,11 +61,16 @@ __all__ = [
     "has_hooks",
     "has_step_hooks",
     "index_method_params",
+    "managed_callbacks",
     "routing_enabled",
     "split_rows",
     "torch_library",
     "validate_parameter_constraints",
 ]
+
+# Where scikit-learn keeps what was set on an estimator beside its parameters: callbacks first.
+CALLBACKS = "_skl_callbacks"
+SETTINGS = (CALLBACKS, "_metadata_request", "_sklearn_output_config")
 
 # The kernels that torch.optim's fused Adam and AdamW call.
 fused_adam: Any = torch._fused_adam_

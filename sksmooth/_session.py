@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from sksmooth._batches import TensorBatches
+from sksmooth._callbacks import FitTask
 from sksmooth._checks import warn_user
 from sksmooth.engine.by_skorch import SkorchStack
 from sksmooth.engine.loop import Epoch
@@ -63,6 +65,8 @@ class Training:
     ----------
     patience : int or None
         Epochs without a lower refined loss after which it stops; None: never.
+    task : FitTask or None
+        Tells scikit-learn's callbacks of it.
 
     Attributes
     ----------
@@ -80,8 +84,9 @@ class Training:
         What could not be saved, of what a callback was to save, and why.
     """
 
-    def __init__(self, patience: int | None) -> None:
+    def __init__(self, patience: int | None, task: FitTask | None = None) -> None:
         self.patience = patience
+        self.task = task or FitTask()
         self.batch_weight: torch.Tensor | None = None
         self.randomness: OwnRandomness | None = None
         self.forward: ForwardRandomness | None = None
@@ -215,6 +220,36 @@ class Session:
     def end_epoch(self, epoch: Epoch) -> None:
         """Tell callbacks that an epoch has ended."""
         self.net.notify("on_epoch_end", **self.datasets)
+
+
+def learned_so_far(net: Any, monitor: Monitor, number: int) -> dict[str, Any]:
+    """Give what a net would have learned if its training ended with the epoch that has ended.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        In training.
+    monitor : Monitor
+        Watches it.
+    number : int
+        The number of its set there.
+
+    Returns
+    -------
+    dict of str to object
+        Attributes, none of which the training that goes on will change.
+    """
+    best, history = monitor.best, copy.copy(net.history)
+    with monitor.restored(number):
+        learned = copy.deepcopy({f"{name}_": getattr(net, f"{name}_") for name in net._modules})
+    learned.update(history_=history, best_epoch_=len(history))
+    learned["calibrator_"] = getattr(net, "calibrator_", None)
+    if best is not None:
+        learned["best_epoch_"] += int(best.epoch[number]) - monitor.n_epochs
+        if net.calibration is not None:
+            held_out = (*best.scored.of(number), monitor.start_of(number))
+            learned["calibrator_"] = net.fit_calibrator(*held_out, warn=False)
+    return learned
 
 
 def loaded_epoch(net: Any, default: int) -> int:

@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset
 
 from sksmooth._adapters import WithoutClassWeight, fit_given
 from sksmooth._batches import TensorRows, make_batches
+from sksmooth._callbacks import FitTask, heard
 from sksmooth._checks import warn_user
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
@@ -29,6 +30,7 @@ from sksmooth._predict import (
     mend_overflow,
     warn_of_probabilities,
 )
+from sksmooth._private import CallbackSupportMixin
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
 from sksmooth._session import loaded_epoch
 from sksmooth.calibration import CALIBRATORS, softmax_in_place
@@ -41,7 +43,7 @@ from sksmooth.modules import SimpleNet, input_dtype
 from sksmooth.smoothing import check_smoothing
 
 
-class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
+class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, SmoothedNet):
     """A neural classifier with smoothed labels and calibrated probabilities.
 
     Smoothing the labels often makes a net more accurate and always makes its confidence wrong.
@@ -113,7 +115,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         `random_state` and stratified by class; a callable such as
         :class:`skorch.dataset.ValidSplit`; or None to train on all rows.
     callbacks : list of skorch callbacks, "disable" or None, default=None
-        See skorch.
+        See skorch. scikit-learn's, from its version 1.9 on, are set by ``set_callbacks``.
     predict_nonlinearity : "auto", callable or None, default="auto"
         "auto" applies the calibrator, or the softmax where there is none. A callable replaces
         both, and None gives the module's output as it is.
@@ -303,7 +305,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
                     table.introduce_to(self)
             else:
                 self.prepare(table)
-            self._train(table, self.max_epochs, early_stopping=self.early_stopping, **fit_params)
+            with heard(self, X, y, sample_weight, self.max_epochs) as task:
+                self._train(table, self.max_epochs, task, self.early_stopping, **fit_params)
         return self
 
     def prepare(self, table: Table) -> None:
@@ -387,9 +390,8 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             if not self.initialized_:
                 with self.building():
                     self.initialize()
-            self._train(
-                table, epochs, early_stopping=False, _routing_method="partial_fit", **fit_params
-            )
+            with heard(self, X, y, sample_weight, epochs) as task:
+                self._train(table, epochs, task, False, _routing_method="partial_fit", **fit_params)
         return self
 
     @contextmanager
@@ -416,7 +418,9 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             self.__dict__.update(before)
             raise
 
-    def _train(self, table: Table, epochs: int, *, early_stopping: bool, **fit_params: Any) -> None:
+    def _train(
+        self, table: Table, epochs: int, task: FitTask, early_stopping: bool, **fit_params: Any
+    ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
             self.set_smoothing()
@@ -425,7 +429,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
         patience = self.patience if early_stopping else None
-        with self.in_training(patience) as training, single_precision():
+        with self.in_training(patience, task) as training, single_precision():
             self.notify("on_train_begin", X=X, y=y)
             self.fit_loop(rows, y, epochs=epochs, **fit_params)
             monitor = training.monitor
@@ -436,6 +440,7 @@ class LabelSmoothingClassifier(PredictsByProbability, SmoothedNet):
             self.conclude(best_epoch, training.held_out_logits, X, y)
             training.warn_of_unsaved()
         self._trains_on = "_routing_method" in fit_params
+        task.end()
 
     def conclude(
         self,

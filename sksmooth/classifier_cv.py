@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from itertools import groupby
 from numbers import Integral
@@ -28,6 +28,7 @@ from skorch.history import History
 from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
+from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
@@ -40,7 +41,7 @@ from sksmooth._predict import (
     probabilities,
     warn_of_probabilities,
 )
-from sksmooth._private import Interval, StrOptions, routing_enabled
+from sksmooth._private import CallbackSupportMixin, Interval, StrOptions, routing_enabled
 from sksmooth._rows import (
     Table,
     as_array,
@@ -98,7 +99,9 @@ def _where_it_belongs(name: str, value: Any, own: list[str]) -> str:
     return f"{message}; {nearest(name, own)}"
 
 
-class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEstimator):
+class LabelSmoothingClassifierCV(
+    PredictsByProbability, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+):
     """A neural classifier that chooses its label smoothing by cross-validation.
 
     For every ε, encoding of the numbers and fold a net is trained, all of them in lockstep. After
@@ -352,8 +355,12 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
         training = FoldsTraining(net, self.label_smoothings, encodings, table, splits, random_state)
-        training.run(self.max_members, self.verbose)
-        self._keep(training, kept, len(codes))
+        scorer = None if self.scoring is None else check_scoring(self, self.scoring)
+        with heard(self, X, y, sample_weight, net.max_epochs) as task:
+            learned = partial(self._learned, training, scorer, is_over=False)
+            training.run(self.max_members, self.verbose, task, learned)
+            self.__dict__.update(self._learned(training, scorer))
+            task.end()
 
     def _check_parameters(self) -> None:
         params = self.get_params(deep=False)
@@ -375,6 +382,11 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
                 )
         net = self._unfitted()
         net.check_parameters()
+        if is_heard(net):
+            raise TypeError(
+                "The estimator has scikit-learn's callbacks, which its nets, trained side by side, "
+                f"have no fits of their own for; call set_callbacks of {type(self).__name__}."
+            )
         if net.predict_nonlinearity != "auto":
             raise ValueError(
                 f"The estimator's predict_nonlinearity={net.predict_nonlinearity!r} is not used "
@@ -418,24 +430,28 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
         checked = [check_encoding(encoding) for encoding in given]
         return [encoding and table.encode(encoding) for encoding in checked]
 
-    def _keep(self, training: FoldsTraining, kept: NDArray[np.intp], n_rows: int) -> None:
-        """Set the attributes of the fitted estimator."""
-        scorer = None if self.scoring is None else check_scoring(self, self.scoring)
+    def _learned(
+        self, training: FoldsTraining, scorer: Any, *, is_over: bool = True
+    ) -> dict[str, Any]:
+        """Give the attributes of the fitted estimator, or what they would be if it were over."""
         best = training.choose(scorer)
-        nets = training.trained_nets(best)
+        nets = training.trained_nets(best) if is_over else training.nets_so_far(best)
         if not self.ensemble:  # the last split of each encoding holds all rows
             n_splits = len(nets) // len(set(map(id, training.encodings)))
             nets = nets[n_splits - 1 :: n_splits]
         logits = training.best.scored.logits[best]
-        calibrator = training.calibrate(best)
-        warn_of_probabilities(nets[0], logits)
+        calibrator = training.calibrate(best, warn=is_over)
+        if is_over:
+            warn_of_probabilities(nets[0], logits)
         for net in nets:
             net.calibrator_ = calibrator
         proba = probabilities(logits, calibrator)
-        oof_proba = np.full((n_rows, proba.shape[1]), np.nan)
-        oof_proba[kept[training.left_out]] = proba
+        codes: Any = training.table.all_codes
+        kept = training.table.kept
+        oof_proba = np.full((len(codes), proba.shape[1]), np.nan)
+        oof_proba[training.left_out if kept is None else kept[training.left_out]] = proba
         results = training.results()
-        fitted = {
+        return {
             "label_smoothing_": float(training.label_smoothings[best]),
             "best_epoch_": int(training.best.epoch[best]),
             "calibrator_": calibrator,
@@ -449,7 +465,6 @@ class LabelSmoothingClassifierCV(PredictsByProbability, ClassifierMixin, BaseEst
             "trained_by_reason_": nets[0].trained_by_reason_,
             "classes_": nets[0].classes_,
         }
-        self.__dict__.update(fitted)
 
     @property
     def history(self) -> History:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import partial
 from itertools import chain
 from numbers import Integral
 from typing import Any
@@ -16,13 +17,14 @@ import numpy as np
 from joblib import effective_n_jobs, parallel_config
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.metrics import get_scorer_names
-from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags, indexable
 from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from sksmooth import metrics
+from sksmooth._callbacks import Evaluation, is_heard
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._private import Interval, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
@@ -40,7 +42,7 @@ class BatchedGridSearchCV(GridSearchCV):
       each of which trains together.
     - In a Pipeline, the steps before the net are fitted once for each fold and each setting of
       their own parameters, on the training rows only.
-    - What cannot train together, such as a net with callbacks, is fitted by itself, and
+    - What cannot train together, such as a net with skorch's callbacks, is fitted by itself, and
       `alone_because_` tells why. An estimator that is neither a
       :class:`~sksmooth.LabelSmoothingClassifier` nor a Pipeline that ends in one is searched as
       GridSearchCV does.
@@ -198,12 +200,22 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         return routed
 
     def _run_search(self, evaluate_candidates: Callable, *, callback_ctx: Any = None) -> None:
-        if self._training is None:  # scikit-learn 1.8 has no callbacks
-            given = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
-            super()._run_search(evaluate_candidates, **given)
-            return
-        candidates = list(ParameterGrid(self.param_grid))
-        fits = self._training.run(candidates)
+        if self._training is not None:
+            evaluate_candidates = partial(self._train_and_evaluate, evaluate_candidates)
+        # scikit-learn 1.8 has no callbacks
+        given = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
+        super()._run_search(evaluate_candidates, **given)
+
+    def _train_and_evaluate(
+        self, evaluate_candidates: Callable, candidates: Iterable[dict], callback_ctx: Any = None
+    ) -> None:
+        """Train all candidates in lockstep, and let GridSearchCV score them."""
+        training: Any = self.__dict__.pop("_training")
+        # Who watches ``fit``, such as MLflow's autolog or a callback, finds the user's arguments.
+        given = training.search.get_params(deep=False)
+        self.__dict__.update({**given, "verbose": self.verbose})
+        candidates = list(candidates)
+        fits = training.run(candidates, self, callback_ctx)
         self.alone_because_ = [
             next((fit.job.alone_because for fit in row if fit.job.alone_because), None)
             for row in fits
@@ -212,17 +224,17 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         seconds = [[fit.seconds for fit in row] for row in fits]
         results["mean_fit_time"] = np.mean(seconds, axis=1)
         results["std_fit_time"] = np.std(seconds, axis=1)
-        # Who watches ``fit``, such as MLflow's autolog, finds the user's arguments, as before.
-        self.__dict__.update(self._training.search.get_params(deep=False))
-        del self._training
+        self.verbose = given["verbose"]
 
     def _reason_against_lockstep(self) -> str | None:
         """Tell why the search is none of nets in lockstep, from the start."""
         net = self.estimator.steps[-1][1] if _is_pipeline(self.estimator) else self.estimator
         if not isinstance(net, LabelSmoothingClassifier):
             return f"{type(net).__name__} is not LabelSmoothingClassifier itself"
-        if hasattr(self, "_skl_callbacks") or hasattr(self.estimator, "_skl_callbacks"):
-            return "scikit-learn's callbacks are set"
+        if _is_pipeline(self.estimator):
+            steps = [step for _, step in self.estimator.steps[:-1]]
+            if any(map(is_heard, [self.estimator, *steps])):
+                return "callbacks are set on the pipeline, or on steps before the net"
         return None
 
 
@@ -269,10 +281,16 @@ class _Training:
         self.stand_in = _StandIn(search.estimator)
         return self.stand_in, self.splits
 
-    def run(self, candidates: list[dict]) -> list[list[_Fit]]:
+    def run(
+        self, candidates: list[dict], search: BatchedGridSearchCV, callback_ctx: Any
+    ) -> list[list[_Fit]]:
         """Fit each candidate on the training rows of each split, for the stand-in to give."""
         self.resume_backend()
         fits = self._prepare_fits(candidates)
+        for number, fit in enumerate(chain.from_iterable(fits)):
+            if callback_ctx is not None and (is_heard(search) or is_heard(fit.job.estimator)):
+                task = callback_ctx.subcontext("candidate-split-evaluation", task_id=number)
+                fit.job.evaluation = Evaluation(search, task)
         n_fits = len(candidates) * len(self.splits)
         if self.search.verbose:
             print(
@@ -342,7 +360,7 @@ class _Training:
 def _fit_part(jobs: list[Job], max_members: int, on_epoch: Callable[[int], None]) -> list[Job]:
     """Fit some of the jobs, perhaps in another process; leave their rows behind."""
     fit_together(jobs, max_members=max_members, on_epoch=on_epoch)
-    return [replace(job, X=None, y=None, fit_params={}) for job in jobs]
+    return [replace(job, X=None, y=None, fit_params={}, evaluation=None) for job in jobs]
 
 
 class _Progress:

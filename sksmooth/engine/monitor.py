@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -119,6 +120,7 @@ class Monitor:
         self.best: Best | None = None
         self.inverse_temperature: NDArray | None = None
         self._spare: list[Tensor] | None = None
+        self._written: set[int] = set()
 
     @property
     def is_over(self) -> bool:
@@ -243,14 +245,41 @@ class Monitor:
         numbers : collection of int, default=None
             Which sets; None: all.
         """
+        chosen = set(range(len(self.active)) if numbers is None else numbers) - self._written
         kept = None if self.best is None else iter(self.best.state)
         for stack, sets in zip(self.stacks, self.sets, strict=True):
             state = stack.state()
             if kept is not None:
                 state = [next(kept) for _ in state]
             for m, number in enumerate(sets):
-                if numbers is None or number in numbers:
+                if number in chosen:
                     stack.write_back(m, state)
+
+    @contextmanager
+    def restored(self, number: int) -> Iterator[None]:
+        """Let the modules of a set have the state of its best epoch while the block lasts."""
+        in_place = [stack for stack in self.stacks if stack.n_members == 1]
+        states = [[tensor.detach().clone() for tensor in stack.state()] for stack in in_place]
+        self.restore([number])
+        try:
+            yield
+        finally:
+            for stack, state in zip(in_place, states, strict=True):
+                stack.write_back(0, state)
+
+    def stop(self, numbers: Collection[int] | None = None) -> None:
+        """Let some sets be done with the epoch that it has looked at.
+
+        Parameters
+        ----------
+        numbers : collection of int, default=None
+            Which sets; None: all.
+        """
+        chosen = range(len(self.active)) if numbers is None else numbers
+        if self.best is None:  # their nets may be trained further beside others
+            self.restore(chosen)
+            self._written.update(chosen)
+        self.active[list(chosen)] = False
 
 
 def _score_the_only_one(stacks: Sequence[Stack]) -> Scored | None:
