@@ -78,10 +78,14 @@ class StoredNet(NamedParams):
             return self.__dict__
         return {name: _slim(value) for name, value in self.__dict__.items()}
 
-    @property
-    def training_(self) -> Progress:
-        """What skorch's callbacks save as ``f_training``, to go on from a training cut off."""
-        return Progress(self, self._training)
+    @contextmanager
+    def _naming_training(self) -> Iterator[None]:
+        """Let skorch find what it is to save as ``f_training`` as it finds the parts."""
+        self.__dict__["training_"] = Progress(self, self._training)
+        try:
+            yield
+        finally:
+            del self.__dict__["training_"]
 
     def save_params(
         self,
@@ -114,6 +118,7 @@ class StoredNet(NamedParams):
                     else file
                     for name, file in given.items()
                 }
+                files.enter_context(self._naming_training())
                 super().save_params(use_safetensors=use_safetensors, **written)
         except Exception as error:  # which Checkpoint keeps to itself
             if self._training is not None:
@@ -134,7 +139,7 @@ class StoredNet(NamedParams):
         ValueError
             If what is loaded is not finite, or the optimizer's state is of another module.
         """
-        with whole_or_not_at_all(self):
+        with whole_or_not_at_all(self), self._naming_training():
             super().load_params(*args, **kwargs)
         has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
         is_calibrated = getattr(self, "calibrator_", None) is not None

@@ -163,8 +163,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         Their names, where X had names that are all strings.
     module_, criterion_, optimizer_, callbacks_ : objects
         skorch's parts.
-    training_ : object
-        In training, what skorch's ``Checkpoint(f_training=...)`` saves to go on from.
 
     Notes
     -----
