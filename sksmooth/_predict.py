@@ -14,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import warn_user
 from sksmooth._module import ProbabilityModule
-from sksmooth.calibration import normalized_confidence
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
@@ -35,10 +34,6 @@ class PredictsByProbability:
     classes_: Any
     predict_proba: Callable[[Any], NDArray]
     predict_log_proba: Callable[[Any], NDArray]
-
-    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
-        """Give the logits, of shape (n_nets, n_samples, n_classes), and the probabilities."""
-        raise NotImplementedError
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Give scores whose largest names the predicted class.
@@ -64,12 +59,11 @@ class PredictsByProbability:
     def confidence(self, X: Any) -> NDArray[np.float64]:
         """Give scores that order rows by how likely their predicted label is right.
 
-        For rejecting the rows of lowest confidence, or handing them to someone: it is no
-        probability, but the predicted class's share of the logits less their mean, divided by their
-        norm and averaged over the nets, if there are several [1]_. Strong smoothing can spoil the
-        order of the largest probabilities, and this mends it; on most tables of the quality
-        benchmark those order rows better. RiskCoverageDisplay compares the two. With two classes a
-        norm of one leaves nothing to order by: it is the probability of the predicted class.
+        For rejecting the rows of lowest confidence, or handing them to someone: the margin between
+        the two largest calibrated probabilities [1]_, which says how far the next best label is.
+        With two classes it orders rows as the largest probability does; with more, rows whose
+        other classes share what is left come before those that are torn between two.
+        RiskCoverageDisplay compares the two orders.
 
         Parameters
         ----------
@@ -79,8 +73,7 @@ class PredictsByProbability:
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            The higher, the surer. At most sqrt(1 - 1 / n_classes) with three classes and more,
-            and 0 where the logits are all equal.
+            In [0, 1]; the higher, the surer.
 
         Raises
         ------
@@ -93,8 +86,8 @@ class PredictsByProbability:
 
         References
         ----------
-        .. [1] Xia et al. (2025), Towards Understanding Why Label Smoothing Degrades Selective
-           Classification and How to Fix It.
+        .. [1] Scheffer, Decomain & Wrobel (2001), Active Hidden Markov Models for Information
+           Extraction (the margin).
 
         Examples
         --------
@@ -108,7 +101,8 @@ class PredictsByProbability:
         >>> bool(correct[sure].mean() > correct[~sure].mean())
         True
         """
-        return normalized_confidence(*self._logits_and_probabilities(X))
+        second, first = np.partition(self.predict_proba(X), -2, axis=1)[:, -2:].T
+        return first - second
 
     def predict(self, X: Any) -> NDArray:
         """Give the most probable label of each row.

@@ -455,53 +455,6 @@ def _norm_of(logits: NDArray) -> NDArray[np.float64]:
     return np.concatenate(norms)
 
 
-def normalized_confidence(
-    logits: NDArray[np.float64], proba: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Rank rows by their logits without the norm, which smoothed labels leave misleading.
-
-    Centred logits are divided by their Euclidean norm; what they then give the predicted class is
-    averaged over the nets. Of two classes nothing but the sign would be left, so there the
-    confidence is the probability of the predicted class.
-
-    Parameters
-    ----------
-    logits : ndarray of shape (n_nets, n_samples, n_classes), float64
-        Finite logits of the nets.
-    proba : ndarray of shape (n_samples, n_classes), float64
-        Their probabilities, the largest of which names the predicted class.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), float64
-        For ordering rows; with three classes and more, 0 where all logits of a row are equal.
-
-    References
-    ----------
-    Xia et al. 2025, Towards Understanding Why Label Smoothing Degrades Selective Classification
-    and How to Fix It.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> logits = np.array([[4.0, 0.0, 0.0], [9.0, 8.0, 0.0]])
-    >>> normalized_confidence(logits[None], softmax_in_place(logits.copy())).round(3)
-    array([0.816, 0.478])
-    """
-    if proba.shape[1] == 2:
-        return proba.max(axis=1)
-    predicted = proba.argmax(axis=1)
-    rows = np.arange(len(predicted))
-    confidence = np.zeros(len(predicted))
-    for own in logits:
-        # Equal logits are centred to zeros without rounding where the largest goes first.
-        z = own - own.max(axis=1, keepdims=True)
-        norm = _norm_of(z)
-        z -= z.mean(axis=1, keepdims=True)
-        confidence += z[rows, predicted] / np.where(norm > 0, norm, 1.0)
-    return confidence / len(logits)
-
-
 def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn logits into probabilities in the memory they are in.
 

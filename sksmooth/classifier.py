@@ -638,12 +638,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         return log_proba
 
     @outlives_fork
-    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
-        to_probabilities = self._to_probabilities()
-        logits = self.logits(X)
-        return logits[None], to_probabilities(logits.copy())
-
-    @outlives_fork
     def logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer

@@ -525,11 +525,6 @@ class LabelSmoothingClassifierCV(
             log_proba = self.calibrator_.predict_log_proba(logits)
         return np.maximum(log_proba, np.finfo(np.float64).min)
 
-    @outlives_fork
-    def _logits_and_probabilities(self, X: Any) -> tuple[NDArray, NDArray]:
-        logits = self._logits(X)
-        return logits, probabilities(logits.mean(axis=0), self.calibrator_)
-
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
         if "estimators_" not in self.__dict__:  # scikit-learn's check costs as much as a net

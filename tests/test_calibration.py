@@ -9,7 +9,6 @@ import torch
 from helpers import draw_logits, needs_sklearn
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
@@ -26,7 +25,6 @@ from sksmooth.calibration import (
     POWER_PRECISION,
     NormTemperatureScaling,
     TemperatureScaling,
-    normalized_confidence,
 )
 
 seeds = st.integers(0, 10_000)
@@ -719,44 +717,3 @@ def test_probabilities_in_place_are_those_of_the_checked_way():
         own = logits.copy()
         assert scaling.apply_in_place(own) is own
         np.testing.assert_allclose(own, expected, rtol=1e-12)
-
-
-def _confidence(*nets):
-    logits = np.array(nets, dtype=np.float64)
-    return normalized_confidence(logits, softmax(logits, axis=2).mean(axis=0))
-
-
-def test_normalized_confidence_of_a_small_case_by_hand():
-    # Centred: (2, -1, -1), (1, 0, -1), and nothing at all.
-    rows = [[3.0, 0.0, 0.0], [6.0, 5.0, 4.0], [0.1, 0.1, 0.1]]
-    expected = [2 / np.sqrt(6), 1 / np.sqrt(2), 0.0]
-    np.testing.assert_allclose(_confidence(rows), expected, rtol=1e-12)
-
-
-def test_normalized_confidence_of_several_nets_is_their_mean_at_the_class_of_all():
-    # Both nets' probabilities together name the first class, which the second net doubts.
-    first, second = [[9.0, 0.0, 0.0]], [[0.0, 1.0, -1.0]]
-    expected = (2 / np.sqrt(6) + 0.0) / 2
-    np.testing.assert_allclose(_confidence(first, second), [expected], rtol=1e-12)
-
-
-def test_normalized_confidence_of_two_classes_is_the_largest_probability():
-    np.testing.assert_allclose(_confidence([[0.0, np.log(3)], [0.0, 0.0]]), [0.75, 0.5])
-
-
-@given(
-    logits=arrays(
-        np.float64,
-        st.tuples(st.just(1), st.integers(1, 5), st.integers(3, 6)),
-        elements=st.integers(-50, 50).map(float),
-    ),
-    scale=st.floats(1e-6, 1e6),
-    shift=st.integers(-1000, 1000),
-)
-def test_normalized_confidence_ignores_scale_and_shift_of_the_logits(logits, scale, shift):
-    proba = softmax(logits[0], axis=1)
-    confidence = normalized_confidence(logits, proba)
-    assert ((confidence >= 0) & (confidence <= 1)).all()
-    assert ((confidence == 0) == (np.ptp(logits[0], axis=1) == 0)).all()
-    np.testing.assert_allclose(normalized_confidence(scale * logits, proba), confidence, atol=1e-9)
-    np.testing.assert_allclose(normalized_confidence(logits + shift, proba), confidence, atol=1e-9)

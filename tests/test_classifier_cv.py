@@ -392,22 +392,9 @@ class TestCompany:
 
 
 class TestConfidence:
-    @pytest.mark.parametrize("module", [None, WithDropout])
-    def test_is_the_mean_of_the_nets_at_the_class_that_all_predict(self, module, fitted):
-        if module is not None:
-            estimator = LabelSmoothingClassifier(module=module, max_epochs=4)
-            fitted = make_cv(estimator).fit(X, Y)
-        z = np.stack([net.predict_log_proba(X) for net in fitted.estimators_])
-        z -= z.mean(axis=2, keepdims=True)
-        z /= np.linalg.norm(z, axis=2, keepdims=True)
-        confidence = fitted.confidence(X)
-        assert confidence.dtype == np.float64
-        expected = z.mean(axis=0)[np.arange(len(X)), fitted.predict(X)]
-        np.testing.assert_allclose(confidence, expected, rtol=1e-4, atol=1e-5)
-
-    def test_of_two_classes_is_the_probability_of_the_predicted_one(self):
-        model = make_cv().fit(X, Y == 1)
-        np.testing.assert_array_equal(model.confidence(X), model.predict_proba(X).max(axis=1))
+    def test_is_the_margin_of_the_pooled_probabilities(self, fitted):
+        proba = np.sort(fitted.predict_proba(X), axis=1)
+        np.testing.assert_array_equal(fitted.confidence(X), proba[:, 2] - proba[:, 1])
 
     def test_of_one_net_is_its_own(self):
         model = make_cv(ensemble=False).fit(X, Y)
