@@ -115,7 +115,7 @@ def test_logits_of_a_row_do_not_depend_on_its_company(widths, n_rows, n_threads)
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "width", "n_threads"), [(1, 64, 1), (150, 64, 1), (1, 900, 1), (150, 900, 2)]
+    ("n_rows", "width", "n_threads"), [(1, 64, 1), (150, 64, 1), (1, 900, 1), (1500, 900, 2)]
 )
 def test_small_products_are_no_work_for_a_second_thread(n_rows, width, n_threads, iris):
     net = quick(module__hidden_layer_sizes=(width, width), max_epochs=1).fit(*iris)
@@ -124,7 +124,7 @@ def test_small_products_are_no_work_for_a_second_thread(n_rows, width, n_threads
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        net.predict_proba(iris[0][:n_rows])
+        net.predict_proba(np.tile(iris[0], (10, 1))[:n_rows])
         assert (seen, torch.get_num_threads()) == ([n_threads], 2)
     finally:
         torch.set_num_threads(before)
