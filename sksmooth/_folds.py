@@ -275,7 +275,7 @@ class FoldsTraining:
         for value, logits in enumerate(self.best.scored.logits):
             # A warning is for the ε that is chosen.
             calibrator = self.calibrate(value, warn=False)
-            proba = probabilities(logits, calibrator)
+            proba = probabilities(logits.astype(np.float64), calibrator)
             costs.append(self.log_loss(proba) if scorer is None else -self._score(scorer, proba))
         if np.isnan(costs).all():
             raise ValueError(f"scoring={scorer!r} gave NaN for every ε.")

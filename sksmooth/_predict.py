@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import warn_user
 from sksmooth._module import ProbabilityModule
+from sksmooth.calibration import CALIBRATORS, softmax_in_place
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
@@ -184,13 +184,13 @@ class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
         return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
 
 
-def probabilities(logits: NDArray, calibrator: Any) -> NDArray[np.float64]:
+def probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.float64]:
     """Give the probabilities that a calibrator makes of logits; a softmax where there is none.
 
     Parameters
     ----------
-    logits : ndarray of shape (n_samples, n_classes)
-        The logits.
+    logits : ndarray of shape (n_samples, n_classes), float64
+        The logits; they may be overwritten.
     calibrator : object or None
         Has ``predict_proba(logits)``.
 
@@ -199,7 +199,11 @@ def probabilities(logits: NDArray, calibrator: Any) -> NDArray[np.float64]:
     ndarray of shape (n_samples, n_classes), float64
         The probabilities.
     """
-    return softmax(logits, axis=-1) if calibrator is None else calibrator.predict_proba(logits)
+    if calibrator is None:
+        return softmax_in_place(logits)
+    if type(calibrator) in CALIBRATORS.values():
+        return calibrator.apply_in_place(logits)
+    return calibrator.predict_proba(logits)
 
 
 def fill_up(X: torch.Tensor) -> torch.Tensor:

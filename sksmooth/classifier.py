@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,13 @@ from sksmooth._predict import (
     in_one_array,
     largest_parameter,
     mend_overflow,
+    probabilities,
     warn_of_probabilities,
 )
 from sksmooth._private import CallbackSupportMixin
 from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
 from sksmooth._session import loaded_epoch
-from sksmooth.calibration import CALIBRATORS, softmax_in_place
+from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
@@ -591,10 +593,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         calibrator = getattr(self, "calibrator_", None)
         if calibrator is None:
             self._warn_if_never_calibrated()
-            return softmax_in_place
-        if type(calibrator) in CALIBRATORS.values():
-            return calibrator.apply_in_place
-        return calibrator.predict_proba
+        return partial(probabilities, calibrator=calibrator)
 
     def _warn_if_never_calibrated(self) -> None:
         is_known = "calibrator_" in self.__dict__ or self._training is not None

@@ -445,7 +445,7 @@ class LabelSmoothingClassifierCV(
             warn_of_probabilities(nets[0], logits)
         for net in nets:
             net.calibrator_ = calibrator
-        proba = probabilities(logits, calibrator)
+        proba = probabilities(logits.astype(np.float64), calibrator)
         codes: Any = training.table.all_codes
         kept = training.table.kept
         oof_proba = np.full((len(codes), proba.shape[1]), np.nan)
