@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sksmooth._adapters import WithoutClassWeight
@@ -41,7 +42,7 @@ class ProbabilityModule(nn.Module):
                 f"predict_nonlinearity={nets[0].predict_nonlinearity!r} is no calibrator; leave it "
                 "at 'auto'."
             )
-        weight = 1.0
+        weight: float | NDArray = 1.0
         if isinstance(calibrator, WithoutClassWeight):
             weight, calibrator = calibrator.relative_weight, calibrator.calibrator
         if type(calibrator) not in (type(None), TemperatureScaling, NormTemperatureScaling):

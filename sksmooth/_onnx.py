@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 KINDS = (LabelSmoothingClassifier, LabelSmoothingClassifierCV)
+OUTPUTS = ("label", "probabilities")
 # The first that torch's exporter writes without translating it.
 LOWEST_OPSET = 18
 # scikit-learn subtracts and divides in double precision, whatever the rows are: of numbers far
@@ -72,7 +73,7 @@ def to_onnx(
         For another estimator, for a calibrator of one's own, or for labels other than strings and
         integers.
     ValueError
-        For a module that torch cannot turn into a graph.
+        For a module that torch cannot turn into a graph, or columns without usable names.
 
     See Also
     --------
@@ -118,12 +119,18 @@ def to_onnx(
         target_opset=target_opset,
         options={**IN_DOUBLE, **(options or {})},
     )
+    if isinstance(X, DataFrame):
+        _name_inputs(rows.graph, X.columns)
     shape = np.shape(X)[1:] if np.ndim(X) > 2 else (classifier.n_features_in_,)
     net = _classifier_graph(classifier, shape, target_opset)
     net.ir_version = rows.ir_version
     net = compose.add_prefix(net, "sksmooth_", rename_outputs=False)
     ends = (rows.graph.output[0].name, net.graph.input[0].name)
-    return compose.merge_models(rows, net, [ends], name=type(classifier).__name__)
+    model = compose.merge_models(rows, net, [ends], name=type(classifier).__name__)
+    versions = {own.domain: own for own in model.opset_import}  # both graphs' are there
+    del model.opset_import[:]
+    model.opset_import.extend(versions.values())
+    return model
 
 
 def _import(name: str) -> Any:
@@ -147,9 +154,25 @@ def _of_one_type(X: DataFrame) -> DataFrame:
 
     Floats beside integers would then be cut off.
     """
+    for name in X:
+        if not isinstance(name, str) or name in OUTPUTS:
+            raise ValueError(
+                f"The columns of X are the graph's inputs, by names that are strings and not "
+                f"{' or '.join(map(repr, OUTPUTS))}, got {name!r}; rename it, or give X.to_numpy()."
+            )
     numbers = X.select_dtypes(["number", "bool"])
     floats = numbers.select_dtypes("floating").dtypes
     return X.astype(dict.fromkeys(numbers, np.result_type(*floats))) if len(floats) else X
+
+
+def _name_inputs(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Give the inputs the names of a frame's columns; skl2onnx replaces spaces and the like."""
+    named = dict(zip((given.name for given in graph.input), names, strict=True))
+    for given in graph.input:
+        given.name = named[given.name]
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = named.get(name, name)
 
 
 def _to_float(X: Any, steps: Sequence[Any]) -> list:
@@ -196,18 +219,17 @@ def _labels(classifier: Any) -> NDArray:
 def _module_graph(module: Any, shape: Sequence[int], opset: int) -> onnx.ModelProto:
     """Let torch make the graph of a classifier's module."""
     _import("onnxscript")
+    example = torch.zeros(3, *shape)  # the number of 0 or 1 row would be taken for a constant
     try:
         program: Any = torch.onnx.export(
-            module,
-            (torch.zeros(3, *shape),),  # the number of 0 or 1 row would be taken for a constant
+            torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},)),
             dynamo=True,
             input_names=["rows"],
-            output_names=["probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("n")},),
+            output_names=OUTPUTS[1:],
             opset_version=opset,
             verbose=False,
         )
-    except torch.onnx.OnnxExporterError as error:
+    except Exception as error:  # of many kinds, the module's own among them
         raise ValueError(
             f"torch cannot turn module={type(module.nets[0]).__name__} into ONNX; the error above "
             "says why."
