@@ -88,7 +88,8 @@ def to_onnx(
     digits are then equal, as they are in ``predict_proba`` of float32 rows. StandardScaler,
     RobustScaler and MaxAbsScaler compute in double precision all the same.
 
-    A row with a NaN or an infinite number is no error in the graph: its probabilities are NaN.
+    A row with NaN is no error in the graph: its probabilities are NaN, and its label is of no use.
+    Infinite numbers are not refused either.
 
     Examples
     --------

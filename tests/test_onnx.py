@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import WithMembers
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -213,9 +214,21 @@ def test_modules_of_ones_own():
     codes = np.clip(np.round(4 * X) + 20, 0, 39).astype(np.int64)
     net = quick(Embedded).fit(codes, y)
     assert_gives_the_same(to_onnx(net, codes), net, codes)
+    net = quick(WithMembers, module__n_features=10).fit(X, y)
+    assert_gives_the_same(to_onnx(net, X), net, X)
     layers = torch.nn.Sequential(torch.nn.Linear(10, 3), torch.nn.Softmax(-1))
     net = quick(layers, criterion=torch.nn.NLLLoss, label_smoothing=0).fit(X, y)
     assert_gives_the_same(to_onnx(net, X), net, X)
+
+
+def test_rows_with_nan_have_probabilities_of_nan():
+    X, y = tabular()
+    net = quick().fit(X, y)
+    rows = X[:3].copy()
+    rows[1, 4] = np.nan
+    probabilities = run(to_onnx(net, X), rows)[1]
+    np.testing.assert_array_equal(np.isnan(probabilities).any(axis=1), [False, True, False])
+    assert np.isnan(probabilities[1]).all()
 
 
 def test_the_graph_names_no_files_and_each_operator_set_once():
