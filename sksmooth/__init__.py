@@ -1,5 +1,6 @@
 """Label smoothing for scikit-learn, with probabilities you can trust."""
 
+from sksmooth._onnx import to_onnx
 from sksmooth._save import load, save
 from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -51,5 +52,6 @@ __all__ = [
     "save",
     "smooth_labels",
     "smoothing_matrix",
+    "to_onnx",
 ]
 __version__ = "0.2.0"

@@ -139,6 +139,11 @@ class WithoutClassWeight(BaseEstimator):
         self.calibrator = calibrator
         self.class_weight = class_weight
 
+    @property
+    def relative_weight(self) -> NDArray[np.float64]:
+        """The weights, the largest of them 1."""
+        return np.where(self.class_weight > 0, self.class_weight / self.class_weight.max(), 1.0)
+
     def predict_proba(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Give the probabilities.
 
@@ -152,8 +157,7 @@ class WithoutClassWeight(BaseEstimator):
         ndarray of shape (n_samples, n_classes), float64
             Probabilities.
         """
-        weight = np.where(self.class_weight > 0, self.class_weight / self.class_weight.max(), 1.0)
-        proba = self.calibrator.predict_proba(logits) / weight
+        proba = self.calibrator.predict_proba(logits) / self.relative_weight
         return proba / proba.sum(axis=1, keepdims=True)
 
 

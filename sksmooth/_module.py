@@ -6,9 +6,12 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sksmooth._adapters import WithoutClassWeight
 from sksmooth.calibration import LARGEST_NORM_RATIO, NormTemperatureScaling, TemperatureScaling
 from sksmooth.engine.targets import logits_of, pooled
 from sksmooth.modules import input_dtype
@@ -22,16 +25,26 @@ class ProbabilityModule(nn.Module):
     nets : sequence of LabelSmoothingClassifier
         Fitted; their modules are copied.
     calibrator : TemperatureScaling, NormTemperatureScaling or None
-        Fitted.
+        Fitted; or a WithoutClassWeight around one.
 
     Raises
     ------
     TypeError
-        For another calibrator, which is no torch module.
+        For another calibrator, which is no torch module; or another way to probabilities.
     """
+
+    log_weight: Tensor
 
     def __init__(self, nets: Sequence[Any], calibrator: Any) -> None:
         super().__init__()
+        if nets[0].predict_nonlinearity != "auto":
+            raise TypeError(
+                f"predict_nonlinearity={nets[0].predict_nonlinearity!r} is no calibrator; leave it "
+                "at 'auto'."
+            )
+        weight: float | NDArray = 1.0
+        if isinstance(calibrator, WithoutClassWeight):
+            weight, calibrator = calibrator.relative_weight, calibrator.calibrator
         if type(calibrator) not in (type(None), TemperatureScaling, NormTemperatureScaling):
             raise TypeError(
                 f"The calibrator is a {type(calibrator).__name__}, which torch cannot run; use "
@@ -43,6 +56,8 @@ class ProbabilityModule(nn.Module):
         self.temperature = getattr(calibrator, "temperature_", 1.0)
         self.power = getattr(calibrator, "power_", 0.0)
         self.norm = getattr(calibrator, "norm_", 0.0)
+        log_weight = torch.tensor(np.log(weight), dtype=torch.float32, device=nets[0].device)
+        self.register_buffer("log_weight", log_weight)
         self.requires_grad_(False).eval()
 
     def forward(self, X: Tensor) -> Tensor:
@@ -54,7 +69,7 @@ class ProbabilityModule(nn.Module):
             ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / self.norm
             ratio = ratio.clamp(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO)
             logits = logits * ratio**self.power
-        return torch.softmax(logits / self.temperature, -1)
+        return torch.softmax(logits / self.temperature - self.log_weight, -1)
 
     def _logits(self, output: Any) -> Tensor:
         return pooled(logits_of(output, self.gives_probabilities))

@@ -42,6 +42,15 @@ def test_a_module_with_batch_norm_and_probabilities_for_an_output():
     np.testing.assert_allclose(found, net.predict_proba(X), atol=2e-6)
 
 
+@pytest.mark.parametrize("calibration", ["norm_temperature", "temperature"])
+def test_undoes_the_weights_of_classes(calibration):
+    weight = {"class_weight": {0: 1.0, 1: 9.0, 2: 0.1}, "calibration_weight": "unweighted"}
+    net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0, **weight)
+    net.set_params(calibration=calibration).fit(X, Y)
+    found = net.as_module()(torch.from_numpy(X))
+    np.testing.assert_allclose(found, net.predict_proba(X), atol=2e-6)
+
+
 def test_is_a_copy():
     net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0).fit(X, Y)
     module = net.as_module()
@@ -61,6 +70,9 @@ def test_refuses_what_torch_cannot_run():
 
     net = LabelSmoothingClassifier(max_epochs=2, calibration=Calibrator()).fit(X, Y)
     with pytest.raises(TypeError, match="calibrator is a Calibrator"):
+        net.as_module()
+    net = LabelSmoothingClassifier(max_epochs=2, predict_nonlinearity=None).fit(X, Y)
+    with pytest.raises(TypeError, match="predict_nonlinearity=None is no calibrator"):
         net.as_module()
     with pytest.raises(NotFittedError):
         LabelSmoothingClassifierCV().as_module()

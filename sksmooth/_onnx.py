@@ -1,0 +1,238 @@
+"""Fitted classifiers and pipelines as one ONNX graph: from rows to labels and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pandas import DataFrame
+from sklearn.compose import make_column_transformer
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import MaxAbsScaler, RobustScaler, StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.classifier_cv import LabelSmoothingClassifierCV
+
+if TYPE_CHECKING:
+    import onnx
+
+KINDS = (LabelSmoothingClassifier, LabelSmoothingClassifierCV)
+OUTPUTS = ("label", "probabilities")
+# The first that torch's exporter writes without translating it.
+LOWEST_OPSET = 18
+# scikit-learn subtracts and divides in double precision, whatever the rows are: of numbers far
+# from zero the difference of floats leaves little.
+IN_DOUBLE = {kind: {"div": "div_cast"} for kind in (StandardScaler, RobustScaler, MaxAbsScaler)}
+
+
+def to_onnx(
+    estimator: Any,
+    X: Any,
+    *,
+    target_opset: int = LOWEST_OPSET,
+    options: dict[Any, dict] | None = None,
+) -> onnx.ModelProto:
+    """Turn a fitted classifier, or a pipeline that ends in one, into one ONNX graph.
+
+    Everything is inside: the steps of the pipeline, as far as skl2onnx knows them, the encoding of
+    the numbers, all nets, the mean of their logits, the calibrator, the labels. The graph needs no
+    Python to run, and takes any number of rows.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A fitted LabelSmoothingClassifier or LabelSmoothingClassifierCV, a Pipeline whose last step
+        is one, or a search whose best estimator is one of these.
+    X : ndarray of shape (n_samples, n_features), or of more dimensions, or pandas DataFrame
+        Rows, one at least, whose types are those of the graph's inputs: one input ``X`` for an
+        array; for a DataFrame one of shape (n, 1) for each column, by its name. All numbers of a
+        DataFrame with floats have one type, float64 if a column has.
+    target_opset : int, default=18
+        The version of ONNX's operators, 18 or more.
+    options : dict, default=None
+        Options of skl2onnx's converters of the steps, by the steps' types.
+
+    Returns
+    -------
+    onnx.ModelProto
+        With two outputs: ``label`` of shape (n,), strings or int64, and ``probabilities`` of shape
+        (n, n_classes), float32, in the order of `classes_`.
+
+    Raises
+    ------
+    ImportError
+        Without onnx, onnxscript or skl2onnx.
+    NotFittedError
+        If the estimator is not fitted.
+    TypeError
+        For another estimator, for a calibrator of one's own, or for labels other than strings and
+        integers.
+    ValueError
+        For a module that torch cannot turn into a graph, or columns without usable names.
+
+    See Also
+    --------
+    save : Keeps a classifier for Python.
+
+    Notes
+    -----
+    The nets compute in float32, as they do in ``predict_proba``, whose probabilities the graph
+    gives but for rounding. What comes before the nets computes in the type of X. Rows of float64
+    give a graph that takes float64, not all of whose operators every runtime has; for one that
+    takes float32, give ``X.astype("float32")``. Numbers that differ only beyond float32's seven
+    digits are then equal, as they are in ``predict_proba`` of float32 rows. StandardScaler,
+    RobustScaler and MaxAbsScaler compute in double precision all the same.
+
+    A row with NaN is no error in the graph: its probabilities are NaN, and its label is of no use.
+    Infinite numbers are not refused either.
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sksmooth import LabelSmoothingClassifier, make_tabular, to_onnx
+    >>> X, y = make_tabular(200, random_state=0)
+    >>> net = LabelSmoothingClassifier(max_epochs=5, random_state=0)
+    >>> pipe = make_pipeline(StandardScaler(), net).fit(X, y)
+    >>> model = to_onnx(pipe, X.astype("float32"))
+    >>> [output.name for output in model.graph.output]
+    ['label', 'probabilities']
+    """
+    compose, skl2onnx = _import("onnx.compose"), _import("skl2onnx")
+    check_is_fitted(estimator)
+    if target_opset < LOWEST_OPSET:
+        raise ValueError(f"target_opset must be {LOWEST_OPSET} or more, got {target_opset!r}.")
+    *steps, classifier = _steps(estimator)
+    if not isinstance(classifier, KINDS):
+        raise TypeError(
+            f"to_onnx takes {' or '.join(kind.__name__ for kind in KINDS)}, a Pipeline that ends "
+            f"in one, or a search for one, got {type(classifier).__name__}."
+        )
+    X = _of_one_type(X) if isinstance(X, DataFrame) else np.asarray(X)
+    rows = skl2onnx.to_onnx(
+        make_pipeline(*steps, *_to_float(X, steps)),
+        X,
+        target_opset=target_opset,
+        options={**IN_DOUBLE, **(options or {})},
+    )
+    if isinstance(X, DataFrame):
+        _name_inputs(rows.graph, X.columns)
+    shape = np.shape(X)[1:] if np.ndim(X) > 2 else (classifier.n_features_in_,)
+    net = _classifier_graph(classifier, shape, target_opset)
+    net.ir_version = rows.ir_version
+    net = compose.add_prefix(net, "sksmooth_", rename_outputs=False)
+    ends = (rows.graph.output[0].name, net.graph.input[0].name)
+    model = compose.merge_models(rows, net, [ends], name=type(classifier).__name__)
+    versions = {own.domain: own for own in model.opset_import}  # both graphs' are there
+    del model.opset_import[:]
+    model.opset_import.extend(versions.values())
+    return model
+
+
+def _import(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f'to_onnx needs {name}: pip install "sksmooth[onnx]"') from error
+
+
+def _steps(estimator: Any) -> list:
+    """Give the steps of a pipeline, of those inside it too; a search counts as what it found."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if not isinstance(estimator, Pipeline):
+        return [estimator]
+    *before, last = (step for _, step in estimator.steps)
+    return [step for step in before if step not in (None, "passthrough")] + _steps(last)
+
+
+def _of_one_type(X: DataFrame) -> DataFrame:
+    """Give the numbers of a frame one type; skl2onnx takes all to that of the first column.
+
+    Floats beside integers would then be cut off.
+    """
+    for name in X:
+        if not isinstance(name, str) or name in OUTPUTS:
+            raise ValueError(
+                f"The columns of X are the graph's inputs, by names that are strings and not "
+                f"{' or '.join(map(repr, OUTPUTS))}, got {name!r}; rename it, or give X.to_numpy()."
+            )
+    numbers = X.select_dtypes(["number", "bool"])
+    floats = numbers.select_dtypes("floating").dtypes
+    return X.astype(dict.fromkeys(numbers, np.result_type(*floats))) if len(floats) else X
+
+
+def _name_inputs(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Give the inputs the names of a frame's columns; skl2onnx replaces spaces and the like."""
+    named = dict(zip((given.name for given in graph.input), names, strict=True))
+    for given in graph.input:
+        given.name = named[given.name]
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = named.get(name, name)
+
+
+def _to_float(X: Any, steps: Sequence[Any]) -> list:
+    """Give the step that makes what the net is given float32."""
+    cast = _import("skl2onnx.sklapi").CastTransformer(dtype=np.float32)
+    if isinstance(X, DataFrame) and not steps:
+        return [make_column_transformer(*((cast, [name]) for name in X)).fit(X)]
+    return [cast]
+
+
+def _classifier_graph(classifier: Any, shape: Sequence[int], opset: int) -> onnx.ModelProto:
+    """Give the graph of a classifier, from rows of float32."""
+    helper, numpy_helper = _import("onnx.helper"), _import("onnx.numpy_helper")
+    labels = _labels(classifier)
+    model = _module_graph(classifier.as_module().cpu(), shape, opset)
+    graph = model.graph
+    classes = numpy_helper.from_array(labels, "label/classes")
+    graph.initializer.append(classes)
+    nodes = (
+        helper.make_node("ArgMax", ["probabilities"], ["label/index"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["label/classes", "label/index"], ["label"]),
+    )
+    graph.node.extend(nodes)
+    for node in graph.node:  # where in whose files each comes from
+        node.ClearField("metadata_props")
+    number = graph.output[0].type.tensor_type.shape.dim[0].dim_param
+    graph.output.insert(0, helper.make_tensor_value_info("label", classes.data_type, [number]))
+    return model
+
+
+def _labels(classifier: Any) -> NDArray:
+    """Give the labels as ONNX can have them."""
+    classes = classifier.classes_
+    if all(isinstance(label, str) for label in classes):
+        return classes.astype(object)
+    if classes.dtype.kind in "biuf" and (classes == classes.astype(np.int64)).all():
+        return classes.astype(np.int64)
+    raise TypeError(
+        "Labels in ONNX are strings or integers, but classes_ are "
+        f"{classes[:3].tolist()} ...; encode y before fit."
+    )
+
+
+def _module_graph(module: Any, shape: Sequence[int], opset: int) -> onnx.ModelProto:
+    """Let torch make the graph of a classifier's module."""
+    _import("onnxscript")
+    example = torch.zeros(3, *shape)  # the number of 0 or 1 row would be taken for a constant
+    try:
+        program: Any = torch.onnx.export(
+            torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},)),
+            dynamo=True,
+            input_names=["rows"],
+            output_names=OUTPUTS[1:],
+            opset_version=opset,
+            verbose=False,
+        )
+    except Exception as error:  # of many kinds, the module's own among them
+        raise ValueError(
+            f"torch cannot turn module={type(module.nets[0]).__name__} into ONNX; the error above "
+            "says why."
+        ) from error
+    return program.model_proto
