@@ -1,10 +1,11 @@
-"""The same grid search, sooner: all candidates and folds train at once.
+"""The same grid search, sooner: all candidates and folds train at once
+====================================================================
 
 GridSearchCV fits one net after the other. BatchedGridSearchCV takes the same arguments and gives
 the same table, but trains the nets in lockstep: one step of the stack is one step of each net.
 Here both search the amount of label smoothing and where it goes, on scikit-learn's digits.
 
-Run it (under a minute):
+Run it (under a minute)::
 
     python examples/batched_grid_search.py
 """
@@ -28,7 +29,7 @@ SCORES = ["mean_test_neg_log_loss", "mean_test_accuracy", "rank_test_neg_log_los
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--label-smoothing", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2])
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)

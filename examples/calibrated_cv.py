@@ -1,11 +1,12 @@
-"""Label smoothing chosen by cross-validation, against CalibratedClassifierCV.
+"""Label smoothing chosen by cross-validation, against CalibratedClassifierCV
+==========================================================================
 
 LabelSmoothingClassifierCV trains a net for every ε and every fold, all at once, and calibrates by
 the rows that each net did not see. CalibratedClassifierCV does the latter for any classifier, by
 one fit after the other. Both meet on two tables of scikit-learn, beside an MLPClassifier as it
 is; plots show the choice of ε, and what the probabilities are worth on new rows.
 
-Run it (under a minute; needs the extra `plot`):
+Run it (under a minute; needs the extra ``plot``)::
 
     python examples/calibrated_cv.py
 """
@@ -39,7 +40,7 @@ N_BINS = 10  # of the plots
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=100, help="at most")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
@@ -152,7 +153,6 @@ def draw(name, pipelines, X, y, folder):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"calibrated_cv_{name.replace(' ', '_')}.png"
     figure.savefig(path, dpi=150)
-    plt.close(figure)
     return path
 
 

@@ -1,15 +1,16 @@
-"""A grid search on the machines of a Dask cluster.
+"""A grid search on the machines of a Dask cluster
+===============================================
 
 BatchedGridSearchCV parts the nets into groups that train in lockstep, and hands them to joblib;
 inside ``joblib.parallel_config("dask")`` joblib spreads them over a cluster. The table is the same
 as without, also when a worker dies on the way: its groups start again on another one. Here the
 candidates differ in learning rate and width, too, so that there are many groups.
 
-Run it on two processes of this machine (under a minute; needs the extra `dask`):
+Run it on two processes of this machine (under a minute; needs the extra ``dask``)::
 
     python examples/distributed_search.py
 
-or on a cluster of which the workers have sksmooth installed:
+or on a cluster of which the workers have sksmooth installed::
 
     python examples/distributed_search.py --scheduler tcp://192.168.1.10:8786
 """
@@ -33,7 +34,7 @@ NET = "labelsmoothingclassifier__"  # make_pipeline names a step by its class
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scheduler", help="address of a scheduler; none starts workers here")
     parser.add_argument("--workers", type=int, default=2, help="processes to start here")
     parser.add_argument("--label-smoothing", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2])

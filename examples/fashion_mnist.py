@@ -1,16 +1,18 @@
-"""Fashion-MNIST: what label smoothing does to the probabilities, and what calibration mends.
+"""Fashion-MNIST: what smoothing does to the probabilities, and calibration mends
+==============================================================================
 
 Trains the net 784-512-256-128-10 twice on the 60,000 images of clothes, once on hard labels (ε=0)
 and once with a fifth of each label's mass spread over all classes (ε=0.2). The smoothed net's
 probabilities are too small, the other's too large. One temperature, fitted to held-out images,
 mends most of either, and leaves every predicted class as it was.
 
-Run it (some minutes; needs the extra `plot`):
+Run it (some minutes; needs the extra ``plot``)::
 
     python examples/fashion_mnist.py
     python examples/fashion_mnist.py --epochs 2 --train-rows 6000      # a quick look
 
-Where Fashion-MNIST is not on the machine, scikit-learn downloads it once (see `--data` otherwise).
+Where Fashion-MNIST is not on the machine, scikit-learn downloads it once (see ``--data``
+otherwise).
 """
 
 import argparse
@@ -32,6 +34,8 @@ from sksmooth import (
     load_fashion_mnist,
 )
 from sksmooth.datasets import FASHION_MNIST_CLASSES
+
+# sphinx_gallery_thumbnail_path = "_static/fashion_mnist.png"
 
 LABEL_SMOOTHINGS = (0.0, 0.2)
 HELD_OUT = 1 / 12  # 5,000 of 60,000 images: enough for a temperature, few enough not to be missed
@@ -88,7 +92,7 @@ def main(argv=None):
 
 
 def read_options(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--train-rows", type=int, help="train on a random part of the images only")
     parser.add_argument("--seed", type=int, default=1)
@@ -175,7 +179,6 @@ def draw_reliability(y_true, probabilities, path):
                 ax=ax,
             )
     figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
 
 
 if __name__ == "__main__":

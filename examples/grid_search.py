@@ -1,10 +1,11 @@
-"""How much label smoothing? Ask scikit-learn's grid search.
+"""How much label smoothing? Ask scikit-learn's grid search
+========================================================
 
 The classifier is a step of a pipeline like any other, so GridSearchCV tries each amount by
 cross-validation. The log-loss picks the best one, since it judges the probabilities; the accuracy
 is reported beside it. The data are two of scikit-learn's own: breast cancer and digits.
 
-Run it (under a minute):
+Run it (under a minute)::
 
     python examples/grid_search.py
 """
@@ -26,7 +27,7 @@ SCORING = ["neg_log_loss", "accuracy"]
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--label-smoothing", type=float, nargs="+", default=[0, 0.05, 0.1, 0.2])
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)

@@ -1,10 +1,12 @@
-"""Label smoothing in a plain PyTorch loop: no skorch, no scikit-learn estimator.
+"""Label smoothing in a plain PyTorch loop
+=======================================
 
-Trains the same net twice, against the cross-entropy and against the KL divergence from the smoothed
-labels. They differ by the entropy of those labels, which no weight of the net can change: so the
-gradients are equal, and so are the nets. Then a temperature is fitted to held-out logits.
+No skorch, no scikit-learn estimator: trains the same net twice, against the cross-entropy and
+against the KL divergence from the smoothed labels. They differ by the entropy of those labels,
+which no weight of the net can change: so the gradients are equal, and so are the nets. Then a
+temperature is fitted to held-out logits.
 
-Run it (seconds):
+Run it (seconds)::
 
     python examples/pytorch_loop.py
 """
@@ -30,7 +32,7 @@ N_FEATURES, N_CLASSES = 10, 3
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)

@@ -1,9 +1,10 @@
-"""Quickstart: from a table of numbers to probabilities that can be trusted, one stage at a time.
+"""Quickstart: from a table of numbers to probabilities that can be trusted
+========================================================================
 
 Makes 1000 rows of 10 features in 3 classes, trains a small net on smoothed labels, follows one test
 row through the net, and compares the probabilities before and after calibration.
 
-Run it (seconds; needs the extra `plot`):
+Run it (seconds; needs the extra ``plot``)::
 
     python examples/quickstart.py
 """
@@ -11,7 +12,6 @@ Run it (seconds; needs the extra `plot`):
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -40,7 +40,7 @@ N_BINS = 8  # of the calibration error; 200 test rows do not fill many
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the plot")
@@ -227,7 +227,6 @@ def draw_reliability(y_true, probabilities, folder):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "quickstart_reliability.png"
     display.figure_.savefig(path, dpi=150)
-    plt.close(display.figure_)
     return path
 
 

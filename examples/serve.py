@@ -1,10 +1,11 @@
-"""Serve: a classifier behind HTTP, with FastAPI.
+"""Serve: a classifier behind HTTP, with FastAPI
+=============================================
 
-Loads a file that `sksmooth.save` has written (or, without one, trains a small classifier and saves
-it first) and answers batches of rows with labels and calibrated probabilities. Rows that cannot be
-predicted are refused with what is wrong in which row.
+Loads a file that ``sksmooth.save`` has written (or, without one, trains a small classifier and
+saves it first) and answers batches of rows with labels and calibrated probabilities. Rows that
+cannot be predicted are refused with what is wrong in which row.
 
-Run it (needs the extra `serve`):
+Run it (needs the extra ``serve``)::
 
     python examples/serve.py --file net.sksmooth
     curl localhost:8000/predict -H 'content-type: application/json' -d '{"rows": [[0.1, ...]]}'
@@ -49,7 +50,7 @@ def make_app(path):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--file", type=Path, default=Path("net.sksmooth"), help="the classifier")
     parser.add_argument("--port", type=int, default=8000, help="0: make the app, do not serve it")
     parser.add_argument(

@@ -1,11 +1,12 @@
-"""A mixed table from raw DataFrame to trusted probabilities, in scikit-learn's own terms.
+"""A mixed table from raw DataFrame to trusted probabilities
+=========================================================
 
-Columns of numbers and of words, holes in both, labels that are words: a ColumnTransformer turns
-the table into numbers, the classifier takes it from there. Cross-validation compares the calibrated
-classifier with the same one uncalibrated, and a plot shows on new rows what their probabilities
-are worth.
+In scikit-learn's own terms: columns of numbers and of words, holes in both, labels that are words;
+a ColumnTransformer turns the table into numbers, the classifier takes it from there.
+Cross-validation compares the calibrated classifier with the same one uncalibrated, and a plot shows
+on new rows what their probabilities are worth.
 
-Run it (under a minute; needs the extra `plot`):
+Run it (under a minute; needs the extra ``plot``)::
 
     python examples/tabular_frame.py
 """
@@ -13,7 +14,6 @@ Run it (under a minute; needs the extra `plot`):
 import argparse
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -43,7 +43,7 @@ SCORING = {
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, default=6000)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=50)
@@ -166,7 +166,6 @@ def draw_reliability(pipelines, X, y, folder):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tabular_frame_reliability.png"
     display.figure_.savefig(path, dpi=150)
-    plt.close(display.figure_)
     return path
 
 

@@ -13,6 +13,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.stats import entropy
@@ -30,6 +31,7 @@ def _run(script, *options):
     main = runpy.run_path(str(EXAMPLES / script))["main"]
     with redirect_stdout(io.StringIO()) as printed:
         returned = main([str(option) for option in options])
+    plt.close("all")
     return returned, printed.getvalue()
 
 
