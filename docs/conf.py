@@ -12,6 +12,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "myst_parser",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -68,4 +69,6 @@ html_title = "sksmooth"
 html_static_path = ["_static"]
 html_css_files = ["phone.css", "gallery.css"]
 html_show_sourcelink = False
+ALONE = ("start", "ecosystem", "benchmarks", "reliability", "versions", "changelog")
+html_sidebars = {page: [] for page in ALONE}  # there are no pages below them to list
 html_theme_options = {"secondary_sidebar_items": ["page-toc"], "show_toc_level": 2}

@@ -25,6 +25,7 @@ def test_every_page_says_something_that_runs():
 
 def test_builds_without_a_warning(tmp_path):
     pytest.importorskip("pydata_sphinx_theme")
+    pytest.importorskip("myst_parser")
     pytest.importorskip("numpydoc")
     pytest.importorskip("sphinx_gallery")
     one_script = "sphinx_gallery_conf.filename_pattern=quickstart"  # of the gallery is run
