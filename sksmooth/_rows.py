@@ -29,8 +29,8 @@ from sksmooth.encoding import Encoding, check_encoding
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
 
-# Of the standard deviations of two columns of numbers: scaled columns, also those with a long tail,
-# are far closer together.
+# Of the ranges of two columns of numbers: scaled columns, also those with a long tail, are far
+# closer together, and so are pixels, some of which are dark in most images.
 LARGEST_RATIO_OF_SCALES = 300.0
 ROWS_TO_LOOK_AT = 10_000
 
@@ -341,11 +341,11 @@ def _warn_of_scales(name: str, X: NDArray) -> None:
     some = X[:: max(1, len(X) // ROWS_TO_LOOK_AT)].astype(np.float64)
     low, high = some.min(0), some.max(0)
     is_number = ((some != low) & (some != high)).any(0)  # more than two values
-    scales = some.std(0)[is_number]
-    if len(scales) and scales.max() > LARGEST_RATIO_OF_SCALES * scales.min():
+    ranges = (high - low)[is_number]
+    if len(ranges) and ranges.max() > LARGEST_RATIO_OF_SCALES * ranges.min():
         warn_user(
-            f"The columns of X differ in scale: the largest standard deviation, "
-            f"{scales.max():.3g}, is {scales.max() / scales.min():.0f} times the smallest. A net "
+            f"The columns of X differ in scale: the largest range, {ranges.max():.3g}, is "
+            f"{ranges.max() / ranges.min():.0f} times the smallest. A net "
             "learns badly from that; put a StandardScaler before it: "
             f"make_pipeline(StandardScaler(), {name}()).",
         )
