@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -204,6 +205,31 @@ def probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.fl
     if type(calibrator) in CALIBRATORS.values():
         return calibrator.apply_in_place(logits)
     return calibrator.predict_proba(logits)
+
+
+def log_probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.float64]:
+    """Give the logarithms of the probabilities, finite where those underflow.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_samples, n_classes), float64
+        The logits; they may be overwritten.
+    calibrator : object or None
+        Has ``predict_proba(logits)``, and perhaps ``predict_log_proba(logits)``.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes), float64
+        The logarithms.
+    """
+    if calibrator is None:
+        return log_softmax(logits, axis=-1)
+    if not hasattr(calibrator, "predict_log_proba"):
+        proba = probabilities(logits, calibrator)
+        return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+    with np.errstate(divide="ignore"):  # what underflows is mended here
+        log_proba = calibrator.predict_log_proba(logits)
+    return np.maximum(log_proba, np.finfo(np.float64).min)
 
 
 def fill_up(X: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 from skorch.dataset import get_len
 from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
@@ -28,6 +27,7 @@ from sksmooth._predict import (
     fill_up,
     in_one_array,
     largest_parameter,
+    log_probabilities,
     mend_overflow,
     probabilities,
     warn_of_probabilities,
@@ -623,18 +623,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         NotFittedError
             Before ``fit``.
         """
-        calibrator: Any = getattr(self, "calibrator_", None)
-        if self.predict_nonlinearity == "auto" and calibrator is None:
-            return log_softmax(self.logits(X), axis=1)
-        if self.predict_nonlinearity == "auto" and hasattr(calibrator, "predict_log_proba"):
-            with np.errstate(divide="ignore"):  # what underflows is mended below
-                log_proba = calibrator.predict_log_proba(self.logits(X))
-        else:
-            log_proba = None
-        if log_proba is None or not np.isfinite(log_proba).all():
-            smallest = np.finfo(np.float64).tiny
-            return np.log(np.maximum(self.predict_proba(X), smallest))
-        return log_proba
+        if self.predict_nonlinearity == "auto":
+            return log_probabilities(self.logits(X), getattr(self, "calibrator_", None))
+        return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
 
     @outlives_fork
     def logits(self, X: Any) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import StratifiedKFold
@@ -37,6 +36,7 @@ from sksmooth._predict import (
     PREDICTION_ROWS,
     PredictsByProbability,
     fill_up,
+    log_probabilities,
     mend_overflow,
     probabilities,
     warn_of_probabilities,
@@ -515,15 +515,7 @@ class LabelSmoothingClassifierCV(
         NotFittedError
             Before ``fit``.
         """
-        logits = self._logits(X).mean(axis=0)
-        if self.calibrator_ is None:
-            return log_softmax(logits, axis=-1)
-        if not hasattr(self.calibrator_, "predict_log_proba"):
-            proba = probabilities(logits, self.calibrator_)
-            return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
-        with np.errstate(divide="ignore"):  # what underflows is mended here
-            log_proba = self.calibrator_.predict_log_proba(logits)
-        return np.maximum(log_proba, np.finfo(np.float64).min)
+        return log_probabilities(self._logits(X).mean(axis=0), self.calibrator_)
 
     def _logits(self, X: Any) -> NDArray[np.float64]:
         """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
