@@ -238,6 +238,9 @@ CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
 VARIANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     f"{OURS}, temperature": lambda split, seed: make_calibrated_otherwise("temperature", seed),
     f"{OURS}, SVS": lambda split, seed: make_svs(seed),
+    f"{OURS}, numbers as they are": lambda split, seed: LabelSmoothingClassifierCV(
+        encodings=(None,), random_state=seed
+    ),
     f"{OURS}, one net": lambda split, seed: make_one_net(seed),
     "LabelSmoothingClassifier, TabM": lambda split, seed: LabelSmoothingClassifier(
         make_tabm, lr=0.002, random_state=seed
