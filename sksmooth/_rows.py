@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -276,45 +277,60 @@ def _is_plain(estimator: Any, X: Any) -> bool:
 
 
 def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
-    """Check rows as scikit-learn does; of a frame, name the columns that are no numbers."""
+    """Check rows as scikit-learn does; name the columns that are no numbers."""
     name = type(owner).__name__
+    frame = _frame(X)
     dates = {
-        column: "dates" if dtype.kind == "M" else "durations"
-        for column, dtype in _dtypes(X)
-        if dtype.kind in "mM"
+        column: _KINDS_OF_TIME[dtype.kind if dtype.kind in "mM" else "M"]
+        for column, dtype in zip(frame.columns, frame.dtypes, strict=True)
+        if dtype.kind in "mM" or str(dtype).startswith("period")
     }
     if dates:  # which would pass for numbers, if they are alone
-        raise _other_columns(name, {**_columns_without_numbers(X), **dates})
+        raise _other_columns(name, {**_columns_without_numbers(frame), **dates})
     try:
         return validate_data(owner, X, *y, reset=reset, **_FLOAT32_ROWS)
     except (TypeError, ValueError) as error:
-        columns = _columns_without_numbers(X)
+        columns = _columns_without_numbers(_frame(X, of_any=True))
         if columns:
             raise _other_columns(name, columns) from error
         raise
 
 
-def _dtypes(X: Any) -> list[tuple[Any, Any]]:
-    """Give the columns of a pandas frame and their dtypes."""
+_KINDS_OF_TIME = {"M": "dates", "m": "durations"}
+
+
+def _frame(X: Any, *, of_any: bool = False) -> Any:
+    """Give rows as a pandas frame; an empty one where nothing can be said of their columns.
+
+    Rows that are no frame have numbers for columns. Whether a list of them holds text is found out
+    only where `of_any` says so, as that takes a copy.
+    """
     import pandas as pd
 
-    if not isinstance(X, pd.DataFrame) or not X.columns.is_unique:
-        return []
-    return list(zip(X.columns, X.dtypes, strict=True))
+    if isinstance(X, pd.DataFrame):
+        return X if X.columns.is_unique else pd.DataFrame()
+    if hasattr(X, "columns") and hasattr(X, "__getitem__"):  # such as polars'
+        return pd.DataFrame({column: np.asarray(X[column]) for column in X.columns}, copy=False)
+    if of_any and isinstance(X, Sequence) and not isinstance(X, str):
+        with suppress(ValueError):  # rows of unequal length
+            X = np.asarray(X, dtype=object)
+    is_table = isinstance(X, np.ndarray) and X.ndim == 2
+    return pd.DataFrame(X) if is_table and (of_any or X.dtype.kind in "mM") else pd.DataFrame()
 
 
-def _columns_without_numbers(X: Any) -> dict[Any, str]:
+def _columns_without_numbers(frame: Any) -> dict[Any, str]:
     """Give the columns of a pandas frame that hold text or gaps, and what they hold."""
     import pandas as pd
 
     found: dict[Any, str] = {}
-    for column, dtype in _dtypes(X):
-        values = X[column]
+    for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        values = frame[column]
         if dtype.kind not in "mM" and not pd.api.types.is_numeric_dtype(dtype):
             numbers = pd.to_numeric(values.dropna(), errors="coerce")
             if numbers.isna().any():
                 example = values.dropna()[numbers.isna()].iloc[0]
-                found[column] = f"text such as {example!r}"
+                kind = "text" if isinstance(example, str) else "objects"
+                found[column] = f"{kind} such as {example!r}"
                 continue
         if values.isna().any():
             found[column] = f"{int(values.isna().sum())} missing values"
@@ -323,7 +339,9 @@ def _columns_without_numbers(X: Any) -> dict[Any, str]:
 
 def _other_columns(name: str, columns: dict[Any, str]) -> ValueError:
     """Make the error for columns that are no numbers, with what helps."""
-    told = "; ".join(f"{column!r} holds {held}" for column, held in list(columns.items())[:5])
+    told = "; ".join(
+        f"column {column!r} holds {held}" for column, held in list(columns.items())[:5]
+    )
     more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
     is_missing = all(held.endswith("missing values") for held in columns.values())
     what = "NaN" if is_missing else "what is no number"

@@ -355,6 +355,42 @@ def test_columns_that_are_no_numbers_are_named_with_what_helps(make):
         make().fit(frame, Y)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([["Bern", 1]] * 200, dtype=object), "column 0 holds text such as 'Bern'"),
+        (np.array([["1", "Bern"]] * 200), "column 1 holds text such as 'Bern'"),
+        ([["Bern", 1]] * 200, "column 0 holds text such as 'Bern'"),
+        (np.where(X > 3, np.nan, X), r"NaN: column \d holds \d+ missing values"),
+        (np.arange(200).astype("M8[D]")[:, None], "column 0 holds dates"),
+        (np.arange(200).astype("m8[s]")[:, None], "column 0 holds durations"),
+        (pd.DataFrame({"p": pd.period_range("2020", periods=200)}), "column 'p' holds dates"),
+        (pd.DataFrame({"a": [[1, 2]] * 200}), r"column 'a' holds objects such as \[1, 2\]"),
+    ],
+)
+@ALL
+def test_columns_of_arrays_and_lists_that_are_no_numbers_are_named_too(make, rows, message):
+    with pytest.raises(ValueError, match=message):
+        make().fit(rows, Y)
+
+
+@ALL
+def test_columns_of_polars_that_are_no_numbers_are_named_too(make):
+    polars = pytest.importorskip("polars")
+    numbers = {"x": X[:, 0], "z": X[:, 1]}
+    model = make().fit(polars.DataFrame(numbers), Y)
+    for column, message in [
+        (["Bern", "Basel"] * 100, "column 'x' holds text such as 'Bern'"),
+        (pd.date_range("2020", periods=200).to_numpy(), "column 'x' holds dates"),
+        ([None, *X[1:, 0].tolist()], "NaN: column 'x' holds 1 missing values"),
+    ]:
+        frame = polars.DataFrame({**numbers, "x": column})
+        with pytest.raises(ValueError, match=message):
+            make().fit(frame, Y)
+        with pytest.raises(ValueError, match=message):
+            model.predict(frame)
+
+
 def test_numbers_in_columns_of_objects_or_categories_are_numbers():
     frame = pd.DataFrame({f"x{i}": X[:, i] for i in range(10)}).round().astype(int)
     expected = single().fit(frame, Y).predict_proba(frame)
