@@ -159,9 +159,10 @@ class NamedParams(NeuralNetClassifier):
     def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator and of its parts.
 
-        On a trained net, `lr`, ``optimizer__...`` and ``criterion__...`` take effect at once, and
-        so does a module's dropout, whose parameters stay. `module` and other ``module__...`` leave
-        it unfitted. All else holds from the next call of ``fit`` or ``partial_fit`` on.
+        On a trained net, `lr`, `optimizer`, ``optimizer__...`` and ``criterion__...`` take effect
+        at once, and so do `compile` and a module's dropout, which leave its weights as they are.
+        `module` and other ``module__...`` leave it unfitted. All else holds from the next call of
+        ``fit`` or ``partial_fit`` on.
 
         Parameters
         ----------
@@ -187,12 +188,20 @@ class NamedParams(NeuralNetClassifier):
                 nested.set_params(**{rest: value})
             else:
                 own[name] = value
-        if self.initialized_ and self._stays_trained(own):
-            state = {name: getattr(self, f"{name}_").state_dict() for name in self._modules}
+        of_module = [name for name in own if name.partition("__")[0] in ("module", "compile")]
+        keeps_weights = all("dropout" in name or name == "compile" for name in of_module)
+        if self.initialized_ and (keeps_weights or not self.history):
+            modules = [f"{name}_" for name in self._modules]
+            states = [list(getattr(self, name).state_dict().values()) for name in modules]
+            for name in [name for name in own if _is_set_only(name)]:
+                setattr(self, name, own.pop(name))
             super().set_params(**own)
-            if any(name.startswith("module__") for name in own) and self.history:
-                for name, parameters in state.items():
-                    getattr(self, f"{name}_").load_state_dict(parameters)
+            if "optimizer" in params:
+                self._initialize_optimizer()
+            for name, state in zip(modules, states, strict=True):
+                if of_module and keeps_weights:  # whose names torch.compile changes
+                    module = getattr(self, name)
+                    module.load_state_dict(dict(zip(module.state_dict(), state, strict=True)))
             return self
         if self.initialized_:  # what was learned is of another module
             learned = set(vars(self)) - set(self.get_params(deep=False)) - set(SETTINGS)
@@ -201,11 +210,6 @@ class NamedParams(NeuralNetClassifier):
         for name, value in own.items():
             setattr(self, name, value)
         return self
-
-    def _stays_trained(self, params: Mapping[str, Any]) -> bool:
-        """Tell whether a net whose parameters are set is trained as before, or has never been."""
-        of_module = [name for name in params if name == "module" or name.startswith("module__")]
-        return not self.history or all("dropout" in name for name in of_module)
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
@@ -247,6 +251,11 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={getattr(self, name)!r}; set {name} itself."
                 )
         _check_device(self.device)
+
+
+def _is_set_only(name: str) -> bool:
+    """Tell whether a parameter of a built net makes no part anew, at which skorch raises."""
+    return name == "optimizer" or name.partition("__")[0] in ("dataset", *BATCHES_BY)
 
 
 @contextmanager

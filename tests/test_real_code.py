@@ -303,6 +303,46 @@ def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_
     assert net.fit(X, Y).module_.hidden_layer_sizes == (7,)
 
 
+@pytest.mark.parametrize("module", [Net, nn.LazyLinear(3)])
+def test_compile_may_be_set_on_a_trained_net(module):
+    net = single(module=module).fit(X, Y)
+    expected = net.predict_proba(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what the compiler is made of
+        net.set_params(compile=True)
+        np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-5)
+    net.set_params(compile=False)
+    np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-5)
+
+
+def test_weights_that_were_loaded_stay_when_dropout_is_set(tmp_path):
+    single().fit(X, Y).save_params(f_params=tmp_path / "net.pt")
+    net = single(module__n_features=10, classes=[0, 1, 2], calibration=None).initialize()
+    net.load_params(f_params=tmp_path / "net.pt")
+    expected = net.predict_proba(X)
+    np.testing.assert_array_equal(net.set_params(module__dropout=0.3).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"iterator_train": DataLoader, "iterator_valid": DataLoader},
+        {"iterator_train__shuffle": False, "iterator_valid__batch_size": 16},
+        {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.1},
+        {"optimizer": torch.optim.SGD, "criterion": nn.CrossEntropyLoss},
+    ],
+)
+def test_parts_around_the_module_may_be_set_on_a_trained_net(parameters):
+    net = single().fit(X, Y)
+    expected = net.predict_proba(X)
+    net.set_params(**parameters)
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+    assert type(net.optimizer_) is net.optimizer
+    assert net.optimizer_.param_groups[0]["params"][0] is next(net.module_.parameters())
+    net.partial_fit(X, Y)
+    assert (net.predict_proba(X) != expected).any()
+
+
 def test_search_over_the_default_nets_parameters_works():
     model = LabelSmoothingClassifierCV(label_smoothings=(0.1,), cv=2, random_state=0)
     search = GridSearchCV(model, {"estimator__max_epochs": [2, 3]}, cv=2).fit(X, Y)
