@@ -54,6 +54,7 @@ from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.threads import outlives_fork, threads_for_rows
+from sksmooth.metrics import point_to_scorers
 from sksmooth.modules import SimpleNet, is_plain
 from sksmooth.smoothing import check_label_smoothing
 
@@ -364,6 +365,7 @@ class LabelSmoothingClassifierCV(
 
     def _check_parameters(self) -> None:
         params = self.get_params(deep=False)
+        point_to_scorers(self.scoring)
         check_parameters(self._parameter_constraints, params, type(self).__name__)
         values = list(self.label_smoothings)
         for value in values:

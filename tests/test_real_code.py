@@ -15,7 +15,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import Callback, EpochScoring
+from skorch.callbacks import Callback, EpochScoring, PassthroughScoring
 from skorch.helper import SliceDataset
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
@@ -478,6 +478,20 @@ def test_callbacks_meet_the_users_labels():
     net = single(callbacks=[("watch", watch), scoring]).fit(X, NAMES[Y])
     assert dict(net.callbacks_)["watch"].classes_ == list(NAMES)
     np.testing.assert_allclose(net.history[:, "own_accuracy"], net.history[:, "valid_acc"])
+
+
+def test_scores_of_the_batches_may_be_passed_through():
+    net = single(callbacks=[PassthroughScoring("train_loss", on_train=True)]).fit(X, Y)
+    assert net.trained_by_ == "by skorch"
+    assert net.history[:, "train_loss_best"][0]
+
+
+@pytest.mark.parametrize("criterion", [LabelSmoothingLoss, nn.CrossEntropyLoss])
+@ALL
+def test_ignore_index_of_the_criterion_counts(make, criterion):
+    parameters = {"criterion": criterion, "criterion__ignore_index": 0, "max_epochs": 10}
+    model = make(**parameters, calibration=None, early_stopping=False).fit(X, Y)
+    assert model.predict_proba(X)[:, 0].max() < 0.5
 
 
 # -- calibrators --------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -141,9 +141,10 @@ def _weight_fits(net: Any) -> bool:
 
 
 def _is_heard(net: Any) -> bool:
-    """Tell whether a callback takes part in the single batches."""
+    """Tell whether a callback takes part in the single batches, or reads what they recorded."""
     return any(
-        getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
+        type(callback) is PassthroughScoring
+        or getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
         for _, callback in net.callbacks_
         if not (type(callback) is LRScheduler and callback.step_every == "epoch")
         for hook in _BATCH_HOOKS

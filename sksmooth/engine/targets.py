@@ -112,10 +112,10 @@ def is_known(criterion: Any) -> bool:
     (True, False)
     """
     if type(criterion) is torch.nn.CrossEntropyLoss:
-        is_plain = criterion.ignore_index < 0 and criterion.label_smoothing < 1
+        is_plain = criterion.label_smoothing < 1
     else:
         is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
-    return is_plain and criterion.reduction == "mean"
+    return is_plain and criterion.reduction == "mean" and criterion.ignore_index < 0
 
 
 def stacked_loss(
