@@ -419,7 +419,7 @@ class SmoothedNet(StoredNet):
         if module is not None:
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
-        with threads_for_rows(module, get_len(x)):
+        with threads_for_rows(module, get_len(x)), single_precision():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):

@@ -671,7 +671,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return in_one_array(chunks, n_rows)
         if self.module_.training:
             self._set_training(False)
-        with torch.no_grad():
+        with torch.no_grad(), single_precision():
             at_once = self.rows_at_once() or PREDICTION_ROWS
             with threads_for_rows(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:

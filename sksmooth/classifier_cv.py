@@ -55,7 +55,7 @@ from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.metrics import point_to_scorers
-from sksmooth.modules import SimpleNet, is_plain
+from sksmooth.modules import SimpleNet, input_dtype, is_plain
 from sksmooth.smoothing import check_label_smoothing
 
 # What tells the nets from LabelSmoothingClassifier's, where no estimator does. One net needs width
@@ -550,13 +550,13 @@ class LabelSmoothingClassifierCV(
     def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:
         """Give the nets of each encoding as a stack, and the first of them.
 
-        None where some are no SimpleNets; made anew where they changed.
+        None where some are no SimpleNets of float32; made anew where they changed.
         """
         modules: list[Any] = [net.module_ for net in self.estimators_]
         if not all(type(module) is SimpleNet for module in modules):
             return None
         version = [
-            (own.data_ptr(), own._version)
+            (own.data_ptr(), 0 if own.is_inference() else own._version)
             for module in modules
             for layer in module._modules["layers"]._modules.values()
             for own in layer._parameters.values()
@@ -565,7 +565,7 @@ class LabelSmoothingClassifierCV(
         kept, stacks = _STACKS.get(self, (None, None))
         if kept != version:
             stacks = None
-            if all(map(is_plain, modules)):
+            if all(is_plain(module) and input_dtype(module) == torch.float32 for module in modules):
                 alike = groupby(modules, key=lambda module: repr(module.encoding))
                 stacks = [(own[0], HandNets.of(own)) for own in (list(nets) for _, nets in alike)]
             _STACKS[self] = version, stacks

@@ -25,6 +25,7 @@ from sksmooth import (
     LabelSmoothingClassifier,
     LabelSmoothingClassifierCV,
     LabelSmoothingLoss,
+    SimpleNet,
     TemperatureScaling,
     make_tabular,
 )
@@ -205,6 +206,41 @@ def test_ids_of_an_embedding_are_exact(container):
 def test_modules_in_double_precision_train(make):
     model = make(module=Net().double()).fit(X, Y)
     assert model.score(X, Y) > 0.5
+
+
+@ALL
+def test_simple_nets_in_double_precision_train(make):
+    assert make(module=SimpleNet(10, 3).double()).fit(X, Y).score(X, Y) > 0.5
+
+
+class Padding(Net):
+    """Makes a tensor of torch's default dtype in its forward."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x, torch.zeros(len(x), 4)], 1)[:, :10])
+
+
+@ALL
+def test_tensors_that_a_module_makes_are_single_whatever_torchs_default_is(make):
+    expected = make(module=Padding).fit(X, Y).predict_proba(X)
+    rows = SliceDataset(Rows(X, Y))
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = make(module=Padding).fit(X, Y)
+        np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-5)
+        np.testing.assert_allclose(model.predict_proba(rows), expected, rtol=1e-5)
+        assert len(single(module=Padding).fit(Rows(X, Y)).predict(Rows(X, Y))) == 200
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@ALL
+def test_models_that_are_loaded_in_inference_mode_predict(make):
+    model = make().fit(X, Y)
+    stored = pickle.dumps(model)
+    with torch.inference_mode():
+        found = pickle.loads(stored).predict_proba(X)
+    np.testing.assert_array_equal(found, model.predict_proba(X))
 
 
 @ALL
