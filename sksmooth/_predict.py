@@ -314,7 +314,7 @@ def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     if rows.any():
         raise ValueError(
             f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
-            "may be far larger than those of the rows trained on."
+            "may be NaN, or far larger than those of the rows trained on."
         )
     largest = np.finfo(np.float32).max
     return np.clip(logits, -largest, largest)

@@ -33,7 +33,14 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._private import CallbackSupportMixin
-from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
+from sksmooth._rows import (
+    Table,
+    as_array,
+    check_inputs,
+    check_new_rows,
+    check_rows,
+    is_several_inputs,
+)
 from sksmooth._session import loaded_epoch
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
@@ -642,7 +649,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer
             self.check_is_fitted()
         X = as_array(X)
-        if not (is_dataset(X) or is_several_inputs(X) or self._training is not None):
+        if is_several_inputs(X):
+            X = check_inputs(X)
+        elif not (is_dataset(X) or self._training is not None):
             X = check_new_rows(self, X)
         return self.logits_of(X)
 
@@ -668,7 +677,10 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if not isinstance(X, torch.Tensor) or overrides(self, *hooks) or len(self._modules) > 1:
             chunks = (to_numpy(self.read_logits(output)) for output in self.forward_iter(X))
             n_rows = None if isinstance(X, IterableDataset) else get_len(X)
-            return in_one_array(chunks, n_rows)
+            logits = in_one_array(chunks, n_rows)
+            if logits.ndim < 2:
+                raise ValueError(f"X is a {type(X).__name__} without any rows.")
+            return logits
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad(), single_precision():

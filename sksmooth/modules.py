@@ -330,6 +330,8 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
         The same, in that dtype.
     """
     if isinstance(x, torch.Tensor):
+        if x.is_complex():
+            raise ValueError(f"Complex data not supported: X has rows of {x.dtype}.")
         return x.to(dtype=dtype)
     if isinstance(x, np.ndarray):
         return suited(torch.as_tensor(x), dtype)
@@ -341,5 +343,6 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
 
 
 def _suited_part(x: Any, dtype: torch.dtype) -> Any:
-    is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
-    return x.to(dtype=dtype) if is_floating else x
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return x
+    return x.to(dtype=dtype if dtype.is_floating_point else torch.float32)

@@ -18,7 +18,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import Callback, EpochScoring, PassthroughScoring
 from skorch.helper import SliceDataset
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from sksmooth import (
     BatchedGridSearchCV,
@@ -128,6 +128,102 @@ def test_slice_datasets_are_as_arrays(make, labels):
 def test_bare_dataset_in_a_search_is_told_of_slice_dataset(make):
     with pytest.raises(ValueError, match="SliceDataset"):
         make().fit(Rows(X, Y), Y)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda: GridSearchCV(single(), {"lr": [0.1]}, cv=2, error_score="raise").fit(Rows(X, Y), Y),
+        lambda: cross_val_score(single(), Rows(X, Y), Y, cv=2, error_score="raise"),
+        lambda: crossed().fit(X, Y).predict(Rows(X, Y)),
+        lambda: crossed().fit(X, Y).confidence(Rows(X, Y)),
+    ],
+)
+def test_bare_dataset_where_rows_are_wanted_is_told_of_slice_dataset(search):
+    with pytest.raises(ValueError, match="SliceDataset"):
+        search()
+
+
+@ALL
+def test_tensors_in_half_precision_are_as_arrays(make):
+    rows, weight = torch.from_numpy(X).bfloat16(), torch.ones(200, dtype=torch.bfloat16)
+    exact = rows.float().numpy()
+    fit_params = {} if make is searched else {"sample_weight": weight}  # scikit-learn's cannot
+    model = make().fit(rows, Y, **fit_params)
+    np.testing.assert_array_equal(
+        model.predict_proba(rows), make().fit(exact, Y).predict_proba(exact)
+    )
+
+
+class Streamed(IterableDataset):
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __iter__(self):
+        return zip(torch.from_numpy(X).float(), self.labels, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "arguments", "error", "message"),
+    [
+        ({}, (Rows(X, Y), Y[:100]), ValueError, "y has 100 labels, but X is a Rows of 200 rows"),
+        ({}, (Rows(X.astype(complex), Y),), ValueError, "Complex data"),
+        ({}, (DataLoader(Rows(X, Y)),), TypeError, "give its dataset"),
+        ({}, (Streamed(Y.tolist()),), ValueError, "train_split=None"),
+        ({"train_split": None}, (Streamed(NAMES[Y].tolist()),), ValueError, "integers 0, 1"),
+    ],
+)
+def test_datasets_that_cannot_be_trained_on_are_told_why(parameters, arguments, error, message):
+    with pytest.raises(error, match=message):
+        single(**parameters).fit(*arguments)
+
+
+def test_streamed_rows_train():
+    net = single(train_split=None).fit(Streamed(Y.tolist()))
+    np.testing.assert_array_equal(net.predict(Streamed(Y.tolist())), net.predict(X))
+    with pytest.raises(ValueError, match="without any rows"):
+        net.predict(Rows(X[:0], Y[:0]))
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")  # as of arrays
+def test_labels_of_a_dataset_may_be_a_column():
+    net = single().fit(Rows(X, Y[:, None]))
+    np.testing.assert_array_equal(net.predict(X), single().fit(Rows(X, Y)).predict(X))
+
+
+class TwoInputs(Net):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features + 2, n_classes)
+        self.embedding = nn.Embedding(4, 3)
+
+    def forward(self, numbers, kind):
+        return super().forward(torch.cat([numbers, self.embedding(kind)], 1))
+
+
+class EmbeddingFirst(TwoInputs):
+    def __init__(self, n_features, n_classes):
+        nn.Module.__init__(self)
+        self.embedding = nn.Embedding(4, 3)
+        self.hidden, self.out = nn.Linear(n_features + 2, 16), nn.Linear(16, n_classes)
+        self.last = None
+
+
+@pytest.mark.parametrize("module", [TwoInputs, EmbeddingFirst])
+@pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame, list])
+def test_several_inputs_may_be_in_any_container(module, container):
+    kinds = np.digitize(X[:, 0], [-1, 0, 1])
+    series = pd.Series if container is pd.DataFrame else container
+    rows = {"numbers": container(X), "kind": series(kinds)}
+    net = single(module=module).fit(rows, NAMES[Y])
+    assert net.module_.hidden.in_features == 10 + 1 + 2
+    plain = {"numbers": X.astype(np.float32), "kind": kinds}
+    np.testing.assert_array_equal(net.predict(rows), net.predict(plain))
+    with pytest.raises(ValueError, match="numbers contains NaN"):
+        single(module=module).fit({**plain, "numbers": np.where(X > 2, np.nan, X)}, Y)
+    with pytest.raises(ValueError, match="numbers contains NaN"):
+        net.predict({**plain, "numbers": np.where(X > 2, np.nan, X)})
+    with pytest.raises(ValueError, match="X is a dict"):
+        net.fit(plain, Y, sample_weight=np.ones(200))
 
 
 def test_sampler_for_rows_that_are_held_out_is_an_error_that_names_train_split():
