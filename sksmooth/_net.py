@@ -32,7 +32,7 @@ from sksmooth._batches import (
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import nearest
 from sksmooth._load import StoredNet
-from sksmooth._params import naming
+from sksmooth._params import SYNONYMS, naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
@@ -425,13 +425,15 @@ class SmoothedNet(StoredNet):
             with forward.around_forward(module.training):
                 return super().infer(x, **fit_params)
 
-    def refuse_fit_params(self, fit_params: Mapping[str, Any]) -> None:
+    def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
         """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
 
         Parameters
         ----------
         fit_params : dict
             The arguments.
+        method : str
+            Whose they are: "fit" or "partial_fit".
 
         Raises
         ------
@@ -449,11 +451,13 @@ class SmoothedNet(StoredNet):
                 continue
             known = [*self.get_params(deep=False), "sample_weight", *taken]
             where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
-            if name not in self.get_params(deep=False):
+            if name in SYNONYMS:
+                where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
+            elif name not in self.get_params(deep=False):
                 where = nearest(name, known)
             raise TypeError(
-                f"fit has no argument {name!r}, nor has {type(module).__name__}.forward, which "
-                f"gets what fit does not know.{where}"
+                f"{method} has no argument {name!r}, nor has {type(module).__name__}.forward, "
+                f"which gets what {method} does not know.{where}"
             )
 
     def fit_loop(

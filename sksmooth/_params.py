@@ -36,6 +36,7 @@ SYNONYMS = {
     "dropout": "module__dropout",
     "eps": "label_smoothing",
     "epsilon": "label_smoothing",
+    "eval_set": "train_split",
     "epochs": "max_epochs",
     "hidden_layer_sizes": "module__hidden_layer_sizes",
     "learning_rate": "lr",
@@ -46,7 +47,9 @@ SYNONYMS = {
     "n_iter_no_change": "patience",
     "seed": "random_state",
     "smoothing_eps": "label_smoothing",
+    "validation_data": "train_split",
     "validation_fraction": "train_split",
+    "validation_split": "train_split",
     "weight_decay": "optimizer__weight_decay",
 }
 

@@ -320,7 +320,7 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
         first = X[0] if isinstance(X, list) and X else None
         if isinstance(first, tuple) and any(map(np.ndim, first)):  # a Dataset that was indexed
             raise ValueError(f"X must hold rows, but it holds pairs. {_SLICE_DATASET}") from error
-        columns = _columns_without_numbers(_frame(X, of_any=True))
+        columns = _columns_without_numbers(_frame(X, of_any=isinstance(error, ValueError)))
         if columns:
             raise _other_columns(name, columns) from error
         raise

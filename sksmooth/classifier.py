@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -302,7 +300,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         self.check_training_readiness()
         goes_on = self.warm_start and self.initialized_
-        with self._unchanged_on_error(in_place=goes_on):
+        with self.unchanged_on_error(in_place=goes_on):
             self.check_parameters()
             knows_rows = goes_on and hasattr(self, "classes_inferred_")
             table = check_rows(self, X, y, sample_weight, self.classes, reset=not knows_rows)
@@ -313,7 +311,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             else:
                 self.prepare(table)
             with heard(self, X, y, sample_weight, self.max_epochs) as task:
-                self._train(table, self.max_epochs, task, self.early_stopping, **fit_params)
+                self._train(
+                    table, self.max_epochs, task, fit_params, early_stopping=self.early_stopping
+                )
         return self
 
     def prepare(self, table: Table) -> None:
@@ -373,7 +373,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         self.check_training_readiness()
         first = not hasattr(self, "classes_inferred_")
-        with self._unchanged_on_error(in_place=self.initialized_):
+        with self.unchanged_on_error(in_place=self.initialized_):
             self.check_parameters()
             if self.class_weight == "balanced":
                 raise ValueError(
@@ -398,35 +398,20 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 with self.building():
                     self.initialize()
             with heard(self, X, y, sample_weight, epochs) as task:
-                self._train(table, epochs, task, False, _routing_method="partial_fit", **fit_params)
+                self._train(
+                    table, epochs, task, fit_params, early_stopping=False, method="partial_fit"
+                )
         return self
 
-    @contextmanager
-    def _unchanged_on_error(self, *, in_place: bool) -> Iterator[None]:
-        """Put every attribute back if the block fails, so that nothing half-fitted is left.
-
-        Parameters
-        ----------
-        in_place : bool
-            Whether the block trains the parts that are there; they are copied beforehand, then.
-        """
-        before = self.__dict__.copy()
-        parts = [f"{part}_" for part in self._modules + self._criteria + self._optimizers]
-        trained = {name: before[name] for name in parts} if in_place else {}
-        before.update(copy.deepcopy(trained))
-        history = before.get("history_")
-        n_epochs = len(history) if history else 0
-        try:
-            yield
-        except BaseException:
-            if history:  # which grows by rows only, and may be long
-                del history[n_epochs:]
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
     def _train(
-        self, table: Table, epochs: int, task: FitTask, early_stopping: bool, **fit_params: Any
+        self,
+        table: Table,
+        epochs: int,
+        task: FitTask,
+        fit_params: dict,
+        *,
+        early_stopping: bool,
+        method: str = "fit",
     ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
@@ -434,11 +419,11 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         self.class_weight_ = table.class_weight
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
-        self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
+        self.refuse_fit_params(fit_params, method)
         patience = self.patience if early_stopping else None
         with self.in_training(patience, task) as training, single_precision():
             self.notify("on_train_begin", X=X, y=y)
-            self.fit_loop(rows, y, epochs=epochs, **fit_params)
+            self.fit_loop(rows, y, epochs=epochs, _routing_method=method, **fit_params)
             monitor = training.monitor
             best = None if monitor is None else monitor.best
             best_epoch = len(self.history)
@@ -446,7 +431,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 best_epoch += int(best.epoch[0]) - monitor.n_epochs
             self.conclude(best_epoch, training.held_out_logits, X, y)
             training.warn_of_unsaved()
-        self._trains_on = "_routing_method" in fit_params
+        self._trains_on = method == "partial_fit"
         task.end()
 
     def conclude(

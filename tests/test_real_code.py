@@ -423,6 +423,27 @@ def test_arguments_of_fit_that_are_none_are_told_where_they_belong():
         single().fit(X, Y, sample_weights=np.ones(200))
 
 
+@pytest.mark.parametrize(
+    ("argument", "message", "of_ensemble"),
+    [
+        ({"class_weight": "balanced"}, r"Classifier\(class_weight='balanced'\)", None),
+        ({"sample_weights": np.ones(200)}, "Did you mean 'sample_weight'", None),
+        ({"epochs": 3}, "Did you mean 'max_epochs'", r"Classifier\(max_epochs=3\)"),
+        ({"early_stopping": False}, r"Classifier\(early_stopping=False\)", None),
+        ({"eval_set": (X, Y)}, "Did you mean 'train_split'", "Did you mean 'cv'"),
+        ({"verbose": 1}, r"Classifier\(verbose=1\)", r"ClassifierCV\(verbose=1\)"),
+        ({"label_smoothing": 0.2}, r"Classifier\(label_smoothing=0.2\)", r"gs=\(0.2,\)"),
+    ],
+)
+def test_arguments_of_every_fit_are_told_where_they_belong(argument, message, of_ensemble):
+    for fit in (single().fit, searched().fit, single().partial_fit):
+        if fit.__name__ != "partial_fit" or "epochs" not in argument:
+            with pytest.raises(TypeError, match=f"^{fit.__name__} has no argument.*{message}"):
+                fit(X, Y, **argument)
+    with pytest.raises(TypeError, match=f"CV.fit has no argument.*{of_ensemble or message}"):
+        crossed().fit(X, Y, **argument)
+
+
 def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_unfit_it():
     net = single().fit(X, Y)
     expected = net.predict_proba(X)
@@ -488,6 +509,10 @@ def test_arguments_of_the_nets_are_told_where_they_belong():
         LabelSmoothingClassifierCV(label_smoothing=0.1)
     with pytest.raises(TypeError, match="ensemble"):
         LabelSmoothingClassifierCV(ensembel=False)
+    with pytest.raises(TypeError, match=r"Classifier\(optimizer__weight_decay=0\.1\)"):
+        LabelSmoothingClassifierCV(alpha=0.1)
+    with pytest.raises(TypeError, match="Did you mean 'cv'"):
+        LabelSmoothingClassifierCV(n_folds=3)
 
 
 @pytest.mark.parametrize("make", [single, crossed])
