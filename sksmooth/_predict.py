@@ -24,6 +24,9 @@ PREDICTION_ROWS = 8192
 # most 10 outputs and the number of its inputs is no multiple of 4.)
 ROWS_OF_A_BLOCK = 16
 
+# So many tell whether a module gives probabilities.
+ROWS_TO_LOOK_AT = 64
+
 # Products of parameters beyond this may overflow in a few layers.
 LARGE_PARAMETER = 1e4
 
@@ -34,6 +37,9 @@ class PredictsByProbability:
     classes_: Any
     predict_proba: Callable[[Any], NDArray]
     predict_log_proba: Callable[[Any], NDArray]
+
+    def warn_if_never_calibrated(self) -> None:
+        """Do nothing, where what is fitted is calibrated."""
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Give scores whose largest names the predicted class.
@@ -149,6 +155,7 @@ class PredictsByProbability:
         torch.Size([2, 3])
         """
         check_is_fitted(self)
+        self.warn_if_never_calibrated()
         nets = getattr(self, "estimators_", [self])
         return ProbabilityModule(nets, getattr(self, "calibrator_", None))
 
@@ -349,8 +356,9 @@ def warn_of_probabilities(net: Any, logits: NDArray) -> None:
     """
     if isinstance(getattr(net, "criterion_", None), torch.nn.NLLLoss):  # which asks for them
         return
-    is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4)
-    if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=1e-4)):
+    tolerance = 0.02  # of a softmax in bfloat16
+    is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=tolerance)
+    if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=tolerance)):
         what = "probabilities" if is_proba else "logarithms of probabilities"
         layer = "softmax" if is_proba else "log_softmax"
         warn_user(

@@ -22,6 +22,7 @@ from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
     PREDICTION_ROWS,
+    ROWS_TO_LOOK_AT,
     PredictsByProbability,
     fill_up,
     in_one_array,
@@ -430,6 +431,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             if monitor is not None and best is not None:
                 best_epoch += int(best.epoch[0]) - monitor.n_epochs
             self.conclude(best_epoch, training.held_out_logits, X, y)
+            is_simple = type(vars(self).get("module_")) in (type(None), SimpleNet)
+            if best is None and isinstance(X, torch.Tensor) and not (is_simple or fit_params):
+                warn_of_probabilities(self, self._all_logits(X[:ROWS_TO_LOOK_AT]))
             training.warn_of_unsaved()
         self._trains_on = method == "partial_fit"
         task.end()
@@ -462,7 +466,10 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         self.refuse_overflow(X)
         self.notify("on_train_end", X=X, y=y)
         self.best_epoch_ = loaded_epoch(self, best_epoch)
-        self._calibrate(held_out())
+        scored = held_out()
+        self._calibrate(scored)
+        if scored is not None:
+            warn_of_probabilities(self, scored[0])
 
     def refuse_overflow(self, X: Any) -> None:
         """Refuse what the last step of all made infinite or NaN, after which there is no loss.
@@ -490,7 +497,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self.calibrator_ = None
         elif held_out is not None:
             self.calibrator_ = self.fit_calibrator(*held_out)
-            warn_of_probabilities(self, held_out[0])
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
@@ -584,10 +590,11 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return lambda logits: to_numpy(nonlinearity(torch.from_numpy(logits)))
         calibrator = getattr(self, "calibrator_", None)
         if calibrator is None:
-            self._warn_if_never_calibrated()
+            self.warn_if_never_calibrated()
         return partial(probabilities, calibrator=calibrator)
 
-    def _warn_if_never_calibrated(self) -> None:
+    def warn_if_never_calibrated(self) -> None:
+        """Warn if the net is built but was never fitted, so that it has no calibrator yet."""
         is_known = "calibrator_" in self.__dict__ or self._training is not None
         if self.initialized_ and self.calibration is not None and not is_known:
             warn_user(
@@ -617,6 +624,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         calibrator: Any = getattr(self, "calibrator_", None)
         if self.predict_nonlinearity == "auto" and calibrator is None:
+            self.warn_if_never_calibrated()
             return log_softmax(self.logits(X), axis=1)
         if self.predict_nonlinearity == "auto" and hasattr(calibrator, "predict_log_proba"):
             with np.errstate(divide="ignore"):  # what underflows is mended below

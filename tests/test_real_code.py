@@ -413,6 +413,23 @@ def test_outputs_that_look_like_probabilities_are_warned_of(make, last, what):
         make(module=Net, module__last=last).fit(X, Y)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"calibration": None},
+        {"train_split": None},
+        {"module__last": lambda x: torch.softmax(x, 1).bfloat16()},
+        {"module__last": lambda x: torch.log_softmax(x, 1).half()},
+    ],
+)
+@ALL
+def test_probabilities_are_warned_of_without_calibration_and_in_half_precision(make, parameters):
+    module = {"module": Net, "module__last": nn.Softmax(1)}
+    with pytest.warns(UserWarning, match="logits are expected"):
+        make(**{**module, **parameters}).fit(X, Y)
+    make(module=Net, **parameters | {"module__last": None}).fit(X, Y)  # logits are not
+
+
 # -- parameters ---------------------------------------------------------------------------------
 
 
@@ -529,6 +546,11 @@ def test_net_that_is_initialized_only_gives_labels_and_says_that_it_is_not_calib
     assert net.classes_.tolist() == list(NAMES)
     with pytest.warns(UserWarning, match="not calibrated"):
         assert set(net.predict(X)) <= set(NAMES)
+    for method in (net.predict_log_proba, net.decision_function, net.score):
+        with pytest.warns(UserWarning, match="not calibrated"):
+            method(*(X, NAMES[Y])[: 1 + (method == net.score)])
+    with pytest.warns(UserWarning, match="not calibrated"):
+        net.as_module()
     net.calibrator_ = trained.calibrator_
     np.testing.assert_array_equal(net.predict_proba(X), trained.predict_proba(X))
 
