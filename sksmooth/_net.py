@@ -42,9 +42,9 @@ from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
-from sksmooth.engine.targets import check_width, logits_of, pooled
+from sksmooth.engine.targets import check_width, float_logits, logits_of, pooled
 from sksmooth.engine.threads import threads_for_rows
-from sksmooth.losses import mean_loss
+from sksmooth.losses import mean_loss, telling_of_criterion
 from sksmooth.modules import SimpleNet, input_dtype, suited
 
 if TYPE_CHECKING:
@@ -611,7 +611,8 @@ class SmoothedNet(StoredNet):
         Raises
         ------
         ValueError
-            If the logits have another width than the number of classes.
+            If the logits have another width than the number of classes, or the criterion cannot
+            compare them with class indices.
         """
         logits = self._logits_of_members(y_pred)
         n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
@@ -624,9 +625,17 @@ class SmoothedNet(StoredNet):
             y_true = y_true.repeat_interleave(logits.shape[1], 0)
             weight = None if weight is None else weight.repeat_interleave(logits.shape[1], 0)
             logits = logits.flatten(0, 1)
-        if weight is None:
-            return self.criterion_(logits, y_true)
-        return mean_loss(self.criterion_, logits, y_true, weight)
+        with telling_of_criterion(self.criterion_, logits, y_true):
+            if weight is None:
+                loss = self.criterion_(logits, y_true)
+            else:
+                loss = mean_loss(self.criterion_, logits, y_true, weight)
+        if loss.ndim:
+            raise ValueError(
+                f"criterion={type(self.criterion_).__name__} gives a loss of shape "
+                f"{tuple(loss.shape)}, which must be one number: criterion__reduction='mean'."
+            )
+        return loss
 
     def read_logits(self, output: Any) -> torch.Tensor:
         """Read the logits from the module's output.
@@ -645,7 +654,14 @@ class SmoothedNet(StoredNet):
 
     def _logits_of_members(self, output: Any) -> torch.Tensor:
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
-        return logits_of(output, isinstance(criterion, torch.nn.NLLLoss))
+        is_proba = isinstance(criterion, torch.nn.NLLLoss)
+        if is_proba and (float_logits(output) < 0).any():
+            raise ValueError(
+                "criterion=NLLLoss takes probabilities, whose logarithms are taken here, but the "
+                "module gives negative numbers: end it with Softmax(dim=1), or leave out its "
+                "LogSoftmax and use the default criterion."
+            )
+        return logits_of(output, is_proba)
 
     @property
     def classes_(self) -> NDArray:

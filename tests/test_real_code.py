@@ -253,6 +253,49 @@ def test_module_or_criterion_of_another_size_is_named(make, parameters, message)
         make(**parameters).fit(X, Y)
 
 
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (lambda x: [x], "returned a list"),
+        (lambda x: {"logits": x}, "returned a dict"),
+        (lambda x: None, "returned a NoneType"),
+        (lambda x: x.detach().numpy(), "returned a ndarray"),
+        (torch.Tensor.long, "module=Net gives logits of torch.int64"),
+        (lambda x: x + 0j, "module=Net gives logits of torch.complex64"),
+    ],
+)
+@ALL
+def test_outputs_that_are_no_logits_are_refused(make, last, message):
+    with pytest.raises(TypeError, match=message):
+        make(module=Net, module__last=last).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"criterion": nn.MSELoss}, "criterion=MSELoss cannot compare logits of shape"),
+        ({"criterion": nn.BCEWithLogitsLoss}, "criterion=BCEWithLogitsLoss cannot compare"),
+        ({"criterion": nn.CrossEntropyLoss(torch.ones(5))}, r"CrossEntropyLoss.*weight.*\[5\]"),
+        ({"criterion__reduction": "none"}, "criterion__reduction='mean'"),
+        ({"criterion": nn.NLLLoss}, "NLLLoss takes probabilities"),
+        ({"criterion": nn.NLLLoss, "module": nn.LogSoftmax(1)}, "NLLLoss takes probabilities"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch's own
+@ALL
+def test_criteria_that_do_not_fit_are_named(make, parameters, message):
+    rows = X[:, :3]  # of which LogSoftmax makes its outputs
+    if "module" in parameters:
+        parameters = {**parameters, "module": nn.Sequential(nn.Linear(3, 3), parameters["module"])}
+    model = make(label_smoothing=0.0, **parameters)
+    if make is crossed:
+        model.set_params(label_smoothings=(0.0,))
+    if make is searched:
+        model.set_params(param_grid={"label_smoothing": [0.0]})
+    with pytest.raises(ValueError, match=message):
+        model.fit(rows, Y)
+
+
 def in_bfloat16(x):
     with torch.autocast("cpu", torch.bfloat16):
         return x @ torch.eye(3)

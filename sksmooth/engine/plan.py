@@ -332,7 +332,7 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
             alone = pooled(float_logits(module(X.to(input_dtype(module)))))
     except Exception as error:  # whatever a module's forward may raise under vmap
         return f"the module cannot be stacked: {error}"
-    if alone.shape != (len(X), n_classes):
+    if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
     same = stacked.shape[1:] == alone.shape and torch.allclose(stacked[0], alone, atol=1e-5)
     return None if same else "the module gives something else when it is stacked"
