@@ -47,7 +47,7 @@ from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
 from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
-from sksmooth.modules import SimpleNet, input_dtype
+from sksmooth.modules import SimpleNet, input_dtype, suited, telling
 from sksmooth.smoothing import check_smoothing
 
 
@@ -661,7 +661,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         ndarray of shape (n_samples, n_classes), float64
             The logits, all finite.
         """
-        logits = self._all_logits(X)
+        with telling():
+            logits = self._all_logits(X)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
     def _all_logits(self, X: Any) -> NDArray[np.float64]:
@@ -689,5 +690,5 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             rows = rows.clone()
         if self.device != "cpu":
             rows = rows.to(self.device)
-        rows = rows.to(input_dtype(self.module_))
+        rows = suited(rows, input_dtype(self.module_))
         return self.read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]

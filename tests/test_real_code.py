@@ -230,6 +230,8 @@ def test_sampler_for_rows_that_are_held_out_is_an_error_that_names_train_split()
     sampler = WeightedRandomSampler(np.ones(200), 200)
     with pytest.raises(ValueError, match=r"train_split=0\.2"):
         single(iterator_train__sampler=sampler).fit(X, Y)
+    with pytest.raises(ValueError, match="cross-validation holds some out"):
+        crossed(iterator_train__sampler=sampler).fit(X, Y)
     net = single(iterator_train__sampler=sampler, train_split=None).fit(X, Y)
     assert net.score(X, Y) > 0.5
 
@@ -320,6 +322,19 @@ def test_integers_stay_integers_for_an_embedding(make):
     module = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(30, 3))
     codes = np.digitize(X, [-1, 0, 1])
     assert make(module=module, lr=0.05, max_epochs=10).fit(codes, Y).score(codes, Y) > 0.5
+
+
+@ALL
+def test_ids_that_an_embedding_does_not_have_are_told_of(make):
+    module = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(30, 3))
+    codes = np.digitize(X, [-1, 0, 1])
+    model = make(module=module).fit(codes, Y)
+    has_no_row = "Embedding of the module has no row"
+    for own, message in (codes + 1, has_no_row), (codes - 1, has_no_row), (codes / 2, "integers"):
+        with pytest.raises(ValueError, match=message):
+            make(module=module).fit(own, Y)
+        with pytest.raises(ValueError, match=message):
+            model.predict(own)
 
 
 @pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame])
@@ -428,6 +443,24 @@ def test_last_batch_of_one_row_joins_the_one_before_it_under_batchnorm():
     loading = single(module=Normed, train_split=None, batch_size=33, iterator_train=DataLoader)
     with pytest.raises(ValueError, match="iterator_train__drop_last"):
         loading.fit(X[:199], Y[:199])
+
+
+@ALL
+def test_batches_of_one_row_under_batchnorm_are_told_what_helps(make):
+    with pytest.raises(ValueError, match="iterator_train__drop_last"):
+        make(module=Normed, batch_size=1).fit(X, Y)
+
+
+def test_one_image_may_be_a_batch_under_batchnorm():
+    layers = nn.Unflatten(1, (1, 10)), nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), nn.Flatten()
+    module = nn.Sequential(*layers, nn.Linear(16, 3))
+    net = single(module=module, batch_size=33, train_split=None, iterator_train=DataLoader)
+    assert net.fit(X[:199], Y[:199]).score(X, Y) > 0.4
+
+
+def test_dataloader_that_drops_all_batches_is_told_of():
+    with pytest.raises(ValueError, match="drop_last"):
+        single(batch_size=500, iterator_train=DataLoader, iterator_train__drop_last=True).fit(X, Y)
 
 
 @pytest.mark.parametrize("train_batch", [64, 16])
