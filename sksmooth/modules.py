@@ -298,6 +298,8 @@ _HELP = {
     "one row. Set iterator_train__drop_last=True, or another batch_size",
     "index out of range in self": "An Embedding of the module has no row for some integer in X: "
     "they must be from 0 to its num_embeddings - 1",
+    "does not require grad and does not have a grad_fn": "Nothing of the module can be trained: "
+    "its parameters are frozen, its output is detached, or torch's inference mode is on",
 }
 
 
@@ -316,7 +318,7 @@ def telling() -> Iterator[None]:
     """
     try:
         yield
-    except (IndexError, ValueError) as error:
+    except (IndexError, RuntimeError, ValueError) as error:
         for said, what_helps in _HELP.items():
             if said in str(error):
                 raise ValueError(f"{what_helps}: {error}") from error

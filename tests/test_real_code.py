@@ -272,6 +272,13 @@ def test_outputs_that_are_no_logits_are_refused(make, last, message):
         make(module=Net, module__last=last).fit(X, Y)
 
 
+@pytest.mark.parametrize("module", [Net().requires_grad_(False), Net(last=torch.detach)])
+@ALL
+def test_modules_of_which_nothing_can_be_trained_are_told_of(make, module):
+    with pytest.raises(ValueError, match="Nothing of the module can be trained"):
+        make(module=module).fit(X, Y)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
