@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from inspect import signature
@@ -30,9 +30,8 @@ from sksmooth._batches import (
     rows_in_memory,
 )
 from sksmooth._callbacks import FitTask
-from sksmooth._checks import nearest
 from sksmooth._load import StoredNet
-from sksmooth._params import SYNONYMS, naming
+from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
@@ -424,41 +423,6 @@ class SmoothedNet(StoredNet):
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):
                 return super().infer(x, **fit_params)
-
-    def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
-        """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
-
-        Parameters
-        ----------
-        fit_params : dict
-            The arguments.
-        method : str
-            Whose they are: "fit" or "partial_fit".
-
-        Raises
-        ------
-        TypeError
-            That says where the first of them belongs.
-        """
-        module = getattr(self, "module_", None)
-        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
-            return
-        taken = signature(module.forward).parameters
-        if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
-            return
-        for name, value in fit_params.items():
-            if name in taken:
-                continue
-            known = [*self.get_params(deep=False), "sample_weight", *taken]
-            where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
-            if name in SYNONYMS:
-                where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
-            elif name not in self.get_params(deep=False):
-                where = nearest(name, known)
-            raise TypeError(
-                f"{method} has no argument {name!r}, nor has {type(module).__name__}.forward, "
-                f"which gets what {method} does not know.{where}"
-            )
 
     def fit_loop(
         self,

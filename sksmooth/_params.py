@@ -14,6 +14,7 @@ import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
 
+from sksmooth._checks import nearest
 from sksmooth._private import (
     SETTINGS,
     HasMethods,
@@ -21,6 +22,7 @@ from sksmooth._private import (
     InvalidParameterError,
     Options,
     StrOptions,
+    routing_enabled,
     validate_parameter_constraints,
 )
 from sksmooth.calibration import CALIBRATORS
@@ -141,10 +143,10 @@ class NamedParams(NeuralNetClassifier):
         known = _named_params(own_class)
         for name, value in params.items():
             if "__" not in name and name not in known:
-                nearest = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
+                near = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
                 raise InvalidParameterError(
                     f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
-                    + (f"; did you mean {nearest}?" if nearest else ".")
+                    + (f"; did you mean {near}?" if near else ".")
                 )
 
     def _get_param_names(self) -> list[str]:
@@ -213,6 +215,41 @@ class NamedParams(NeuralNetClassifier):
         for name, value in own.items():
             setattr(self, name, value)
         return self
+
+    def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
+        """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
+
+        Parameters
+        ----------
+        fit_params : dict
+            The arguments.
+        method : str
+            Whose they are: "fit" or "partial_fit".
+
+        Raises
+        ------
+        TypeError
+            That says where the first of them belongs.
+        """
+        module = getattr(self, "module_", None)
+        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
+            return
+        taken = signature(module.forward).parameters
+        if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
+            return
+        for name, value in fit_params.items():
+            if name in taken:
+                continue
+            known = [*self.get_params(deep=False), "sample_weight", *taken]
+            where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
+            if name in SYNONYMS:
+                where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
+            elif name not in self.get_params(deep=False):
+                where = nearest(name, known)
+            raise TypeError(
+                f"{method} has no argument {name!r}, nor has {type(module).__name__}.forward, "
+                f"which gets what {method} does not know.{where}"
+            )
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
