@@ -87,6 +87,30 @@ class StoredNet(NamedParams):
         finally:
             del self.__dict__["training_"]
 
+    @contextmanager
+    def unchanged_on_error(self, *, in_place: bool) -> Iterator[None]:
+        """Put every attribute back if the block fails, so that nothing half-fitted is left.
+
+        Parameters
+        ----------
+        in_place : bool
+            Whether the block trains the parts that are there; they are copied beforehand, then.
+        """
+        before = self.__dict__.copy()
+        parts = [f"{part}_" for part in self._modules + self._criteria + self._optimizers]
+        trained = {name: before[name] for name in parts} if in_place else {}
+        before.update(copy.deepcopy(trained))
+        history = before.get("history_")
+        n_epochs = len(history) if history else 0
+        try:
+            yield
+        except BaseException:
+            if history:  # which grows by rows only, and may be long
+                del history[n_epochs:]
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
     def save_params(
         self,
         f_params: Any = None,

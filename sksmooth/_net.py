@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from inspect import signature
@@ -30,7 +30,6 @@ from sksmooth._batches import (
     rows_in_memory,
 )
 from sksmooth._callbacks import FitTask
-from sksmooth._checks import nearest
 from sksmooth._load import StoredNet
 from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
@@ -42,9 +41,9 @@ from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
-from sksmooth.engine.targets import check_width, logits_of, pooled
+from sksmooth.engine.targets import check_width, float_logits, logits_of, pooled
 from sksmooth.engine.threads import threads_for_rows
-from sksmooth.losses import mean_loss
+from sksmooth.losses import mean_loss, telling_of_criterion
 from sksmooth.modules import SimpleNet, input_dtype, suited
 
 if TYPE_CHECKING:
@@ -419,42 +418,11 @@ class SmoothedNet(StoredNet):
         if module is not None:
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
-        with threads_for_rows(module, get_len(x)):
+        with threads_for_rows(module, get_len(x)), single_precision():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):
                 return super().infer(x, **fit_params)
-
-    def refuse_fit_params(self, fit_params: Mapping[str, Any]) -> None:
-        """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
-
-        Parameters
-        ----------
-        fit_params : dict
-            The arguments.
-
-        Raises
-        ------
-        TypeError
-            That says where the first of them belongs.
-        """
-        module = getattr(self, "module_", None)
-        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
-            return
-        taken = signature(module.forward).parameters
-        if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
-            return
-        for name, value in fit_params.items():
-            if name in taken:
-                continue
-            known = [*self.get_params(deep=False), "sample_weight", *taken]
-            where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
-            if name not in self.get_params(deep=False):
-                where = nearest(name, known)
-            raise TypeError(
-                f"fit has no argument {name!r}, nor has {type(module).__name__}.forward, which "
-                f"gets what fit does not know.{where}"
-            )
 
     def fit_loop(
         self,
@@ -607,7 +575,8 @@ class SmoothedNet(StoredNet):
         Raises
         ------
         ValueError
-            If the logits have another width than the number of classes.
+            If the logits have another width than the number of classes, or the criterion cannot
+            compare them with class indices.
         """
         logits = self._logits_of_members(y_pred)
         n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
@@ -620,9 +589,17 @@ class SmoothedNet(StoredNet):
             y_true = y_true.repeat_interleave(logits.shape[1], 0)
             weight = None if weight is None else weight.repeat_interleave(logits.shape[1], 0)
             logits = logits.flatten(0, 1)
-        if weight is None:
-            return self.criterion_(logits, y_true)
-        return mean_loss(self.criterion_, logits, y_true, weight)
+        with telling_of_criterion(self.criterion_, logits, y_true):
+            if weight is None:
+                loss = self.criterion_(logits, y_true)
+            else:
+                loss = mean_loss(self.criterion_, logits, y_true, weight)
+        if loss.ndim:
+            raise ValueError(
+                f"criterion={type(self.criterion_).__name__} gives a loss of shape "
+                f"{tuple(loss.shape)}, which must be one number: criterion__reduction='mean'."
+            )
+        return loss
 
     def read_logits(self, output: Any) -> torch.Tensor:
         """Read the logits from the module's output.
@@ -641,7 +618,14 @@ class SmoothedNet(StoredNet):
 
     def _logits_of_members(self, output: Any) -> torch.Tensor:
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise
-        return logits_of(output, isinstance(criterion, torch.nn.NLLLoss))
+        is_proba = isinstance(criterion, torch.nn.NLLLoss)
+        if is_proba and (float_logits(output) < 0).any():
+            raise ValueError(
+                "criterion=NLLLoss takes probabilities, whose logarithms are taken here, but the "
+                "module gives negative numbers: end it with Softmax(dim=1), or leave out its "
+                "LogSoftmax and use the default criterion."
+            )
+        return logits_of(output, is_proba)
 
     @property
     def classes_(self) -> NDArray:

@@ -14,6 +14,7 @@ import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
 
+from sksmooth._checks import nearest
 from sksmooth._private import (
     SETTINGS,
     HasMethods,
@@ -21,6 +22,7 @@ from sksmooth._private import (
     InvalidParameterError,
     Options,
     StrOptions,
+    routing_enabled,
     validate_parameter_constraints,
 )
 from sksmooth.calibration import CALIBRATORS
@@ -36,6 +38,7 @@ SYNONYMS = {
     "dropout": "module__dropout",
     "eps": "label_smoothing",
     "epsilon": "label_smoothing",
+    "eval_set": "train_split",
     "epochs": "max_epochs",
     "hidden_layer_sizes": "module__hidden_layer_sizes",
     "learning_rate": "lr",
@@ -46,7 +49,9 @@ SYNONYMS = {
     "n_iter_no_change": "patience",
     "seed": "random_state",
     "smoothing_eps": "label_smoothing",
+    "validation_data": "train_split",
     "validation_fraction": "train_split",
+    "validation_split": "train_split",
     "weight_decay": "optimizer__weight_decay",
 }
 
@@ -138,10 +143,10 @@ class NamedParams(NeuralNetClassifier):
         known = _named_params(own_class)
         for name, value in params.items():
             if "__" not in name and name not in known:
-                nearest = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
+                near = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
                 raise InvalidParameterError(
                     f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
-                    + (f"; did you mean {nearest}?" if nearest else ".")
+                    + (f"; did you mean {near}?" if near else ".")
                 )
 
     def _get_param_names(self) -> list[str]:
@@ -159,9 +164,10 @@ class NamedParams(NeuralNetClassifier):
     def set_params(self, **params: Any) -> Self:
         """Set parameters of this estimator and of its parts.
 
-        On a trained net, `lr`, ``optimizer__...`` and ``criterion__...`` take effect at once, and
-        so does a module's dropout, whose parameters stay. `module` and other ``module__...`` leave
-        it unfitted. All else holds from the next call of ``fit`` or ``partial_fit`` on.
+        On a trained net, `lr`, `optimizer`, ``optimizer__...`` and ``criterion__...`` take effect
+        at once, and so do `compile` and a module's dropout, which leave its weights as they are.
+        `module` and other ``module__...`` leave it unfitted. All else holds from the next call of
+        ``fit`` or ``partial_fit`` on.
 
         Parameters
         ----------
@@ -187,12 +193,20 @@ class NamedParams(NeuralNetClassifier):
                 nested.set_params(**{rest: value})
             else:
                 own[name] = value
-        if self.initialized_ and self._stays_trained(own):
-            state = {name: getattr(self, f"{name}_").state_dict() for name in self._modules}
+        of_module = [name for name in own if name.partition("__")[0] in ("module", "compile")]
+        keeps_weights = all("dropout" in name or name == "compile" for name in of_module)
+        if self.initialized_ and (keeps_weights or not self.history):
+            modules = [f"{name}_" for name in self._modules]
+            states = [list(getattr(self, name).state_dict().values()) for name in modules]
+            for name in [name for name in own if _is_set_only(name)]:
+                setattr(self, name, own.pop(name))
             super().set_params(**own)
-            if any(name.startswith("module__") for name in own) and self.history:
-                for name, parameters in state.items():
-                    getattr(self, f"{name}_").load_state_dict(parameters)
+            if "optimizer" in params:
+                self._initialize_optimizer()
+            for name, state in zip(modules, states, strict=True):
+                if of_module and keeps_weights:  # whose names torch.compile changes
+                    module = getattr(self, name)
+                    module.load_state_dict(dict(zip(module.state_dict(), state, strict=True)))
             return self
         if self.initialized_:  # what was learned is of another module
             learned = set(vars(self)) - set(self.get_params(deep=False)) - set(SETTINGS)
@@ -202,10 +216,40 @@ class NamedParams(NeuralNetClassifier):
             setattr(self, name, value)
         return self
 
-    def _stays_trained(self, params: Mapping[str, Any]) -> bool:
-        """Tell whether a net whose parameters are set is trained as before, or has never been."""
-        of_module = [name for name in params if name == "module" or name.startswith("module__")]
-        return not self.history or all("dropout" in name for name in of_module)
+    def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
+        """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
+
+        Parameters
+        ----------
+        fit_params : dict
+            The arguments.
+        method : str
+            Whose they are: "fit" or "partial_fit".
+
+        Raises
+        ------
+        TypeError
+            That says where the first of them belongs.
+        """
+        module = getattr(self, "module_", None)
+        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
+            return
+        taken = signature(module.forward).parameters
+        if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
+            return
+        for name, value in fit_params.items():
+            if name in taken:
+                continue
+            known = [*self.get_params(deep=False), "sample_weight", *taken]
+            where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
+            if name in SYNONYMS:
+                where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
+            elif name not in self.get_params(deep=False):
+                where = nearest(name, known)
+            raise TypeError(
+                f"{method} has no argument {name!r}, nor has {type(module).__name__}.forward, "
+                f"which gets what {method} does not know.{where}"
+            )
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:
         return BaseEstimator.__repr__(self, N_CHAR_MAX=N_CHAR_MAX)
@@ -247,6 +291,11 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={getattr(self, name)!r}; set {name} itself."
                 )
         _check_device(self.device)
+
+
+def _is_set_only(name: str) -> bool:
+    """Tell whether a parameter of a built net makes no part anew, at which skorch raises."""
+    return name == "optimizer" or name.partition("__")[0] in ("dataset", *BATCHES_BY)
 
 
 @contextmanager

@@ -25,6 +25,9 @@ PREDICTION_ROWS = 8192
 # most 10 outputs and the number of its inputs is no multiple of 4.)
 ROWS_OF_A_BLOCK = 16
 
+# So many tell whether a module gives probabilities.
+ROWS_TO_LOOK_AT = 64
+
 # Products of parameters beyond this may overflow in a few layers.
 LARGE_PARAMETER = 1e4
 
@@ -35,6 +38,9 @@ class PredictsByProbability:
     classes_: Any
     predict_proba: Callable[[Any], NDArray]
     predict_log_proba: Callable[[Any], NDArray]
+
+    def warn_if_never_calibrated(self) -> None:
+        """Do nothing, where what is fitted is calibrated."""
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Give scores whose largest names the predicted class.
@@ -150,6 +156,7 @@ class PredictsByProbability:
         torch.Size([2, 3])
         """
         check_is_fitted(self)
+        self.warn_if_never_calibrated()
         nets = getattr(self, "estimators_", [self])
         return ProbabilityModule(nets, getattr(self, "calibrator_", None))
 
@@ -340,7 +347,7 @@ def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     if rows.any():
         raise ValueError(
             f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
-            "may be far larger than those of the rows trained on."
+            "may be NaN, or far larger than those of the rows trained on."
         )
     largest = np.finfo(np.float32).max
     return np.clip(logits, -largest, largest)
@@ -375,8 +382,9 @@ def warn_of_probabilities(net: Any, logits: NDArray) -> None:
     """
     if isinstance(getattr(net, "criterion_", None), torch.nn.NLLLoss):  # which asks for them
         return
-    is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=1e-4)
-    if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=1e-4)):
+    tolerance = 0.02  # of a softmax in bfloat16
+    is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=tolerance)
+    if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=tolerance)):
         what = "probabilities" if is_proba else "logarithms of probabilities"
         layer = "softmax" if is_proba else "log_softmax"
         warn_user(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -14,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from skorch.dataset import unpack_data
 from skorch.helper import SliceDataset
-from skorch.utils import is_dataset, to_numpy
-from torch.utils.data import Dataset
+from skorch.utils import is_dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sksmooth._batches import EncodedDataset, TensorRows, read_labels
-from sksmooth._checks import warn_user
+from sksmooth._checks import warn_user, without_tensor
 from sksmooth._private import check_sample_weight
 from sksmooth.encoding import Encoding, check_encoding
 
@@ -147,10 +149,10 @@ def check_rows(
         For rows that cannot be trained on.
     """
     X, y = as_array(X), as_array(y)
-    if is_several_inputs(X):
-        X = skorch.dataset.Dataset(X, y)
-    if is_dataset(X):
-        return _check_dataset(estimator, X, y, sample_weight, classes, reset=reset)
+    if is_several_inputs(X) or is_dataset(X):
+        _refuse_weights(estimator, X, sample_weight)
+        dataset = skorch.dataset.Dataset(check_inputs(X), y) if is_several_inputs(X) else X
+        return _check_dataset(estimator, dataset, y, classes, reset=reset)
     _refuse_missing(y, "y")
     owner = estimator if owner is None else owner
     name = type(owner).__name__
@@ -193,14 +195,15 @@ def check_rows(
     )
 
 
-def _check_dataset(
-    estimator: Any, dataset: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool
-) -> Table:
-    """Check a torch Dataset of pairs (X, label); its rows are read batch by batch."""
+def _refuse_weights(estimator: Any, X: Any, sample_weight: Any) -> None:
     given = {"sample_weight": sample_weight, "class_weight": estimator.class_weight}
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"{name} needs X as an array; X is a {type(dataset).__name__}.")
+            raise ValueError(f"{name} needs X as an array; X is a {type(X).__name__}.")
+
+
+def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset: bool) -> Table:
+    """Check a torch Dataset of pairs (X, label); its rows are read batch by batch."""
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"X is a {type(dataset).__name__} without any rows.")
@@ -212,21 +215,45 @@ def _check_dataset(
         check_classification_targets(given_labels)
     of_y = classes is None
     labels = distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
+    _check_labels_of(dataset, given_labels, labels, estimator.train_split)
     codes = None if given_labels is None else encode(given_labels, labels)
     n_classes = len(labels)
     counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
+    has_codes = are_codes(labels) and (given_labels is None or given_labels.ndim == 1)
+    is_one = not isinstance(inputs, Mapping | tuple | list)
+    parts = [inputs] if is_one else inputs.values() if isinstance(inputs, Mapping) else inputs
     return Table(
-        dataset if are_codes(labels) else EncodedDataset(dataset, labels.tolist()),
+        dataset if has_codes else EncodedDataset(dataset, labels.tolist()),
         codes,
         codes,
         None,
         labels,
         counts / counts.sum() if reset else estimator.class_prior_,
         None,
-        int(np.prod(np.shape(inputs))),
-        len(inputs) if np.ndim(inputs) == 1 else None,
+        sum(math.prod(np.shape(part)) for part in parts),
+        len(inputs) if is_one and np.ndim(inputs) == 1 else None,
         None,
     )
+
+
+def _check_labels_of(dataset: Any, y: NDArray | None, labels: NDArray, train_split: Any) -> None:
+    """Refuse labels that do not belong to a Dataset's rows, or rows that cannot be numbered."""
+    kind = type(dataset).__name__
+    if not isinstance(dataset, IterableDataset):
+        if y is not None and len(y) != len(dataset):
+            raise ValueError(f"y has {len(y)} labels, but X is a {kind} of {len(dataset)} rows.")
+        return
+    if isinstance(train_split, Real):
+        raise ValueError(
+            f"train_split={train_split} holds out rows by their numbers, which those of a {kind}, "
+            "an IterableDataset, do not have; set train_split=None, or to "
+            "skorch.helper.predefined_split(dataset)."
+        )
+    if not are_codes(labels):
+        raise ValueError(
+            f"The labels of a {kind}, an IterableDataset, must be the integers 0, 1, ..., but they "
+            f"are {labels.tolist()}."
+        )
 
 
 def check_new_rows(estimator: Any, X: Any) -> torch.Tensor:
@@ -257,6 +284,7 @@ def check_new_rows(estimator: Any, X: Any) -> torch.Tensor:
                 rows = rows.astype(np.float32)
         if math.isfinite(rows.sum(dtype=np.float64)):
             return as_tensor(rows)
+    refuse_dataset(X, f"{type(estimator).__name__} predicts rows in memory")
     if hasattr(estimator, "n_features_in_"):
         X = _checked(estimator, X, reset=False)
     return as_tensor(np.asarray(X, dtype=np.float32))
@@ -276,45 +304,63 @@ def _is_plain(estimator: Any, X: Any) -> bool:
 
 
 def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
-    """Check rows as scikit-learn does; of a frame, name the columns that are no numbers."""
+    """Check rows as scikit-learn does; name the columns that are no numbers."""
     name = type(owner).__name__
+    frame = _frame(X)
     dates = {
-        column: "dates" if dtype.kind == "M" else "durations"
-        for column, dtype in _dtypes(X)
-        if dtype.kind in "mM"
+        column: _KINDS_OF_TIME[dtype.kind if dtype.kind in "mM" else "M"]
+        for column, dtype in zip(frame.columns, frame.dtypes, strict=True)
+        if dtype.kind in "mM" or str(dtype).startswith("period")
     }
     if dates:  # which would pass for numbers, if they are alone
-        raise _other_columns(name, {**_columns_without_numbers(X), **dates})
+        raise _other_columns(name, {**_columns_without_numbers(frame), **dates})
     try:
         return validate_data(owner, X, *y, reset=reset, **_FLOAT32_ROWS)
     except (TypeError, ValueError) as error:
-        columns = _columns_without_numbers(X)
+        first = X[0] if isinstance(X, list) and X else None
+        if isinstance(first, tuple) and any(map(np.ndim, first)):  # a Dataset that was indexed
+            raise ValueError(f"X must hold rows, but it holds pairs. {_SLICE_DATASET}") from error
+        columns = _columns_without_numbers(_frame(X, of_any=isinstance(error, ValueError)))
         if columns:
             raise _other_columns(name, columns) from error
         raise
 
 
-def _dtypes(X: Any) -> list[tuple[Any, Any]]:
-    """Give the columns of a pandas frame and their dtypes."""
+_KINDS_OF_TIME = {"M": "dates", "m": "durations"}
+
+
+def _frame(X: Any, *, of_any: bool = False) -> Any:
+    """Give rows as a pandas frame; an empty one where nothing can be said of their columns.
+
+    Rows that are no frame have numbers for columns. Whether a list of them holds text is found out
+    only where `of_any` says so, as that takes a copy.
+    """
     import pandas as pd
 
-    if not isinstance(X, pd.DataFrame) or not X.columns.is_unique:
-        return []
-    return list(zip(X.columns, X.dtypes, strict=True))
+    if isinstance(X, pd.DataFrame):
+        return X if X.columns.is_unique else pd.DataFrame()
+    if hasattr(X, "columns") and hasattr(X, "__getitem__"):  # such as polars'
+        return pd.DataFrame({column: np.asarray(X[column]) for column in X.columns}, copy=False)
+    if of_any and isinstance(X, Sequence) and not isinstance(X, str):
+        with suppress(ValueError):  # rows of unequal length
+            X = np.asarray(X, dtype=object)
+    is_table = isinstance(X, np.ndarray) and X.ndim == 2
+    return pd.DataFrame(X) if is_table and (of_any or X.dtype.kind in "mM") else pd.DataFrame()
 
 
-def _columns_without_numbers(X: Any) -> dict[Any, str]:
+def _columns_without_numbers(frame: Any) -> dict[Any, str]:
     """Give the columns of a pandas frame that hold text or gaps, and what they hold."""
     import pandas as pd
 
     found: dict[Any, str] = {}
-    for column, dtype in _dtypes(X):
-        values = X[column]
+    for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
+        values = frame[column]
         if dtype.kind not in "mM" and not pd.api.types.is_numeric_dtype(dtype):
             numbers = pd.to_numeric(values.dropna(), errors="coerce")
             if numbers.isna().any():
                 example = values.dropna()[numbers.isna()].iloc[0]
-                found[column] = f"text such as {example!r}"
+                kind = "text" if isinstance(example, str) else "objects"
+                found[column] = f"{kind} such as {example!r}"
                 continue
         if values.isna().any():
             found[column] = f"{int(values.isna().sum())} missing values"
@@ -323,7 +369,9 @@ def _columns_without_numbers(X: Any) -> dict[Any, str]:
 
 def _other_columns(name: str, columns: dict[Any, str]) -> ValueError:
     """Make the error for columns that are no numbers, with what helps."""
-    told = "; ".join(f"{column!r} holds {held}" for column, held in list(columns.items())[:5])
+    told = "; ".join(
+        f"column {column!r} holds {held}" for column, held in list(columns.items())[:5]
+    )
     more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
     is_missing = all(held.endswith("missing values") for held in columns.values())
     what = "NaN" if is_missing else "what is no number"
@@ -502,6 +550,31 @@ def is_several_inputs(X: Any) -> bool:
     return isinstance(X, Mapping) and not issparse(X)
 
 
+def check_inputs(X: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Check several inputs of a module.
+
+    Parameters
+    ----------
+    X : dict of str to array-like
+        The inputs, by the names of the arguments of `forward`.
+
+    Returns
+    -------
+    dict of str to tensor
+        The same, of the dtypes that they have.
+
+    Raises
+    ------
+    ValueError
+        If some are no finite numbers.
+    """
+    kinds = {"dtype": "numeric", "ensure_2d": False, "allow_nd": True}
+    return {
+        name: as_tensor(check_array(as_array(own), input_name=name, **kinds))
+        for name, own in X.items()
+    }
+
+
 def refuse_dataset(X: Any, why: str) -> None:
     """Refuse a torch Dataset where rows are to be indexed.
 
@@ -518,10 +591,13 @@ def refuse_dataset(X: Any, why: str) -> None:
         That says how to wrap it.
     """
     if is_dataset(X) and not isinstance(X, SliceDataset):
-        raise ValueError(
-            f"{why}, but X is a {type(X).__name__}. Give it as X=SliceDataset(dataset, idx=0), "
-            "y=SliceDataset(dataset, idx=1) (skorch.helper), or as arrays."
-        )
+        raise ValueError(f"{why}, but X is a {type(X).__name__}. {_SLICE_DATASET}")
+
+
+_SLICE_DATASET = (
+    "Give a torch Dataset as X=SliceDataset(dataset, idx=0), y=SliceDataset(dataset, idx=1) "
+    "(skorch.helper), or as arrays."
+)
 
 
 def as_array(data: Any) -> Any:
@@ -537,11 +613,14 @@ def as_array(data: Any) -> Any:
     object
         The same.
     """
-    if isinstance(data, torch.Tensor):
-        return to_numpy(data)
     if isinstance(data, SliceDataset):
-        return np.asarray([to_numpy(own) if torch.is_tensor(own) else own for own in data])
-    return data
+        return np.asarray([without_tensor(own) for own in data])
+    if isinstance(data, DataLoader):
+        raise TypeError(
+            "A DataLoader is no data; give its dataset, and what it was made with as parameters, "
+            "such as batch_size and iterator_train__num_workers."
+        )
+    return without_tensor(data)
 
 
 def as_tensor(array: NDArray) -> torch.Tensor:

@@ -279,17 +279,5 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 def _part_from_single_rows(net: Any, batches: Any) -> None:
     """Let no batch have one row only, if the module has a BatchNorm, which cannot train on that."""
     modules = [part for name in net._modules for part in getattr(net, f"{name}_").modules()]
-    if not any(isinstance(part, _BATCH_NORMS) for part in modules):
-        return
     if isinstance(batches, TensorBatches):
-        batches.merges_single = True
-        return
-    size: Any = getattr(batches, "batch_size", None)
-    dataset: Any = getattr(batches, "dataset", ())
-    n_rows = len(dataset) if hasattr(dataset, "__len__") else 0
-    if size and n_rows > size and n_rows % size == 1 and not batches.drop_last:
-        raise ValueError(
-            f"The last batch has one of the {n_rows} rows to train on (batch_size={size}), "
-            "which BatchNorm cannot train on. Set iterator_train__drop_last=True, or another "
-            "batch_size."
-        )
+        batches.merges_single = any(isinstance(part, _BATCH_NORMS) for part in modules)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,6 +21,7 @@ from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
     PREDICTION_ROWS,
+    ROWS_TO_LOOK_AT,
     PredictsByProbability,
     fill_up,
     in_one_array,
@@ -33,7 +32,14 @@ from sksmooth._predict import (
     warn_of_probabilities,
 )
 from sksmooth._private import CallbackSupportMixin
-from sksmooth._rows import Table, as_array, check_new_rows, check_rows, is_several_inputs
+from sksmooth._rows import (
+    Table,
+    as_array,
+    check_inputs,
+    check_new_rows,
+    check_rows,
+    is_several_inputs,
+)
 from sksmooth._session import loaded_epoch
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
@@ -41,7 +47,7 @@ from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import single_precision
 from sksmooth.engine.threads import outlives_fork, threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
-from sksmooth.modules import SimpleNet, input_dtype
+from sksmooth.modules import SimpleNet, input_dtype, suited, telling
 from sksmooth.smoothing import check_smoothing
 
 
@@ -295,7 +301,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         self.check_training_readiness()
         goes_on = self.warm_start and self.initialized_
-        with self._unchanged_on_error(in_place=goes_on):
+        with self.unchanged_on_error(in_place=goes_on):
             self.check_parameters()
             knows_rows = goes_on and hasattr(self, "classes_inferred_")
             table = check_rows(self, X, y, sample_weight, self.classes, reset=not knows_rows)
@@ -306,7 +312,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             else:
                 self.prepare(table)
             with heard(self, X, y, sample_weight, self.max_epochs) as task:
-                self._train(table, self.max_epochs, task, self.early_stopping, **fit_params)
+                self._train(
+                    table, self.max_epochs, task, fit_params, early_stopping=self.early_stopping
+                )
         return self
 
     def prepare(self, table: Table) -> None:
@@ -366,7 +374,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         self.check_training_readiness()
         first = not hasattr(self, "classes_inferred_")
-        with self._unchanged_on_error(in_place=self.initialized_):
+        with self.unchanged_on_error(in_place=self.initialized_):
             self.check_parameters()
             if self.class_weight == "balanced":
                 raise ValueError(
@@ -391,35 +399,20 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 with self.building():
                     self.initialize()
             with heard(self, X, y, sample_weight, epochs) as task:
-                self._train(table, epochs, task, False, _routing_method="partial_fit", **fit_params)
+                self._train(
+                    table, epochs, task, fit_params, early_stopping=False, method="partial_fit"
+                )
         return self
 
-    @contextmanager
-    def _unchanged_on_error(self, *, in_place: bool) -> Iterator[None]:
-        """Put every attribute back if the block fails, so that nothing half-fitted is left.
-
-        Parameters
-        ----------
-        in_place : bool
-            Whether the block trains the parts that are there; they are copied beforehand, then.
-        """
-        before = self.__dict__.copy()
-        parts = [f"{part}_" for part in self._modules + self._criteria + self._optimizers]
-        trained = {name: before[name] for name in parts} if in_place else {}
-        before.update(copy.deepcopy(trained))
-        history = before.get("history_")
-        n_epochs = len(history) if history else 0
-        try:
-            yield
-        except BaseException:
-            if history:  # which grows by rows only, and may be long
-                del history[n_epochs:]
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
     def _train(
-        self, table: Table, epochs: int, task: FitTask, early_stopping: bool, **fit_params: Any
+        self,
+        table: Table,
+        epochs: int,
+        task: FitTask,
+        fit_params: dict,
+        *,
+        early_stopping: bool,
+        method: str = "fit",
     ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
@@ -427,19 +420,22 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         self.class_weight_ = table.class_weight
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
-        self.refuse_fit_params({k: v for k, v in fit_params.items() if k != "_routing_method"})
+        self.refuse_fit_params(fit_params, method)
         patience = self.patience if early_stopping else None
         with self.in_training(patience, task) as training, single_precision():
             self.notify("on_train_begin", X=X, y=y)
-            self.fit_loop(rows, y, epochs=epochs, **fit_params)
+            self.fit_loop(rows, y, epochs=epochs, _routing_method=method, **fit_params)
             monitor = training.monitor
             best = None if monitor is None else monitor.best
             best_epoch = len(self.history)
             if monitor is not None and best is not None:
                 best_epoch += int(best.epoch[0]) - monitor.n_epochs
             self.conclude(best_epoch, training.held_out_logits, X, y)
+            is_simple = type(vars(self).get("module_")) in (type(None), SimpleNet)
+            if best is None and isinstance(X, torch.Tensor) and not (is_simple or fit_params):
+                warn_of_probabilities(self, self._all_logits(X[:ROWS_TO_LOOK_AT]))
             training.warn_of_unsaved()
-        self._trains_on = "_routing_method" in fit_params
+        self._trains_on = method == "partial_fit"
         task.end()
 
     def conclude(
@@ -470,7 +466,10 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         self.refuse_overflow(X)
         self.notify("on_train_end", X=X, y=y)
         self.best_epoch_ = loaded_epoch(self, best_epoch)
-        self._calibrate(held_out())
+        scored = held_out()
+        self._calibrate(scored)
+        if scored is not None:
+            warn_of_probabilities(self, scored[0])
 
     def refuse_overflow(self, X: Any) -> None:
         """Refuse what the last step of all made infinite or NaN, after which there is no loss.
@@ -498,7 +497,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self.calibrator_ = None
         elif held_out is not None:
             self.calibrator_ = self.fit_calibrator(*held_out)
-            warn_of_probabilities(self, held_out[0])
         elif not hasattr(self, "calibrator_"):
             self.calibrator_ = None
             if self.train_split is not None:
@@ -590,12 +588,16 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if self.predict_nonlinearity != "auto":
             nonlinearity = self._get_predict_nonlinearity()
             return lambda logits: to_numpy(nonlinearity(torch.from_numpy(logits)))
+        return partial(probabilities, calibrator=self._calibrator())
+
+    def _calibrator(self) -> Any:
         calibrator = getattr(self, "calibrator_", None)
         if calibrator is None:
-            self._warn_if_never_calibrated()
-        return partial(probabilities, calibrator=calibrator)
+            self.warn_if_never_calibrated()
+        return calibrator
 
-    def _warn_if_never_calibrated(self) -> None:
+    def warn_if_never_calibrated(self) -> None:
+        """Warn if the net is built but was never fitted, so that it has no calibrator yet."""
         is_known = "calibrator_" in self.__dict__ or self._training is not None
         if self.initialized_ and self.calibration is not None and not is_known:
             warn_user(
@@ -624,7 +626,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             Before ``fit``.
         """
         if self.predict_nonlinearity == "auto":
-            return log_probabilities(self.logits(X), getattr(self, "calibrator_", None))
+            return log_probabilities(self.logits(X), self._calibrator())
         return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
 
     @outlives_fork
@@ -633,7 +635,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer
             self.check_is_fitted()
         X = as_array(X)
-        if not (is_dataset(X) or is_several_inputs(X) or self._training is not None):
+        if is_several_inputs(X):
+            X = check_inputs(X)
+        elif not (is_dataset(X) or self._training is not None):
             X = check_new_rows(self, X)
         return self.logits_of(X)
 
@@ -650,7 +654,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         ndarray of shape (n_samples, n_classes), float64
             The logits, all finite.
         """
-        logits = self._all_logits(X)
+        with telling():
+            logits = self._all_logits(X)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
     def _all_logits(self, X: Any) -> NDArray[np.float64]:
@@ -659,10 +664,13 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if not isinstance(X, torch.Tensor) or overrides(self, *hooks) or len(self._modules) > 1:
             chunks = (to_numpy(self.read_logits(output)) for output in self.forward_iter(X))
             n_rows = None if isinstance(X, IterableDataset) else get_len(X)
-            return in_one_array(chunks, n_rows)
+            logits = in_one_array(chunks, n_rows)
+            if logits.ndim < 2:
+                raise ValueError(f"X is a {type(X).__name__} without any rows.")
+            return logits
         if self.module_.training:
             self._set_training(False)
-        with torch.no_grad():
+        with torch.no_grad(), single_precision():
             at_once = self.rows_at_once() or PREDICTION_ROWS
             with threads_for_rows(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:
@@ -675,5 +683,5 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             rows = rows.clone()
         if self.device != "cpu":
             rows = rows.to(self.device)
-        rows = rows.to(input_dtype(self.module_))
+        rows = suited(rows, input_dtype(self.module_))
         return self.read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]

@@ -7,7 +7,7 @@ from functools import partial, wraps
 from inspect import signature
 from itertools import groupby
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,7 +31,7 @@ from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
-from sksmooth._params import check_parameters
+from sksmooth._params import SYNONYMS, check_parameters
 from sksmooth._predict import (
     PREDICTION_ROWS,
     PredictsByProbability,
@@ -54,7 +54,8 @@ from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.threads import outlives_fork, threads_for_rows
-from sksmooth.modules import SimpleNet, is_plain
+from sksmooth.metrics import point_to_scorers
+from sksmooth.modules import SimpleNet, input_dtype, is_plain
 from sksmooth.smoothing import check_label_smoothing
 
 # What tells the nets from LabelSmoothingClassifier's, where no estimator does. One net needs width
@@ -72,31 +73,45 @@ ENCODINGS_OF_RECIPE = (PiecewiseLinear(n_knots=3), PiecewiseLinear(n_knots=9))
 MOST_INPUTS = 1000
 
 
-def _explaining_unknown(init: Callable) -> Callable:
-    """Let a constructor say where arguments belong that it does not have."""
-    own = list(signature(init).parameters)[1:]
+# What other libraries call a parameter of ours.
+_SYNONYMS = {"epsilons": "label_smoothings", "folds": "cv", "n_folds": "cv", "n_splits": "cv"}
 
-    @wraps(init)
-    def explaining(self: Any, *args: Any, **kwargs: Any) -> None:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _explaining_unknown(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method say where arguments belong that it does not have."""
+    own = list(signature(method).parameters)[1:]
+
+    @wraps(method)
+    def explaining(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs.keys() - set(own):
-            raise TypeError(_where_it_belongs(name, kwargs[name], own))
-        init(self, *args, **kwargs)
+            raise TypeError(_where_it_belongs(method.__name__, name, kwargs[name], own))
+        return method(*args, **kwargs)
 
     return explaining
 
 
-def _where_it_belongs(name: str, value: Any, own: list[str]) -> str:
-    """Give the message for an argument that the class does not have."""
+def _where_it_belongs(method: str, name: str, value: Any, own: list[str]) -> str:
+    """Give the message for an argument that the class, or its ``fit``, does not have."""
     message = f"LabelSmoothingClassifierCV has no parameter {name!r} (got {name}={value!r})"
-    if name in ("label_smoothing", "epsilon", "eps"):
+    if method == "fit":
+        message = f"LabelSmoothingClassifierCV.fit has no argument {name!r}"
+    of_net = SYNONYMS.get(name, name)
+    if name in signature(LabelSmoothingClassifierCV).parameters:
+        return f"{message}; it is the constructor's: LabelSmoothingClassifierCV({name}={value!r})."
+    if of_net == "label_smoothing":
         return f"{message}; give the values to try, label_smoothings=({value!r},)."
-    known = LabelSmoothingClassifier().get_params(deep=False)
-    if name in known or "__" in name:
+    if of_net == "train_split":  # of nets alone
+        return f"{message}. Did you mean 'cv'?"
+    if of_net in LabelSmoothingClassifier().get_params(deep=False) or "__" in of_net:
         return (
             f"{message}; it is one of its nets: "
-            f"estimator=LabelSmoothingClassifier({name}={value!r})."
+            f"estimator=LabelSmoothingClassifier({of_net}={value!r})."
         )
-    return f"{message}; {nearest(name, own)}"
+    near = f" Did you mean {_SYNONYMS[name]!r}?" if name in _SYNONYMS else nearest(name, own)
+    return f"{message}.{near}"
 
 
 class LabelSmoothingClassifierCV(
@@ -298,6 +313,7 @@ class LabelSmoothingClassifierCV(
     # -- training -----------------------------------------------------------------------------
 
     @outlives_fork
+    @_explaining_unknown
     def fit(
         self,
         X: ArrayLike,
@@ -364,6 +380,7 @@ class LabelSmoothingClassifierCV(
 
     def _check_parameters(self) -> None:
         params = self.get_params(deep=False)
+        point_to_scorers(self.scoring)
         check_parameters(self._parameter_constraints, params, type(self).__name__)
         values = list(self.label_smoothings)
         for value in values:
@@ -540,13 +557,13 @@ class LabelSmoothingClassifierCV(
     def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:
         """Give the nets of each encoding as a stack, and the first of them.
 
-        None where some are no SimpleNets; made anew where they changed.
+        None where some are no SimpleNets of float32; made anew where they changed.
         """
         modules: list[Any] = [net.module_ for net in self.estimators_]
         if not all(type(module) is SimpleNet for module in modules):
             return None
         version = [
-            (own.data_ptr(), own._version)
+            (own.data_ptr(), 0 if own.is_inference() else own._version)
             for module in modules
             for layer in module._modules["layers"]._modules.values()
             for own in layer._parameters.values()
@@ -555,7 +572,7 @@ class LabelSmoothingClassifierCV(
         kept, stacks = _STACKS.get(self, (None, None))
         if kept != version:
             stacks = None
-            if all(map(is_plain, modules)):
+            if all(is_plain(module) and input_dtype(module) == torch.float32 for module in modules):
                 alike = groupby(modules, key=lambda module: repr(module.encoding))
                 stacks = [(own[0], HandNets.of(own)) for own in (list(nets) for _, nets in alike)]
             _STACKS[self] = version, stacks

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from operator import is_
 from typing import Any
 
@@ -295,6 +296,30 @@ def mean_loss(
     weight = getattr(plain, "weight", None)
     total = sample_weight if weight is None else sample_weight * weight[target]
     return (losses * sample_weight).sum() / total.sum()
+
+
+@contextmanager
+def telling_of_criterion(criterion: Any, logits: Tensor, target: Tensor) -> Iterator[None]:
+    """Let what goes wrong in a criterion of another library say which it is, and of what shapes.
+
+    Parameters
+    ----------
+    criterion : callable
+        The criterion.
+    logits : tensor of shape (n, K), floating
+        The net's raw output.
+    target : tensor of shape (n,), integer
+        Class indices.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if isinstance(criterion, LabelSmoothingLoss) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"criterion={type(criterion).__name__} cannot compare logits of shape "
+            f"{tuple(logits.shape)} with class indices of shape {tuple(target.shape)}: {error}"
+        ) from error
 
 
 def _divergence(logits: Tensor, distribution: Tensor, weight: Tensor | None, form: str) -> Tensor:

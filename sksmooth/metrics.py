@@ -20,12 +20,14 @@ scikit-learn has no public way to add a name to its own. In a dict they have the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_scalar
 
 from sksmooth._checks import (
@@ -625,6 +627,30 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
     "uniform": _uniform_edges,
     "quantile": _quantile_edges,
 }
+
+
+def point_to_scorers(scoring: Any) -> None:
+    """Say where the scorers are that scikit-learn has no names for, and lets nobody name.
+
+    Parameters
+    ----------
+    scoring : object
+        As a search is given it.
+
+    Raises
+    ------
+    ValueError
+        That names the scorer, if a name is like that of one of this module.
+    """
+    given = scoring.values() if isinstance(scoring, Mapping) else scoring
+    own = {name.removesuffix("_scorer") for name in __all__ if name.startswith("neg_")}
+    for name in [given] if isinstance(given, str) else given if isinstance(given, Iterable) else ():
+        near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
+        if isinstance(name, str) and near and name not in get_scorer_names():
+            raise ValueError(
+                f"scoring={scoring!r} names {name!r}, which scikit-learn does not know by name; "
+                f"give the object: from sksmooth.metrics import {near[0]}_scorer."
+            )
 
 
 def _check_correct(correct: ArrayLike, n_samples: int) -> Vector:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral
 from typing import Any
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 from sksmooth._checks import check_choice, check_share, check_whole
 from sksmooth.encoding import ENCODINGS, Encoding, check_encoding
 
-__all__ = ["ACTIVATIONS", "SimpleNet", "input_dtype", "is_plain", "read_logits", "suited"]
+__all__ = [
+    "ACTIVATIONS",
+    "SimpleNet",
+    "input_dtype",
+    "is_plain",
+    "read_logits",
+    "suited",
+    "telling",
+]
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -283,6 +292,39 @@ def _check_hidden_layer_sizes(sizes: object) -> tuple[int, ...]:
     return tuple(check_whole(f"hidden_layer_sizes[{i}]", w) for i, w in enumerate(widths))
 
 
+# What torch says of a module's forward, and what is to be said.
+_HELP = {
+    "Expected more than 1 value per channel when training": "BatchNorm cannot train on a batch of "
+    "one row. Set iterator_train__drop_last=True, or another batch_size",
+    "index out of range in self": "An Embedding of the module has no row for some integer in X: "
+    "they must be from 0 to its num_embeddings - 1",
+    "does not require grad and does not have a grad_fn": "Nothing of the module can be trained: "
+    "its parameters are frozen, its output is detached, or torch's inference mode is on",
+}
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Let torch's bare errors of a module's forward say what helps.
+
+    Examples
+    --------
+    >>> import torch
+    >>> with telling():
+    ...     torch.nn.Embedding(4, 2)(torch.tensor([4]))
+    Traceback (most recent call last):
+    ...
+    ValueError: An Embedding of the module has no row for some integer in X: they must be from 0 ...
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError) as error:
+        for said, what_helps in _HELP.items():
+            if said in str(error):
+                raise ValueError(f"{what_helps}: {error}") from error
+        raise
+
+
 def input_dtype(module: nn.Module) -> torch.dtype:
     """Give the dtype that a module's first layer with parameters takes.
 
@@ -328,8 +370,17 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
     -------
     tensor, tuple, list or dict
         The same, in that dtype.
+
+    Raises
+    ------
+    ValueError
+        For complex numbers, or fractions where integers are taken.
     """
     if isinstance(x, torch.Tensor):
+        if x.is_complex():
+            raise ValueError(f"Complex data not supported: X has rows of {x.dtype}.")
+        if not dtype.is_floating_point and x.is_floating_point() and (x != x.round()).any():
+            raise ValueError("X must hold integers, as the module begins with an Embedding.")
         return x.to(dtype=dtype)
     if isinstance(x, np.ndarray):
         return suited(torch.as_tensor(x), dtype)
@@ -341,5 +392,6 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
 
 
 def _suited_part(x: Any, dtype: torch.dtype) -> Any:
-    is_floating = isinstance(x, torch.Tensor) and x.is_floating_point() and dtype.is_floating_point
-    return x.to(dtype=dtype) if is_floating else x
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        return x
+    return x.to(dtype=dtype if dtype.is_floating_point else torch.float32)

@@ -7,7 +7,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from numbers import Integral
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
 from sklearn.base import BaseEstimator, clone, is_classifier
-from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags, indexable
@@ -186,7 +184,7 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         return self
 
     def _validate_params(self) -> None:
-        _point_to_own_scorers(self.scoring)
+        metrics.point_to_scorers(self.scoring)
         super()._validate_params()
 
     _training: _Training | None = None  # of a copy that is being fitted in lockstep
@@ -236,19 +234,6 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
             if any(map(is_heard, [self.estimator, *steps])):
                 return "callbacks are set on the pipeline, or on steps before the net"
         return None
-
-
-def _point_to_own_scorers(scoring: Any) -> None:
-    """Say where the scorers are that scikit-learn has no names for, and lets nobody name."""
-    given = scoring.values() if isinstance(scoring, Mapping) else scoring
-    own = {name.removesuffix("_scorer") for name in metrics.__all__ if name.startswith("neg_")}
-    for name in [given] if isinstance(given, str) else given if isinstance(given, Iterable) else ():
-        near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
-        if isinstance(name, str) and near and name not in get_scorer_names():
-            raise ValueError(
-                f"scoring={scoring!r} names {name!r}, which scikit-learn does not know by name; "
-                f"give the object: from sksmooth.metrics import {near[0]}_scorer."
-            )
 
 
 class _Training:

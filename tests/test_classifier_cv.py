@@ -414,3 +414,9 @@ class TestConfidence:
         correct = model.predict(rows[300:]) == labels[300:]
         sure = confidence >= np.median(confidence)
         assert correct[sure].mean() > correct.mean() + 0.02
+
+
+def test_scorer_of_this_package_that_is_named_is_told_where_it_is():
+    model = make_cv(scoring="neg_expected_calibration_error")
+    with pytest.raises(ValueError, match=r"metrics import neg_expected_calibration_error_scorer"):
+        model.fit(*make_tabular(60, random_state=0))

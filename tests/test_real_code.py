@@ -15,16 +15,17 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import Callback, EpochScoring
+from skorch.callbacks import Callback, EpochScoring, PassthroughScoring
 from skorch.helper import SliceDataset
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from sksmooth import (
     BatchedGridSearchCV,
     LabelSmoothingClassifier,
     LabelSmoothingClassifierCV,
     LabelSmoothingLoss,
+    SimpleNet,
     TemperatureScaling,
     make_tabular,
 )
@@ -129,10 +130,108 @@ def test_bare_dataset_in_a_search_is_told_of_slice_dataset(make):
         make().fit(Rows(X, Y), Y)
 
 
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda: GridSearchCV(single(), {"lr": [0.1]}, cv=2, error_score="raise").fit(Rows(X, Y), Y),
+        lambda: cross_val_score(single(), Rows(X, Y), Y, cv=2, error_score="raise"),
+        lambda: crossed().fit(X, Y).predict(Rows(X, Y)),
+        lambda: crossed().fit(X, Y).confidence(Rows(X, Y)),
+    ],
+)
+def test_bare_dataset_where_rows_are_wanted_is_told_of_slice_dataset(search):
+    with pytest.raises(ValueError, match="SliceDataset"):
+        search()
+
+
+@ALL
+def test_tensors_in_half_precision_are_as_arrays(make):
+    rows, weight = torch.from_numpy(X).bfloat16(), torch.ones(200, dtype=torch.bfloat16)
+    exact = rows.float().numpy()
+    fit_params = {} if make is searched else {"sample_weight": weight}  # scikit-learn's cannot
+    model = make().fit(rows, Y, **fit_params)
+    np.testing.assert_array_equal(
+        model.predict_proba(rows), make().fit(exact, Y).predict_proba(exact)
+    )
+
+
+class Streamed(IterableDataset):
+    def __init__(self, labels):
+        self.labels = labels
+
+    def __iter__(self):
+        return zip(torch.from_numpy(X).float(), self.labels, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "arguments", "error", "message"),
+    [
+        ({}, (Rows(X, Y), Y[:100]), ValueError, "y has 100 labels, but X is a Rows of 200 rows"),
+        ({}, (Rows(X.astype(complex), Y),), ValueError, "Complex data"),
+        ({}, (DataLoader(Rows(X, Y)),), TypeError, "give its dataset"),
+        ({}, (Streamed(Y.tolist()),), ValueError, "train_split=None"),
+        ({"train_split": None}, (Streamed(NAMES[Y].tolist()),), ValueError, "integers 0, 1"),
+    ],
+)
+def test_datasets_that_cannot_be_trained_on_are_told_why(parameters, arguments, error, message):
+    with pytest.raises(error, match=message):
+        single(**parameters).fit(*arguments)
+
+
+def test_streamed_rows_train():
+    net = single(train_split=None).fit(Streamed(Y.tolist()))
+    np.testing.assert_array_equal(net.predict(Streamed(Y.tolist())), net.predict(X))
+    with pytest.raises(ValueError, match="without any rows"):
+        net.predict(Rows(X[:0], Y[:0]))
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y was passed")  # as of arrays
+def test_labels_of_a_dataset_may_be_a_column():
+    net = single().fit(Rows(X, Y[:, None]))
+    np.testing.assert_array_equal(net.predict(X), single().fit(Rows(X, Y)).predict(X))
+
+
+class TwoInputs(Net):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features + 2, n_classes)
+        self.embedding = nn.Embedding(4, 3)
+
+    def forward(self, numbers, kind):
+        return super().forward(torch.cat([numbers, self.embedding(kind)], 1))
+
+
+class EmbeddingFirst(TwoInputs):
+    def __init__(self, n_features, n_classes):
+        nn.Module.__init__(self)
+        self.embedding = nn.Embedding(4, 3)
+        self.hidden, self.out = nn.Linear(n_features + 2, 16), nn.Linear(16, n_classes)
+        self.last = None
+
+
+@pytest.mark.parametrize("module", [TwoInputs, EmbeddingFirst])
+@pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame, list])
+def test_several_inputs_may_be_in_any_container(module, container):
+    kinds = np.digitize(X[:, 0], [-1, 0, 1])
+    series = pd.Series if container is pd.DataFrame else container
+    rows = {"numbers": container(X), "kind": series(kinds)}
+    net = single(module=module).fit(rows, NAMES[Y])
+    assert net.module_.hidden.in_features == 10 + 1 + 2
+    plain = {"numbers": X.astype(np.float32), "kind": kinds}
+    np.testing.assert_array_equal(net.predict(rows), net.predict(plain))
+    with pytest.raises(ValueError, match="numbers contains NaN"):
+        single(module=module).fit({**plain, "numbers": np.where(X > 2, np.nan, X)}, Y)
+    with pytest.raises(ValueError, match="numbers contains NaN"):
+        net.predict({**plain, "numbers": np.where(X > 2, np.nan, X)})
+    with pytest.raises(ValueError, match="X is a dict"):
+        net.fit(plain, Y, sample_weight=np.ones(200))
+
+
 def test_sampler_for_rows_that_are_held_out_is_an_error_that_names_train_split():
     sampler = WeightedRandomSampler(np.ones(200), 200)
     with pytest.raises(ValueError, match=r"train_split=0\.2"):
         single(iterator_train__sampler=sampler).fit(X, Y)
+    with pytest.raises(ValueError, match="cross-validation holds some out"):
+        crossed(iterator_train__sampler=sampler).fit(X, Y)
     net = single(iterator_train__sampler=sampler, train_split=None).fit(X, Y)
     assert net.score(X, Y) > 0.5
 
@@ -154,6 +253,56 @@ def test_sampler_for_rows_that_are_held_out_is_an_error_that_names_train_split()
 def test_module_or_criterion_of_another_size_is_named(make, parameters, message):
     with pytest.raises(ValueError, match=message):
         make(**parameters).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (lambda x: [x], "returned a list"),
+        (lambda x: {"logits": x}, "returned a dict"),
+        (lambda x: None, "returned a NoneType"),
+        (lambda x: x.detach().numpy(), "returned a ndarray"),
+        (torch.Tensor.long, "module=Net gives logits of torch.int64"),
+        (lambda x: x + 0j, "module=Net gives logits of torch.complex64"),
+    ],
+)
+@ALL
+def test_outputs_that_are_no_logits_are_refused(make, last, message):
+    with pytest.raises(TypeError, match=message):
+        make(module=Net, module__last=last).fit(X, Y)
+
+
+@pytest.mark.parametrize("module", [Net().requires_grad_(False), Net(last=torch.detach)])
+@ALL
+def test_modules_of_which_nothing_can_be_trained_are_told_of(make, module):
+    with pytest.raises(ValueError, match="Nothing of the module can be trained"):
+        make(module=module).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"criterion": nn.MSELoss}, "criterion=MSELoss cannot compare logits of shape"),
+        ({"criterion": nn.BCEWithLogitsLoss}, "criterion=BCEWithLogitsLoss cannot compare"),
+        ({"criterion": nn.CrossEntropyLoss(torch.ones(5))}, r"CrossEntropyLoss.*weight.*\[5\]"),
+        ({"criterion__reduction": "none"}, "criterion__reduction='mean'"),
+        ({"criterion": nn.NLLLoss}, "NLLLoss takes probabilities"),
+        ({"criterion": nn.NLLLoss, "module": nn.LogSoftmax(1)}, "NLLLoss takes probabilities"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch's own
+@ALL
+def test_criteria_that_do_not_fit_are_named(make, parameters, message):
+    rows = X[:, :3]  # of which LogSoftmax makes its outputs
+    if "module" in parameters:
+        parameters = {**parameters, "module": nn.Sequential(nn.Linear(3, 3), parameters["module"])}
+    model = make(label_smoothing=0.0, **parameters)
+    if make is crossed:
+        model.set_params(label_smoothings=(0.0,))
+    if make is searched:
+        model.set_params(param_grid={"label_smoothing": [0.0]})
+    with pytest.raises(ValueError, match=message):
+        model.fit(rows, Y)
 
 
 def in_bfloat16(x):
@@ -182,6 +331,19 @@ def test_integers_stay_integers_for_an_embedding(make):
     assert make(module=module, lr=0.05, max_epochs=10).fit(codes, Y).score(codes, Y) > 0.5
 
 
+@ALL
+def test_ids_that_an_embedding_does_not_have_are_told_of(make):
+    module = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(30, 3))
+    codes = np.digitize(X, [-1, 0, 1])
+    model = make(module=module).fit(codes, Y)
+    has_no_row = "Embedding of the module has no row"
+    for own, message in (codes + 1, has_no_row), (codes - 1, has_no_row), (codes / 2, "integers"):
+        with pytest.raises(ValueError, match=message):
+            make(module=module).fit(own, Y)
+        with pytest.raises(ValueError, match=message):
+            model.predict(own)
+
+
 @pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame])
 def test_ids_of_an_embedding_are_exact(container):
     seen = set()
@@ -205,6 +367,41 @@ def test_ids_of_an_embedding_are_exact(container):
 def test_modules_in_double_precision_train(make):
     model = make(module=Net().double()).fit(X, Y)
     assert model.score(X, Y) > 0.5
+
+
+@ALL
+def test_simple_nets_in_double_precision_train(make):
+    assert make(module=SimpleNet(10, 3).double()).fit(X, Y).score(X, Y) > 0.5
+
+
+class Padding(Net):
+    """Makes a tensor of torch's default dtype in its forward."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x, torch.zeros(len(x), 4)], 1)[:, :10])
+
+
+@ALL
+def test_tensors_that_a_module_makes_are_single_whatever_torchs_default_is(make):
+    expected = make(module=Padding).fit(X, Y).predict_proba(X)
+    rows = SliceDataset(Rows(X, Y))
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = make(module=Padding).fit(X, Y)
+        np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-5)
+        np.testing.assert_allclose(model.predict_proba(rows), expected, rtol=1e-5)
+        assert len(single(module=Padding).fit(Rows(X, Y)).predict(Rows(X, Y))) == 200
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@ALL
+def test_models_that_are_loaded_in_inference_mode_predict(make):
+    model = make().fit(X, Y)
+    stored = pickle.dumps(model)
+    with torch.inference_mode():
+        found = pickle.loads(stored).predict_proba(X)
+    np.testing.assert_array_equal(found, model.predict_proba(X))
 
 
 @ALL
@@ -255,6 +452,24 @@ def test_last_batch_of_one_row_joins_the_one_before_it_under_batchnorm():
         loading.fit(X[:199], Y[:199])
 
 
+@ALL
+def test_batches_of_one_row_under_batchnorm_are_told_what_helps(make):
+    with pytest.raises(ValueError, match="iterator_train__drop_last"):
+        make(module=Normed, batch_size=1).fit(X, Y)
+
+
+def test_one_image_may_be_a_batch_under_batchnorm():
+    layers = nn.Unflatten(1, (1, 10)), nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), nn.Flatten()
+    module = nn.Sequential(*layers, nn.Linear(16, 3))
+    net = single(module=module, batch_size=33, train_split=None, iterator_train=DataLoader)
+    assert net.fit(X[:199], Y[:199]).score(X, Y) > 0.4
+
+
+def test_dataloader_that_drops_all_batches_is_told_of():
+    with pytest.raises(ValueError, match="drop_last"):
+        single(batch_size=500, iterator_train=DataLoader, iterator_train__drop_last=True).fit(X, Y)
+
+
 @pytest.mark.parametrize("train_batch", [64, 16])
 @ALL
 def test_own_module_never_sees_more_rows_than_the_users_batches(make, train_batch):
@@ -281,6 +496,23 @@ def test_outputs_that_look_like_probabilities_are_warned_of(make, last, what):
         make(module=Net, module__last=last).fit(X, Y)
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"calibration": None},
+        {"train_split": None},
+        {"module__last": lambda x: torch.softmax(x, 1).bfloat16()},
+        {"module__last": lambda x: torch.log_softmax(x, 1).half()},
+    ],
+)
+@ALL
+def test_probabilities_are_warned_of_without_calibration_and_in_half_precision(make, parameters):
+    module = {"module": Net, "module__last": nn.Softmax(1)}
+    with pytest.warns(UserWarning, match="logits are expected"):
+        make(**{**module, **parameters}).fit(X, Y)
+    make(module=Net, **parameters | {"module__last": None}).fit(X, Y)  # logits are not
+
+
 # -- parameters ---------------------------------------------------------------------------------
 
 
@@ -289,6 +521,27 @@ def test_arguments_of_fit_that_are_none_are_told_where_they_belong():
         single().fit(X, Y, class_weight="balanced")
     with pytest.raises(TypeError, match="sample_weight"):
         single().fit(X, Y, sample_weights=np.ones(200))
+
+
+@pytest.mark.parametrize(
+    ("argument", "message", "of_ensemble"),
+    [
+        ({"class_weight": "balanced"}, r"Classifier\(class_weight='balanced'\)", None),
+        ({"sample_weights": np.ones(200)}, "Did you mean 'sample_weight'", None),
+        ({"epochs": 3}, "Did you mean 'max_epochs'", r"Classifier\(max_epochs=3\)"),
+        ({"early_stopping": False}, r"Classifier\(early_stopping=False\)", None),
+        ({"eval_set": (X, Y)}, "Did you mean 'train_split'", "Did you mean 'cv'"),
+        ({"verbose": 1}, r"Classifier\(verbose=1\)", r"ClassifierCV\(verbose=1\)"),
+        ({"label_smoothing": 0.2}, r"Classifier\(label_smoothing=0.2\)", r"gs=\(0.2,\)"),
+    ],
+)
+def test_arguments_of_every_fit_are_told_where_they_belong(argument, message, of_ensemble):
+    for fit in (single().fit, searched().fit, single().partial_fit):
+        if fit.__name__ != "partial_fit" or "epochs" not in argument:
+            with pytest.raises(TypeError, match=f"^{fit.__name__} has no argument.*{message}"):
+                fit(X, Y, **argument)
+    with pytest.raises(TypeError, match=f"CV.fit has no argument.*{of_ensemble or message}"):
+        crossed().fit(X, Y, **argument)
 
 
 def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_unfit_it():
@@ -301,6 +554,46 @@ def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_
     with pytest.raises(NotFittedError):
         net.predict(X)
     assert net.fit(X, Y).module_.hidden_layer_sizes == (7,)
+
+
+@pytest.mark.parametrize("module", [Net, nn.LazyLinear(3)])
+def test_compile_may_be_set_on_a_trained_net(module):
+    net = single(module=module).fit(X, Y)
+    expected = net.predict_proba(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what the compiler is made of
+        net.set_params(compile=True)
+        np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-5)
+    net.set_params(compile=False)
+    np.testing.assert_allclose(net.predict_proba(X), expected, atol=1e-5)
+
+
+def test_weights_that_were_loaded_stay_when_dropout_is_set(tmp_path):
+    single().fit(X, Y).save_params(f_params=tmp_path / "net.pt")
+    net = single(module__n_features=10, classes=[0, 1, 2], calibration=None).initialize()
+    net.load_params(f_params=tmp_path / "net.pt")
+    expected = net.predict_proba(X)
+    np.testing.assert_array_equal(net.set_params(module__dropout=0.3).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"iterator_train": DataLoader, "iterator_valid": DataLoader},
+        {"iterator_train__shuffle": False, "iterator_valid__batch_size": 16},
+        {"optimizer": torch.optim.SGD, "optimizer__momentum": 0.9, "lr": 0.1},
+        {"optimizer": torch.optim.SGD, "criterion": nn.CrossEntropyLoss},
+    ],
+)
+def test_parts_around_the_module_may_be_set_on_a_trained_net(parameters):
+    net = single().fit(X, Y)
+    expected = net.predict_proba(X)
+    net.set_params(**parameters)
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+    assert type(net.optimizer_) is net.optimizer
+    assert net.optimizer_.param_groups[0]["params"][0] is next(net.module_.parameters())
+    net.partial_fit(X, Y)
+    assert (net.predict_proba(X) != expected).any()
 
 
 def test_search_over_the_default_nets_parameters_works():
@@ -316,6 +609,10 @@ def test_arguments_of_the_nets_are_told_where_they_belong():
         LabelSmoothingClassifierCV(label_smoothing=0.1)
     with pytest.raises(TypeError, match="ensemble"):
         LabelSmoothingClassifierCV(ensembel=False)
+    with pytest.raises(TypeError, match=r"Classifier\(optimizer__weight_decay=0\.1\)"):
+        LabelSmoothingClassifierCV(alpha=0.1)
+    with pytest.raises(TypeError, match="Did you mean 'cv'"):
+        LabelSmoothingClassifierCV(n_folds=3)
 
 
 @pytest.mark.parametrize("make", [single, crossed])
@@ -332,6 +629,11 @@ def test_net_that_is_initialized_only_gives_labels_and_says_that_it_is_not_calib
     assert net.classes_.tolist() == list(NAMES)
     with pytest.warns(UserWarning, match="not calibrated"):
         assert set(net.predict(X)) <= set(NAMES)
+    for method in (net.predict_log_proba, net.decision_function, net.score):
+        with pytest.warns(UserWarning, match="not calibrated"):
+            method(*(X, NAMES[Y])[: 1 + (method == net.score)])
+    with pytest.warns(UserWarning, match="not calibrated"):
+        net.as_module()
     net.calibrator_ = trained.calibrator_
     np.testing.assert_array_equal(net.predict_proba(X), trained.predict_proba(X))
 
@@ -353,6 +655,42 @@ def test_columns_that_are_no_numbers_are_named_with_what_helps(make):
     frame = pd.DataFrame({"when": pd.date_range("2020", periods=200)})
     with pytest.raises(ValueError, match=r"'when' holds dates"):
         make().fit(frame, Y)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.array([["Bern", 1]] * 200, dtype=object), "column 0 holds text such as 'Bern'"),
+        (np.array([["1", "Bern"]] * 200), "column 1 holds text such as 'Bern'"),
+        ([["Bern", 1]] * 200, "column 0 holds text such as 'Bern'"),
+        (np.where(X > 3, np.nan, X), r"NaN: column \d holds \d+ missing values"),
+        (np.arange(200).astype("M8[D]")[:, None], "column 0 holds dates"),
+        (np.arange(200).astype("m8[s]")[:, None], "column 0 holds durations"),
+        (pd.DataFrame({"p": pd.period_range("2020", periods=200)}), "column 'p' holds dates"),
+        (pd.DataFrame({"a": [[1, 2]] * 200}), r"column 'a' holds objects such as \[1, 2\]"),
+    ],
+)
+@ALL
+def test_columns_of_arrays_and_lists_that_are_no_numbers_are_named_too(make, rows, message):
+    with pytest.raises(ValueError, match=message):
+        make().fit(rows, Y)
+
+
+@ALL
+def test_columns_of_polars_that_are_no_numbers_are_named_too(make):
+    polars = pytest.importorskip("polars")
+    numbers = {"x": X[:, 0], "z": X[:, 1]}
+    model = make().fit(polars.DataFrame(numbers), Y)
+    for column, message in [
+        (["Bern", "Basel"] * 100, "column 'x' holds text such as 'Bern'"),
+        (pd.date_range("2020", periods=200).to_numpy(), "column 'x' holds dates"),
+        ([None, *X[1:, 0].tolist()], "NaN: column 'x' holds 1 missing values"),
+    ]:
+        frame = polars.DataFrame({**numbers, "x": column})
+        with pytest.raises(ValueError, match=message):
+            make().fit(frame, Y)
+        with pytest.raises(ValueError, match=message):
+            model.predict(frame)
 
 
 def test_numbers_in_columns_of_objects_or_categories_are_numbers():
@@ -403,6 +741,20 @@ def test_callbacks_meet_the_users_labels():
     net = single(callbacks=[("watch", watch), scoring]).fit(X, NAMES[Y])
     assert dict(net.callbacks_)["watch"].classes_ == list(NAMES)
     np.testing.assert_allclose(net.history[:, "own_accuracy"], net.history[:, "valid_acc"])
+
+
+def test_scores_of_the_batches_may_be_passed_through():
+    net = single(callbacks=[PassthroughScoring("train_loss", on_train=True)]).fit(X, Y)
+    assert net.trained_by_ == "by skorch"
+    assert net.history[:, "train_loss_best"][0]
+
+
+@pytest.mark.parametrize("criterion", [LabelSmoothingLoss, nn.CrossEntropyLoss])
+@ALL
+def test_ignore_index_of_the_criterion_counts(make, criterion):
+    parameters = {"criterion": criterion, "criterion__ignore_index": 0, "max_epochs": 10}
+    model = make(**parameters, calibration=None, early_stopping=False).fit(X, Y)
+    assert model.predict_proba(X)[:, 0].max() < 0.5
 
 
 # -- calibrators --------------------------------------------------------------------------------

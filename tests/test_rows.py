@@ -30,7 +30,7 @@ def bad_data():
     return {
         "NaN in X": (with_nan, y, {}, "Input X contains NaN"),
         "inf in X": (with_inf, y, {}, "Input X contains infinity"),
-        "text in X": (np.full((60, 4), "a"), y, {}, "could not convert string to float"),
+        "text in X": (np.full((60, 4), "a"), y, {}, "holds text such as 'a'"),
         "complex X": (X + 1j, y, {}, "Complex data not supported"),
         "one-dimensional X": (X[:, 0], y, {}, "Expected 2D array, got 1D array"),
         "no rows": (X[:0], y[:0], {}, r"0 sample\(s\)"),

@@ -146,6 +146,7 @@ class OwnLoss(LabelSmoothingLoss):
         (LabelSmoothingLoss(), True),
         (LabelSmoothingLoss(form="kl"), True),
         (LabelSmoothingLoss(reduction="sum"), False),
+        (LabelSmoothingLoss(ignore_index=0), False),
         (OwnLoss(), False),
         (nn.CrossEntropyLoss(), True),
         (nn.CrossEntropyLoss(label_smoothing=0.3), True),

@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
 from sksmooth.engine.targets import Targets, check_width, float_logits, pooled, stacked_loss
-from sksmooth.modules import input_dtype
+from sksmooth.modules import input_dtype, suited
 
 
 class OneModule:
@@ -57,7 +57,7 @@ class OneModule:
         if self.module.training:
             self.module.eval()
         with torch.no_grad():
-            return pooled(float_logits(self.module(X[0].to(self.dtype))))[None]
+            return pooled(float_logits(self.module(suited(X[0], self.dtype))))[None]
 
     score = logits
 
@@ -92,7 +92,7 @@ class OneModule:
         self.optimizer.zero_grad()
         with torch.enable_grad():
             with self.randomness.around_forward():
-                logits = float_logits(self.module(X[0].to(self.dtype)))
+                logits = float_logits(self.module(suited(X[0], self.dtype)))
             check_width(self.module, logits, targets.mass.shape[1])
             loss = stacked_loss(logits[None], y, targets, sample_weight)
             loss.sum().backward()
@@ -210,4 +210,4 @@ class StackedModules:
             named = dict(zip(self.names, values, strict=True))
             return then(float_logits(functional_call(self.skeleton, named, (rows,))))
 
-        return vmap(forward, randomness="different")(tuple(parameters), X.to(self.dtype))
+        return vmap(forward, randomness="different")(tuple(parameters), suited(X, self.dtype))

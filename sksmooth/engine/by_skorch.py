@@ -102,10 +102,11 @@ class SkorchStack:
                 except StopIteration:
                     return
                 except IndexError as error:
+                    split = getattr(self.net, "train_split", None)
+                    who = "cross-validation" if split is None else f"train_split={split!r}"
                     raise ValueError(
                         "The batches name rows that are not among those to train on, perhaps by a "
-                        "sampler made for all rows, of which train_split="
-                        f"{getattr(self.net, 'train_split', None)!r} holds some out: {error}. Make "
+                        f"sampler made for all rows, of which {who} holds some out: {error}. Make "
                         "the sampler for the rows that are left, or set train_split=None or to "
                         "skorch.helper.predefined_split(dataset)."
                     ) from error
@@ -155,6 +156,11 @@ class _Pass:
 
     def losses(self) -> Losses:
         """Give the losses of the batches."""
+        if not self.values:
+            raise ValueError(
+                "There is no batch: the rows are fewer than batch_size, perhaps, and drop_last "
+                "leaves out a batch that is not full."
+            )
         values = torch.stack(self.values).reshape(1, -1).numpy()
         return Losses(values, np.array([self.totals]), [self.sizes])
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sksmooth.engine.monitor import Monitor, Scores
 from sksmooth.engine.stack import Losses, Stack
+from sksmooth.modules import telling
 
 
 class Epoch(NamedTuple):
@@ -89,9 +90,10 @@ def train(
                 break
             on_epoch_begin()
             begin = time.perf_counter()
-            losses = [stack.run_epoch() for stack in stacks]
-            active = monitor.active.copy()
-            train_loss, scores = monitor.look(losses)
+            with telling():
+                losses = [stack.run_epoch() for stack in stacks]
+                active = monitor.active.copy()
+                train_loss, scores = monitor.look(losses)
             failed = {own: what for own, what in monitor.failed.items() if active[own]}
             active[list(failed)] = False
             seconds = time.perf_counter() - begin

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
@@ -141,9 +141,10 @@ def _weight_fits(net: Any) -> bool:
 
 
 def _is_heard(net: Any) -> bool:
-    """Tell whether a callback takes part in the single batches."""
+    """Tell whether a callback takes part in the single batches, or reads what they recorded."""
     return any(
-        getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
+        type(callback) is PassthroughScoring
+        or getattr(getattr(callback, hook), "__func__", None) is not getattr(Callback, hook)
         for _, callback in net.callbacks_
         if not (type(callback) is LRScheduler and callback.step_every == "epoch")
         for hook in _BATCH_HOOKS
@@ -331,7 +332,7 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
             alone = pooled(float_logits(module(X.to(input_dtype(module)))))
     except Exception as error:  # whatever a module's forward may raise under vmap
         return f"the module cannot be stacked: {error}"
-    if alone.shape != (len(X), n_classes):
+    if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
     same = stacked.shape[1:] == alone.shape and torch.allclose(stacked[0], alone, atol=1e-5)
     return None if same else "the module gives something else when it is stacked"

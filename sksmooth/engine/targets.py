@@ -112,10 +112,10 @@ def is_known(criterion: Any) -> bool:
     (True, False)
     """
     if type(criterion) is torch.nn.CrossEntropyLoss:
-        is_plain = criterion.ignore_index < 0 and criterion.label_smoothing < 1
+        is_plain = criterion.label_smoothing < 1
     else:
         is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
-    return is_plain and criterion.reduction == "mean"
+    return is_plain and criterion.reduction == "mean" and criterion.ignore_index < 0
 
 
 def stacked_loss(
@@ -226,6 +226,11 @@ def float_logits(output: Any) -> Tensor:
     torch.float32
     """
     logits = read_logits(output)
+    if not isinstance(logits, Tensor):
+        raise TypeError(
+            "The module's forward must return a tensor of logits, or a tuple whose last item is "
+            f"one, but it returned a {type(output).__name__}."
+        )
     return logits.float() if logits.is_floating_point() else logits
 
 
@@ -288,11 +293,15 @@ def check_width(module: Any, logits: Tensor, n_classes: int | None) -> None:
 
     Raises
     ------
+    TypeError
+        If they are no floating numbers.
     ValueError
         If they are of another shape.
     """
+    name = getattr(module, "__name__", type(module).__name__)
+    if not logits.is_floating_point():
+        raise TypeError(f"module={name} gives logits of {logits.dtype}, which must be floating.")
     if logits.ndim not in (2, 3) or n_classes not in (None, logits.shape[-1]):
-        name = getattr(module, "__name__", type(module).__name__)
         raise ValueError(
             f"module={name} gives logits of shape {tuple(logits.shape)}, but y has {n_classes} "
             f"classes: its output must have shape (n_samples, {n_classes})."
