@@ -27,6 +27,7 @@ from sksmooth._batches import EncodedDataset, TensorRows, read_labels
 from sksmooth._checks import warn_user, without_tensor
 from sksmooth._private import check_sample_weight
 from sksmooth.encoding import Encoding, check_encoding
+from sksmooth.modules import input_dtype
 
 # How scikit-learn is to check X.
 _FLOAT32_ROWS = {"dtype": np.float32, "order": "C", "allow_nd": True}
@@ -68,6 +69,8 @@ class Table:
         Their names.
     encodings : dict of str to Encoding
         What was learned from the rows.
+    remarks : list of str
+        What is to be said to whom trains on the rows as numbers, once.
     """
 
     rows: Dataset
@@ -81,6 +84,7 @@ class Table:
     n_features_in: int | None
     feature_names_in: NDArray | None
     encodings: dict[str, Encoding] = field(default_factory=dict, repr=False)
+    remarks: list[str] = field(default_factory=list, repr=False)
 
     def encode(self, encoding: Encoding) -> Encoding:
         """Let an encoding learn from the rows, once for all that are alike."""
@@ -95,6 +99,11 @@ class Table:
             rows = self.rows
             self.encodings[repr(encoding)] = encoding.learn(rows.X, rows.sample_weight)
         return self.encodings[repr(encoding)]
+
+    def warn_who_takes_numbers(self, module: torch.nn.Module | None) -> None:
+        """Say what is to be said of the rows, but of ids, which an Embedding takes, nothing."""
+        while self.remarks and (module is None or input_dtype(module).is_floating_point):
+            warn_user(self.remarks.pop())
 
     def introduce_to(self, estimator: Any) -> None:
         """Set what an estimator learns of its rows before training begins."""
@@ -157,7 +166,7 @@ def check_rows(
     owner = estimator if owner is None else owner
     name = type(owner).__name__
     X, y = _checked(owner, X, y, reset=reset)
-    _warn_of_scales(name, X)
+    remarks = _remarks_on_scales(name, X)
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
@@ -192,6 +201,7 @@ def check_rows(
         int(np.prod(X.shape[1:])),
         owner.n_features_in_,
         getattr(owner, "feature_names_in_", None),
+        remarks=remarks,
     )
 
 
@@ -382,21 +392,21 @@ def _other_columns(name: str, columns: dict[Any, str]) -> ValueError:
     )
 
 
-def _warn_of_scales(name: str, X: NDArray) -> None:
-    """Warn of columns whose scales are so different that a net hardly sees the small ones."""
+def _remarks_on_scales(name: str, X: NDArray) -> list[str]:
+    """Give what to say of columns so different in scale that a net hardly sees the small ones."""
     if X.ndim != 2 or len(X) < 2:
-        return
+        return []
     some = X[:: max(1, len(X) // ROWS_TO_LOOK_AT)].astype(np.float64)
     low, high = some.min(0), some.max(0)
     is_number = ((some != low) & (some != high)).any(0)  # more than two values
     ranges = (high - low)[is_number]
-    if len(ranges) and ranges.max() > LARGEST_RATIO_OF_SCALES * ranges.min():
-        warn_user(
-            f"The columns of X differ in scale: the largest range, {ranges.max():.3g}, is "
-            f"{ranges.max() / ranges.min():.0f} times the smallest. A net "
-            "learns badly from that; put a StandardScaler before it: "
-            f"make_pipeline(StandardScaler(), {name}()).",
-        )
+    if len(ranges) == 0 or ranges.max() <= LARGEST_RATIO_OF_SCALES * ranges.min():
+        return []
+    return [
+        f"The columns of X differ in scale: the largest range, {ranges.max():.3g}, is "
+        f"{ranges.max() / ranges.min():.0f} times the smallest. A net learns badly from that; put "
+        f"a StandardScaler before it: make_pipeline(StandardScaler(), {name}())."
+    ]
 
 
 def distinct(estimator: Any, labels: Any, name: str) -> NDArray:

@@ -330,6 +330,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         self.__dict__.pop("calibrator_", None)
         with self.building():  # a mixin may initialize in an order of its own
             self.initialize()
+        table.warn_who_takes_numbers(getattr(self, "module_", None))
 
     @outlives_fork
     def partial_fit(
@@ -418,6 +419,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if hasattr(self, "criterion_"):
             self.set_smoothing()
         self.class_weight_ = table.class_weight
+        table.warn_who_takes_numbers(getattr(self, "module_", None))
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params(fit_params, method)

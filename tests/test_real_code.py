@@ -717,6 +717,23 @@ def test_scaled_one_hot_and_constant_columns_are_not_warned_of():
         single().fit(rows, Y)
 
 
+class Ids(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.embedding, self.out = nn.EmbeddingBag(80_000, 4), nn.Linear(4, n_classes)
+
+    def forward(self, ids):
+        return self.out(self.embedding(ids))
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_ids_have_no_scale(make):
+    ids = np.column_stack([np.arange(200) % 3, 400 * np.arange(200)])
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        make(module=Ids).fit(ids, Y)
+    assert not any("StandardScaler" in str(warning.message) for warning in caught)
+
+
 def test_the_ensemble_speaks_by_its_own_name():
     frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
     model = crossed().fit(frame, Y)
