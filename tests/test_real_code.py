@@ -707,6 +707,20 @@ def test_columns_of_different_scale_are_warned_of(make):
         make().fit(X * np.logspace(0, 4, 10), Y)
 
 
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (lambda X: 1e-3 * X, r"far from a scale of one: .* 0\.01"),
+        (lambda X: 1e4 * X, r"far from a scale of one: .*e\+05"),
+        (lambda X: X + 1000, r"far from zero: .* \d+ times that range"),
+    ],
+)
+@pytest.mark.parametrize("make", [single, crossed])
+def test_columns_of_one_scale_that_is_none_to_learn_from(make, turn, message):
+    with pytest.warns(UserWarning, match=message):
+        make().fit(turn(X), Y)
+
+
 def test_scaled_one_hot_and_constant_columns_are_not_warned_of():
     rare = (np.arange(200) == 7).astype(float)
     wide = StandardScaler().fit_transform(np.exp(3 * X))
