@@ -310,3 +310,31 @@ class TestMembers:
     def test_of_another_number_of_classes_is_refused(self, iris):
         with pytest.raises(ValueError, match=r"shape \(64, 5, 2\), but y has 3"):
             quick(module=WithMembers, module__n_classes=2).fit(*iris)
+
+
+class TestWeightsOfClasses:
+    """Whether they skew smoothed labels: those of rows do not, the criterion's do, as torch's."""
+
+    WEIGHTS = (3.0, 1.0, 0.5)
+
+    def first_loss(self, iris, **params):
+        """Give the first epoch's training loss, and the logits and class indices it is of."""
+        X, y = iris
+        still = {"optimizer": torch.optim.SGD, "lr": 1e-9, "batch_size": -1, "train_split": None}
+        net = quick(label_smoothing=0.3, max_epochs=1, calibration=None, **still, **params)
+        net.fit(X, y)
+        codes = torch.from_numpy(np.searchsorted(net.classes_, y))
+        return net.history[0, "train_loss"], torch.from_numpy(net.logits(X)), codes
+
+    def test_class_weight_weighs_whole_rows(self, iris):
+        by_label = dict(zip(SPECIES, self.WEIGHTS, strict=True))
+        loss, logits, codes = self.first_loss(iris, class_weight=by_label)
+        each = nn.functional.cross_entropy(logits, codes, label_smoothing=0.3, reduction="none")
+        weight = torch.tensor(self.WEIGHTS, dtype=torch.float64)[codes]
+        assert loss == pytest.approx(float((weight * each).sum() / weight.sum()), rel=1e-5)
+
+    def test_the_criterions_weight_weighs_the_smoothed_mass(self, iris):
+        loss, logits, codes = self.first_loss(iris, criterion__weight=torch.tensor(self.WEIGHTS))
+        weight = torch.tensor(self.WEIGHTS, dtype=torch.float64)
+        expected = nn.functional.cross_entropy(logits, codes, weight, label_smoothing=0.3)
+        assert loss == pytest.approx(float(expected), rel=1e-5)
