@@ -311,33 +311,30 @@ class InMemoryStack:
             Of the batches.
         """
         mode = self.updates.quickest_mode() if self.by_hand else torch.no_grad()
-        values, weights = [], []
         self.nets.begin_epoch()
         with self._threads(3 * self.batch_size), uncached_autocast(self.device), mode:
+            # In tables made beforehand: a number kept from each step lies between what the steps
+            # take and give back, and may keep malloc from using that again.
+            weights = torch.tensor(self.sizes_of_members, dtype=torch.float64, device=self.device)
+            losses = torch.empty_like(weights, dtype=torch.float32)
             try:
-                for (X, y, weight), sizes in zip(self._batches(), self.sizes, strict=True):
+                batches = zip(self._batches(), self.sizes, strict=True)
+                for number, ((X, y, weight), sizes) in enumerate(batches):
                     own = None if weight is None else sizes
-                    values.append(self.nets.loss_and_gradients(X, y, self.targets, weight, own))
+                    loss = self.nets.loss_and_gradients(X, y, self.targets, weight, own)
+                    losses[:, number] = loss
                     self.updates.step()
-                    weights.append(None if weight is None else weight.sum(1))
+                    if weight is not None:
+                        weights[:, number] = weight.sum(1)
             finally:  # also after Ctrl-C
                 self.updates.finish()
-            losses = torch.stack(values, 1).cpu().numpy()
-            return Losses(losses, self._weights_of_batches(weights), self.sizes_of_members)
+            return Losses(losses.cpu().numpy(), weights.cpu().numpy(), self.sizes_of_members)
 
     def _threads(self, n_rows: int) -> AbstractContextManager:
         """Use as many threads as that many rows of every net keep busy in a forward pass."""
         n_rows *= self.n_members
         flops = None if self.flops_of_a_row is None else self.flops_of_a_row * n_rows
         return limit_threads(flops)
-
-    def _weights_of_batches(self, weights: list[Tensor | None]) -> NDArray:
-        """Give what the batches weigh: as much as their rows, or as many as those are."""
-        counts = np.asarray(self.sizes_of_members, dtype=np.float64)
-        for number, own in enumerate(weights):
-            if own is not None:
-                counts[:, number] = own.cpu().numpy()
-        return counts
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Give the batches of an epoch: inputs, class indices and weights of all members."""
