@@ -170,7 +170,6 @@ def check_rows(
     owner = estimator if owner is None else owner
     name = type(owner).__name__
     X, y = _checked(owner, X, y, reset=reset)
-    remarks = _remarks_on_scales(name, X)
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
@@ -205,7 +204,7 @@ def check_rows(
         int(np.prod(X.shape[1:])),
         owner.n_features_in_,
         getattr(owner, "feature_names_in_", None),
-        remarks=remarks,
+        remarks=_remarks_on_scales(name, X),
     )
 
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import needs_sklearn
 from sklearn.metrics import log_loss
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -46,6 +47,7 @@ def tasks_of(quality, names):
     return [quality.Task("Trees", flipped, 0, who) for flipped in (False, True) for who in names]
 
 
+@needs_sklearn("1.7", "the Brier score of several classes")
 def test_a_run_goes_on_where_it_was_cut_off(quality, table, tmp_path):
     path = tmp_path / "results.jsonl"
     quality.run({"Trees": table}, tasks_of(quality, WHO[:1]), path, n_jobs=1)
@@ -57,6 +59,7 @@ def test_a_run_goes_on_where_it_was_cut_off(quality, table, tmp_path):
     json.dumps(quality.report(pd.DataFrame(lines).assign(set=lambda r: quality.name_data(r))))
 
 
+@needs_sklearn("1.7", "the Brier score of several classes")
 def test_scores_are_those_of_a_plain_fit(quality, table):
     (task, _) = tasks_of(quality, WHO[:1])
     line = quality.measure(task, table)

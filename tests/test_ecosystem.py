@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn
 import torch
+from helpers import needs_sklearn
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.calibration import CalibrationDisplay
@@ -62,6 +63,7 @@ def quick(**params):
 # -- scikit-learn's own --------------------------------------------------------------------------
 
 
+@needs_sklearn("1.7", "probabilities of several classes in that display")
 def test_decision_boundary_display(table):
     X, y = table
     net = quick().fit(X[:, :2], y)

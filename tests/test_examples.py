@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from helpers import needs_sklearn
 from scipy.stats import entropy
 
 from sksmooth import load, make_tabular
@@ -362,6 +363,7 @@ def calibrated_cv(tmp_path_factory):
     return _run("calibrated_cv.py", "--epochs", 12, "--folds", 3, "--output", output)
 
 
+@needs_sklearn("1.8", "temperature scaling")
 class TestCalibratedCV:
     def test_prints_the_scores_that_it_returns(self, calibrated_cv):
         returned, printed = calibrated_cv

@@ -10,6 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from helpers import needs_sklearn
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import config_context
@@ -663,6 +664,7 @@ class TestScorers:
             SCORERS["ece"](model, X, y)
 
 
+@needs_sklearn("1.7", "the Brier score of several classes")
 def test_scikit_learns_brier_score_serves_several_classes_and_weights():
     y_true, y_proba = random_predictions(100, 3)
     weight = np.arange(1, 101)

@@ -280,7 +280,7 @@ def test_what_is_no_net_of_this_kind_is_not_plain(net):
 
 @pytest.mark.parametrize("sizes", [(), (4,), (4, 5)])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_net_can_be_scripted(sizes, activation, x, tmp_path):
     net = SimpleNet(hidden_layer_sizes=sizes, activation=activation).eval()
     scripted = torch.jit.script(net)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import WithMembers
+from helpers import WithMembers, needs_sklearn
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -172,6 +172,7 @@ def test_frames_without_a_column_transformer(dtype):
         assert kind == (1 if dtype == np.float32 else 11)
 
 
+@needs_sklearn("1.9", "a StandardScaler that rounds rows of float32 as the graph does")
 def test_columns_far_from_zero():
     X, y = tabular()
     rows = 1e4 + X.astype(np.float64)
