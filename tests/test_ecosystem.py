@@ -3,6 +3,8 @@
 Tools that are not installed are skipped; the extra `ecosystem` installs all of them.
 """
 
+import os
+import signal
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,7 @@ from sklearn.model_selection import (
     TunedThresholdClassifierCV,
     ValidationCurveDisplay,
     cross_val_score,
+    cross_validate,
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,6 +36,7 @@ from sksmooth import (
     BatchedGridSearchCV,
     LabelSmoothingClassifier,
     LabelSmoothingClassifierCV,
+    SimpleNet,
     make_tabular,
     trusted_types,
 )
@@ -278,18 +282,62 @@ def test_dask_through_joblib(dask_client, table):
         assert_array_equal(cross_val_score(quick(), *table, cv=3, n_jobs=3), here)
 
 
-def test_ray_through_joblib(table):
+@pytest.fixture(scope="module")
+def ray_workers():
     ray = pytest.importorskip("ray")
     from ray.util.joblib import register_ray
 
-    here = cross_val_score(quick(), *table, cv=2)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        register_ray()
-        with parallel_config("ray"):
-            assert_array_equal(cross_val_score(quick(), *table, cv=2, n_jobs=1), here)
-    finally:
-        ray.shutdown()
+    importing_this = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=importing_this)
+    register_ray()
+    yield
+    ray.shutdown()
+
+
+def process_id(estimator, X, y):
+    return os.getpid()
+
+
+@pytest.mark.usefixtures("ray_workers")
+def test_ray_through_joblib(table):
+    scoring = {"accuracy": "accuracy", "process": process_id}
+    here = cross_validate(quick(), *table, cv=4, scoring=scoring)
+    with parallel_config("ray", n_jobs=2):
+        there = cross_validate(quick(), *table, cv=4, scoring=scoring)
+    assert_array_equal(there["test_accuracy"], here["test_accuracy"])
+    assert os.getpid() not in there["test_process"]
+
+
+class KilledOnce(SimpleNet):
+    """Kills the first worker that trains it for so many steps, as if it had no memory left."""
+
+    def __init__(self, n_features, n_classes, parent, flag):
+        super().__init__(n_features, n_classes)
+        self.parent, self.flag, self.n_steps = parent, Path(flag), 0
+
+    def forward(self, X):
+        self.n_steps += self.training
+        if self.n_steps == 7 and os.getpid() != self.parent and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(X)
+
+
+@pytest.mark.usefixtures("ray_workers")
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_ray_searches_as_one_does_alone_and_goes_on_without_a_worker(table, tmp_path, is_killed):
+    flag = tmp_path / "killed"
+    net = quick()
+    if is_killed:
+        net.set_params(module=KilledOnce, module__parent=os.getpid(), module__flag=str(flag))
+    grid = {"label_smoothing": [0.0, 0.2], "lr": [0.01, 0.02]}
+    alone = BatchedGridSearchCV(net, grid, cv=3).fit(*table)
+    again = {"max_restarts": 3, "max_task_retries": 3}
+    with parallel_config("ray", n_jobs=2, ray_remote_args=again):
+        spread = BatchedGridSearchCV(net, grid, cv=3, verbose=1).fit(*table)
+    assert flag.exists() == is_killed
+    for name in ("mean_test_score", "std_test_score", "rank_test_score"):
+        assert_array_equal(spread.cv_results_[name], alone.cv_results_[name])
 
 
 # -- rows and classes that are rare --------------------------------------------------------------
