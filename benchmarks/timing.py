@@ -223,8 +223,8 @@ def reporting(arguments: argparse.Namespace, remark: str = "") -> Iterator[dict[
     report: dict[str, Any] = {"machine": describe_machine(), "quick": arguments.quick}
     versions = ", ".join(f"{k} {v}" for k, v in report["machine"]["versions"].items())
     print(f"{versions}; {os.cpu_count()} cores, torch with {DEFAULT_THREADS} threads\n")
-    print("ratio: ours to theirs, of the medians; min, median and max are over the rounds.")
-    print(remark)
+    if remark:
+        print(f"{remark}\n")
     yield report
     report["seconds"] = time.perf_counter() - start
     print(f"\nMeasured in {report['seconds']:.0f} s.")
@@ -234,6 +234,7 @@ def reporting(arguments: argparse.Namespace, remark: str = "") -> Iterator[dict[
 
 def print_results(cases: Iterable[Case], budget: float) -> list[dict[str, Any]]:
     """Measure and print a row for each comparison; give them."""
+    print("ratio: ours to theirs, of the medians; min, median and max are over the rounds.\n")
     print(HEADER)
     results = []
     for case in cases:

@@ -14,15 +14,16 @@ Run it (needs the extra ``serve``)::
 import argparse
 from pathlib import Path
 
+import numpy as np
+
 from sksmooth import LabelSmoothingClassifierCV, load, make_tabular, save
 
 
-def make_app(path):
-    """Make the service around the classifier in a file."""
+def make_app(classifier):
+    """Make the service around a fitted classifier."""
     from fastapi import FastAPI, HTTPException
     from pydantic import BaseModel, Field, FiniteFloat
 
-    classifier = load(path)
     n_features = classifier.n_features_in_
     app = FastAPI(title="sksmooth")
 
@@ -42,7 +43,7 @@ def make_app(path):
                 raise HTTPException(
                     422, f"row {number} has {len(row)} columns, but {n_features} are expected"
                 )
-        probabilities = classifier.predict_proba(batch.rows)
+        probabilities = classifier.predict_proba(np.array(batch.rows))
         labels = classifier.classes_[probabilities.argmax(1)]
         return {"labels": labels.tolist(), "probabilities": probabilities.tolist()}
 
@@ -61,7 +62,7 @@ def main(argv=None):
         X, y = make_tabular(500, random_state=options.seed)
         save(LabelSmoothingClassifierCV(random_state=options.seed).fit(X, y), options.file)
         print(f"Trained a classifier and saved it as {options.file}.")
-    app = make_app(options.file)
+    app = make_app(load(options.file))
     if options.port:
         import uvicorn
 

@@ -2,6 +2,7 @@
 
 from sksmooth._onnx import to_onnx
 from sksmooth._save import load, save
+from sksmooth._skops import trusted_types
 from sksmooth.calibration import NormTemperatureScaling, TemperatureScaling
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
@@ -53,5 +54,6 @@ __all__ = [
     "smooth_labels",
     "smoothing_matrix",
     "to_onnx",
+    "trusted_types",
 ]
 __version__ = "0.2.0"

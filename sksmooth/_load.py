@@ -31,10 +31,12 @@ class StoredNet(NamedParams):
     progress: Any = None  # how far the training had come whose state was loaded
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        # Pickles have all that skorch keeps.
+        # Pickles have all that skorch keeps, itself in part a pickle. `set_pickled` reads it, not
+        # `__setstate__`, which skops calls with what a file says and which must run no code.
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
-        return copyreg.__newobj__, (type(self),), super(StoredNet, lasting).__getstate__()  # type: ignore[attr-defined]
+        state = super(StoredNet, lasting).__getstate__()
+        return copyreg.__newobj__, (type(self),), state, None, None, set_pickled  # type: ignore[attr-defined]
 
     def __copy__(self) -> Any:
         # As by a pickle, it has parts of its own, and no share in a training that is going on.
@@ -59,14 +61,9 @@ class StoredNet(NamedParams):
         return {"packed": json.dumps(packed), "arrays": packing.arrays, "others": others}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "packed" in state:
-            Unpacking(state["arrays"], state["others"], {}).fill(self, json.loads(state["packed"]))
-        else:
-            super().__setstate__(state)
-            own = signature(type(self)).parameters
-            for name in own.keys() - state.keys():  # of a version that had fewer parameters
-                if own[name].default is not Parameter.empty:
-                    self.__dict__[name] = own[name].default
+        if "packed" not in state:
+            raise ValueError(f"The state of {type(self).__name__} is not what __getstate__ gives.")
+        Unpacking(state["arrays"], state["others"], {}).fill(self, json.loads(state["packed"]))
 
     def lasting_state(self) -> dict[str, Any]:
         """Give the attributes as they are to be stored.
@@ -172,6 +169,23 @@ class StoredNet(NamedParams):
                 "calibrator_ was fitted to the parameters before; set it to that of the net whose "
                 "parameters were loaded, or to None."
             )
+
+
+def set_pickled(net: StoredNet, state: dict[str, Any]) -> None:
+    """Give an empty net the state that a pickle has of one.
+
+    Parameters
+    ----------
+    net : StoredNet
+        Made without ``__init__``.
+    state : dict
+        As skorch makes it.
+    """
+    super(StoredNet, net).__setstate__(state)
+    own = signature(type(net)).parameters
+    for name in own.keys() - state.keys():  # of a version that had fewer parameters
+        if own[name].default is not Parameter.empty:
+            net.__dict__[name] = own[name].default
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
 from sksmooth._rows import are_codes, distinct
-from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far
+from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far, show
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import overrides
@@ -216,7 +216,7 @@ class SmoothedNet(StoredNet):
             ("valid_loss", BestFlag("valid_loss")),
             ("refined_loss", BestFlag("refined_loss")),
             ("valid_acc", BestFlag("valid_acc", lower_is_better=False)),
-            ("print_log", EpochTable()),
+            ("print_log", EpochTable(sink=show)),
         ]
 
     def draw_seed(self) -> int:

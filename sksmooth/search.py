@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
+from joblib.parallel import get_active_backend
 from sklearn.base import BaseEstimator, clone, is_classifier
 from sklearn.model_selection import GridSearchCV, check_cv
 from sklearn.pipeline import Pipeline
@@ -324,10 +325,11 @@ class _Training:
         parts = divide(jobs, effective_n_jobs(search.n_jobs))
         epochs = [_max_epochs(job.estimator) for job in jobs]
         # A generator tells of every task that is done; not all of joblib's backends have it.
+        tells = search.verbose and get_active_backend()[0].supports_return_generator
         parallel = Parallel(
             n_jobs=search.n_jobs,
             pre_dispatch=search.pre_dispatch,
-            return_as="generator" if search.verbose else "list",
+            return_as="generator" if tells else "list",
         )
         with tqdm(total=sum(epochs), unit="epoch", disable=not search.verbose) as bar:
             outcomes = parallel(

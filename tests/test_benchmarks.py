@@ -1,4 +1,4 @@
-"""The quality benchmark: its figures are right, and a run goes on where it was cut off."""
+"""The benchmarks: figures are right, and a run of the long one goes on where it was cut off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import needs_sklearn
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+
+from sksmooth import make_tabular
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 WHO = ["LogisticRegression", "HistGradientBoostingClassifier"]
@@ -108,3 +111,18 @@ def test_the_table_of_faults_counts_what_was_injected(monkeypatch):
     assert held["| one bit of a saved file flipped, or its end cut off"] == ["1,325", "yes |"]
     assert held["| a read-only memory map"] == ["2", "no: 1 of 2 tests fail |"]
     assert held["| a full disk while saving"] == ["0", "not run |"]
+
+
+def test_a_service_is_asked_by_each_of_its_clients(monkeypatch):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    service = importlib.import_module("service")
+    X, y = make_tabular(100, random_state=0)
+    net = LogisticRegression().fit(X, y)
+    with service.serving(net) as port:
+        (row,) = service.measure({"net": port}, n_rows=2, n_threads=2, rounds=2, seconds=0.2)
+        with pytest.raises(RuntimeError, match=r"422.*row 0 has 1 columns"):
+            service.ask(port, b'{"rows": [[0]]}', seconds=0.2)
+    assert 0 < row["median_ms"] <= row["percentile_99_ms"]
+    assert row["requests_a_second"] >= 2 * 2 / 0.4  # one at least by each client in each round

@@ -3,7 +3,11 @@
 Tools that are not installed are skipped; the extra `ecosystem` installs all of them.
 """
 
+import os
+import signal
 import warnings
+from importlib.metadata import version
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,11 +28,19 @@ from sklearn.model_selection import (
     TunedThresholdClassifierCV,
     ValidationCurveDisplay,
     cross_val_score,
+    cross_validate,
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, make_tabular
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    SimpleNet,
+    make_tabular,
+    trusted_types,
+)
 
 # What other packages warn of is theirs.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -272,18 +284,62 @@ def test_dask_through_joblib(dask_client, table):
         assert_array_equal(cross_val_score(quick(), *table, cv=3, n_jobs=3), here)
 
 
-def test_ray_through_joblib(table):
+@pytest.fixture(scope="module")
+def ray_workers():
     ray = pytest.importorskip("ray")
     from ray.util.joblib import register_ray
 
-    here = cross_val_score(quick(), *table, cv=2)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-    try:
-        register_ray()
-        with parallel_config("ray"):
-            assert_array_equal(cross_val_score(quick(), *table, cv=2, n_jobs=1), here)
-    finally:
-        ray.shutdown()
+    importing_this = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=importing_this)
+    register_ray()
+    yield
+    ray.shutdown()
+
+
+def process_id(estimator, X, y):
+    return os.getpid()
+
+
+@pytest.mark.usefixtures("ray_workers")
+def test_ray_through_joblib(table):
+    scoring = {"accuracy": "accuracy", "process": process_id}
+    here = cross_validate(quick(), *table, cv=4, scoring=scoring)
+    with parallel_config("ray", n_jobs=2):
+        there = cross_validate(quick(), *table, cv=4, scoring=scoring)
+    assert_array_equal(there["test_accuracy"], here["test_accuracy"])
+    assert os.getpid() not in there["test_process"]
+
+
+class KilledOnce(SimpleNet):
+    """Kills the first worker that trains it for so many steps, as if it had no memory left."""
+
+    def __init__(self, n_features, n_classes, parent, flag):
+        super().__init__(n_features, n_classes)
+        self.parent, self.flag, self.n_steps = parent, Path(flag), 0
+
+    def forward(self, X):
+        self.n_steps += self.training
+        if self.n_steps == 7 and os.getpid() != self.parent and not self.flag.exists():
+            self.flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(X)
+
+
+@pytest.mark.usefixtures("ray_workers")
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_ray_searches_as_one_does_alone_and_goes_on_without_a_worker(table, tmp_path, is_killed):
+    flag = tmp_path / "killed"
+    net = quick()
+    if is_killed:
+        net.set_params(module=KilledOnce, module__parent=os.getpid(), module__flag=str(flag))
+    grid = {"label_smoothing": [0.0, 0.2], "lr": [0.01, 0.02]}
+    alone = BatchedGridSearchCV(net, grid, cv=3).fit(*table)
+    again = {"max_restarts": 3, "max_task_retries": 3}
+    with parallel_config("ray", n_jobs=2, ray_remote_args=again):
+        spread = BatchedGridSearchCV(net, grid, cv=3, verbose=1).fit(*table)
+    assert flag.exists() == is_killed
+    for name in ("mean_test_score", "std_test_score", "rank_test_score"):
+        assert_array_equal(spread.cv_results_[name], alone.cv_results_[name])
 
 
 # -- rows and classes that are rare --------------------------------------------------------------
@@ -398,17 +454,90 @@ def test_skore_reports(table):
     assert report.metrics.log_loss() < 1.1
 
 
-def test_mlflow_keeps_the_probabilities(net, table, tmp_path):
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory):
     mlflow = pytest.importorskip("mlflow")
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    folder = str(tmp_path / "model")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.sklearn.save_model(
+    folder = tmp_path_factory.mktemp("mlflow")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    mlflow.create_experiment("tests", artifact_location=folder.as_uri())
+    mlflow.set_experiment("tests")
+    return mlflow
+
+
+REQUIREMENTS = ["sksmooth", "torch", "skorch", "scikit-learn"]  # to find them out takes seconds
+
+
+@pytest.mark.parametrize(
+    ("estimator", "also"),
+    [
+        (quick(), []),
+        (LabelSmoothingClassifierCV(quick(), cv=3), []),
+        (make_pipeline(StandardScaler(), quick()), []),
+        (
+            BatchedGridSearchCV(quick(), {"lr": [0.01, 0.1]}, cv=2),
+            ["sklearn.metrics._scorer._PassthroughScorer"],
+        ),
+    ],
+)
+def test_mlflow_keeps_the_probabilities(mlflow, table, tmp_path, estimator, also):
+    estimator.fit(*table)
+    for settings in (
+        {"skops_trusted_types": [*trusted_types(), *also]},
+        {"serialization_format": "cloudpickle"},
+    ):
+        folder = str(tmp_path / next(iter(settings)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mlflow.sklearn.save_model(estimator, folder, pip_requirements=REQUIREMENTS, **settings)
+            loaded = mlflow.sklearn.load_model(folder)
+        assert_array_equal(loaded.predict_proba(table[0]), estimator.predict_proba(table[0]))
+
+
+def test_mlflow_logs_what_to_install(mlflow, net, table):
+    pins = [f"{name}=={version(name)}" for name in ("torch", "skorch")]
+    with mlflow.start_run():
+        model = mlflow.sklearn.log_model(
             net,
-            folder,
-            serialization_format="cloudpickle",
-            pip_requirements=["sksmooth", "torch", "skorch", "scikit-learn"],
+            name="net",
+            skops_trusted_types=trusted_types(),
+            extra_pip_requirements=pins,
+            pyfunc_predict_fn="predict_proba",
         )
-        loaded = mlflow.sklearn.load_model(folder)
-    assert_array_equal(loaded.predict_proba(table[0]), net.predict_proba(table[0]))
+    folder = Path(mlflow.artifacts.download_artifacts(model.model_uri))
+    assert {f"sksmooth=={version('sksmooth')}", *pins} <= set(
+        (folder / "requirements.txt").read_text().splitlines()
+    )
+    served = mlflow.pyfunc.load_model(model.model_uri)
+    assert_array_equal(served.predict(table[0]), net.predict_proba(table[0]))
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [
+        (make_pipeline(quick()), "labelsmoothingclassifier__max_epochs"),
+        (BatchedGridSearchCV(quick(), {"lr": [0.01, 0.1]}, cv=2), "best_lr"),
+    ],
+)
+def test_mlflow_logs_pipelines_and_searches_by_itself(mlflow, table, estimator, name):
+    mlflow.sklearn.autolog(log_models=False, log_datasets=False, silent=True)
+    try:
+        with mlflow.start_run() as run:
+            estimator.fit(*table)
+    finally:
+        mlflow.sklearn.autolog(disable=True, silent=True)
+    logged = mlflow.get_run(run.info.run_id).data
+    assert name in logged.params
+    assert logged.metrics["training_accuracy_score"] == estimator.score(*table)
+
+
+def test_mlflow_logs_the_epochs_and_parameters(mlflow, table):
+    from skorch.callbacks import MlflowLogger
+
+    logger = MlflowLogger(terminate_after_train=False, create_artifact=False)
+    with mlflow.start_run() as run:
+        net = quick(callbacks=[logger]).fit(*table)
+        mlflow.log_params(net.get_params(deep=False))
+    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    logged = [metric.value for metric in client.get_metric_history(run_id, "refined_loss")]
+    assert logged == net.history[:, "refined_loss"]
+    assert client.get_run(run_id).data.params["label_smoothing"] == "0.1"

@@ -1,19 +1,13 @@
-"""skops reads our estimators with none but sksmooth's own types to trust."""
+"""What versions before have stored is read."""
 
-import io
 import pickle
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sklearn.exceptions import InconsistentVersionWarning
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sksmooth import (
-    BatchedGridSearchCV,
     LabelSmoothingClassifier,
     LabelSmoothingClassifierCV,
     load,
@@ -22,56 +16,6 @@ from sksmooth import (
 
 DATA = Path(__file__).parent / "data"
 X, Y = make_tabular(200, random_state=0)
-NET = LabelSmoothingClassifier(max_epochs=4, lr=0.02, random_state=0)
-# scikit-learn's own, which skops asks to trust after any search.
-OF_A_SEARCH = {"sklearn.metrics._scorer._PassthroughScorer"}
-
-
-class Mine(torch.nn.Linear):
-    def __init__(self, n_features, n_classes):
-        super().__init__(n_features, n_classes)
-
-
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        NET,
-        LabelSmoothingClassifierCV(NET, cv=3, random_state=0),
-        make_pipeline(StandardScaler(), NET),
-        make_pipeline(StandardScaler(), LabelSmoothingClassifierCV(NET, cv=3, random_state=0)),
-        BatchedGridSearchCV(NET, {"lr": [0.01, 0.1]}, cv=2),
-        BatchedGridSearchCV(
-            make_pipeline(StandardScaler(), NET),
-            {"labelsmoothingclassifier__lr": [0.01, 0.1]},
-            cv=2,
-        ),
-    ],
-)
-def test_skops_trusts_our_types_only(estimator):
-    skops_io = pytest.importorskip("skops.io")
-    before = skops_io.dumps(estimator)
-    fitted = estimator.fit(X, Y)
-    for dumped in (before, skops_io.dumps(fitted)):
-        asked = set(skops_io.get_untrusted_types(data=dumped)) - OF_A_SEARCH
-        assert all(name.startswith("sksmooth.") for name in asked)
-        loaded = skops_io.loads(dumped, trusted=[*asked, *OF_A_SEARCH])
-    np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
-    np.testing.assert_array_equal(
-        loaded.fit(X, Y).predict_proba(X), fitted.fit(X, Y).predict_proba(X)
-    )
-
-
-def test_skops_asks_for_code_of_ones_own_and_reads_nothing_pickled():
-    skops_io = pytest.importorskip("skops.io")
-    net = LabelSmoothingClassifier(Mine, max_epochs=3, random_state=0).fit(X, Y)
-    dumped = skops_io.dumps(net)
-    (own,) = (name for name in skops_io.get_untrusted_types(data=dumped) if "Mine" in name)
-    with pytest.raises(TypeError, match="Mine"):
-        skops_io.loads(dumped, trusted=["sksmooth.classifier.LabelSmoothingClassifier"])
-    loaded = skops_io.loads(dumped, trusted=["sksmooth.classifier.LabelSmoothingClassifier", own])
-    np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
-    schema = zipfile.ZipFile(io.BytesIO(dumped)).read("schema.json")
-    assert b"__cuda_dependent_attributes__" not in schema  # in which skorch has a pickle
 
 
 @pytest.mark.parametrize("name", ["net", "cv"])

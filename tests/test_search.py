@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import time
 import warnings
 from pathlib import Path
@@ -15,8 +16,8 @@ import sklearn
 import skorch.dataset
 import torch
 from helpers import needs_sklearn
-from joblib import parallel_config
-from joblib.parallel import get_active_backend
+from joblib import parallel_config, register_parallel_backend
+from joblib.parallel import ThreadingBackend, get_active_backend
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
@@ -637,7 +638,7 @@ class _KillsOnce(SimpleNet):
         is_time = os.getpid() != self.parent and self.n_steps == self.after_steps
         if is_time and not self.flag.exists():
             self.flag.write_text(str(self.n_steps))
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _seconds(action):
@@ -676,6 +677,18 @@ class TestParallel:
             spread = BatchedGridSearchCV(pipe, grid, cv=3, verbose=1).fit(X, Y)
         _assert_same(alone, spread)
         assert "45/45" in capsys.readouterr().err
+
+    def test_tells_of_its_epochs_by_a_backend_that_gives_all_at_once(self, capsys):
+        class AtOnce(ThreadingBackend):  # as Ray's, or multiprocessing's
+            supports_return_generator = False
+
+        register_parallel_backend("at_once", AtOnce)
+        alone = BatchedGridSearchCV(NET, EPS, cv=3).fit(X, Y)
+        with parallel_config("at_once", n_jobs=2):
+            spread = BatchedGridSearchCV(NET, EPS, cv=3, verbose=1).fit(X, Y)
+        _assert_same(alone, spread)
+        n_epochs = 3 * len(alone.cv_results_["params"]) * NET.max_epochs
+        assert f"{n_epochs}/{n_epochs}" in capsys.readouterr().err
 
     @pytest.mark.parametrize("after_steps", [0, 7], ids=["building", "training"])
     def test_a_worker_that_dies_changes_nothing(self, cluster, tmp_path, after_steps):

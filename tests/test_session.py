@@ -1,5 +1,8 @@
 """The epochs of one net: what is recorded, told and printed."""
 
+import builtins
+import pickle
+import sys
 import time
 
 import pytest
@@ -62,6 +65,15 @@ class Wait(Callback):
 
     def on_batch_end(self, net, **kwargs):
         time.sleep(0.11)
+
+
+def test_who_takes_the_name_of_print_changes_nothing(iris, capsys, monkeypatch):
+    monkeypatch.setattr(builtins, "print", lambda *text: sys.stdout.write("taken\n"))  # as Ray does
+    net = pickle.loads(pickle.dumps(quick(max_epochs=1).fit(*iris)))
+    net.partial_fit(*iris)
+    assert capsys.readouterr().out == ""
+    net.set_params(verbose=1).fit(*iris)
+    assert "taken" in capsys.readouterr().out
 
 
 def test_progress_bar_shows(iris, capsys):

@@ -1,12 +1,16 @@
 """The calling thread uses the threads that pay, and nobody else is concerned."""
 
+import copy
+import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +334,59 @@ def test_default_dtype_has_no_part_in_a_fit(kind):
     finally:
         torch.set_default_dtype(torch.float32)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+# -- predictions in threads ----------------------------------------------------------------------
+
+N_THREADS, N_ROWS = 16, 50
+
+
+def ask(estimator, rows):
+    return [estimator.predict_proba(row).tobytes() for row in rows]
+
+
+@pytest.fixture(params=["by hand", "CV"])
+def served(request):
+    """Give a fitted estimator, rows, and what it predicts for each when it is asked alone."""
+    X, y = make_tabular(120, random_state=0)
+    estimator = MAKERS[request.param](0).fit(X, y)
+    rows = [X[i : i + 1] for i in range(N_ROWS)]
+    return estimator, rows, ask(estimator, rows)
+
+
+def memory_in_use():
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_rows_asked_from_many_threads_are_as_alone_and_memory_stays(served):
+    estimator, rows, expected = served
+    calls, growth = 32 * N_ROWS, []
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        for _ in range(4):
+            before = memory_in_use()
+            for found in pool.map(lambda _: ask(estimator, rows), range(calls // N_ROWS)):
+                assert found == expected
+            growth.append(memory_in_use() - before)
+    assert min(growth) < 100 * calls  # an array that stays is larger, at every call
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda own: pickle.loads(pickle.dumps(own))])
+def test_copies_are_made_beside_threads_that_predict(served, copied):
+    estimator, rows, expected = served
+    is_over = threading.Event()
+
+    def serve(_):
+        while not is_over.is_set():
+            assert ask(estimator, rows) == expected
+
+    with ThreadPoolExecutor(N_THREADS) as pool:
+        answers = pool.map(serve, range(N_THREADS))
+        try:
+            for _ in range(5):
+                assert ask(copied(estimator), rows[:5]) == expected[:5]
+        finally:
+            is_over.set()
+        list(answers)
