@@ -30,7 +30,11 @@ skops_io = pytest.importorskip("skops.io")
 X, Y = make_tabular(200, random_state=0)
 NET = LabelSmoothingClassifier(max_epochs=4, lr=0.02, random_state=0)
 # scikit-learn's own, which skops asks to trust after any search.
-OF_A_SEARCH = ["sklearn.metrics._scorer._PassthroughScorer"]
+OF_A_SEARCH = [
+    "sklearn.metrics._scorer._PassthroughScorer",
+    "sklearn.utils._metadata_requests.MetadataRequest",  # before 1.7
+    "sklearn.utils._metadata_requests.MethodMetadataRequest",
+]
 CALIBRATION = {
     "ece": neg_expected_calibration_error_scorer,
     "classwise": neg_classwise_calibration_error_scorer,
