@@ -368,12 +368,9 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
 
 
 def _conclude(runner: _Runner, monitor: Monitor, m: int) -> None:
-    best, X = monitor.best, runner.batches.rows.X
-    if best is None:
-        runner.estimator.conclude(len(runner.estimator.history), lambda: None, X)
-    else:
-        held_out = (*best.scored.of(m), monitor.start_of(m))
-        runner.estimator.conclude(int(best.epoch[m]), lambda: held_out, X)
+    estimator, best = runner.estimator, monitor.best
+    best_epoch = len(estimator.history) if best is None else int(best.epoch[m])
+    estimator.conclude(best_epoch, partial(monitor.held_out_of, m), runner.batches.rows.X)
     runner.task.end()
 
 

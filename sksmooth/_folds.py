@@ -250,8 +250,6 @@ class FoldsTraining:
 
     def calibrate(self, value: int, *, warn: bool = True) -> Any:
         """Give the calibrator of the out-of-fold logits of the ε with that number, or None."""
-        if self.estimator.calibration is None:
-            return None
         self.first.best_epoch_ = int(self.best.epoch[value])
         logits = self.best.scored.logits[value]
         return self.first.fit_calibrator(logits, self.y, self.weight, warn=warn)

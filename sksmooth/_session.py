@@ -124,12 +124,12 @@ class Training:
         """Give what the calibrator is fitted to: logits of held-out rows as the net is now."""
         if self.session is None or self.monitor is None or self.monitor.best is None:
             return None
-        best, stack = self.monitor.best, self.session.stack
+        kept, stack = self.monitor.best.state, self.session.stack
         state = stack.state()
-        is_as_kept = len(state) == len(best.state) and all(map(torch.equal, state, best.state))
-        # A callback may have loaded another epoch's parameters.
-        scored = best.scored if is_as_kept else stack.score()
-        return (*scored.of(0), self.monitor.start_of(0))
+        if len(state) == len(kept) and all(map(torch.equal, state, kept)):
+            return self.monitor.held_out_of(0)
+        # A callback has loaded another epoch's parameters.
+        return (*stack.score().of(0), self.monitor.start_of(0))
 
     def warn_of_unsaved(self) -> None:
         """Warn of what a callback could not save, such as on a full disk."""
@@ -255,16 +255,14 @@ def learned_so_far(net: Any, monitor: Monitor, number: int) -> dict[str, Any]:
     dict of str to object
         Attributes, none of which the training that goes on will change.
     """
-    best, history = monitor.best, copy.copy(net.history)
     with monitor.restored(number):
         learned = copy.deepcopy({f"{name}_": getattr(net, f"{name}_") for name in net._modules})
-    learned.update(history_=history, best_epoch_=len(history))
+    learned["history_"] = copy.copy(net.history)
+    learned["best_epoch_"] = len(net.history) - monitor.epochs_since_best(number)
     learned["calibrator_"] = getattr(net, "calibrator_", None)
-    if best is not None:
-        learned["best_epoch_"] += int(best.epoch[number]) - monitor.n_epochs
-        if net.calibration is not None:
-            held_out = (*best.scored.of(number), monitor.start_of(number))
-            learned["calibrator_"] = net.fit_calibrator(*held_out, warn=False)
+    held_out = monitor.held_out_of(number)
+    if held_out is not None:
+        learned["calibrator_"] = net.fit_calibrator(*held_out, warn=False)
     return learned
 
 

@@ -428,13 +428,11 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self.notify("on_train_begin", X=X, y=y)
             self.fit_loop(rows, y, epochs=epochs, _routing_method=method, **fit_params)
             monitor = training.monitor
-            best = None if monitor is None else monitor.best
-            best_epoch = len(self.history)
-            if monitor is not None and best is not None:
-                best_epoch += int(best.epoch[0]) - monitor.n_epochs
-            self.conclude(best_epoch, training.held_out_logits, X, y)
+            since_best = 0 if monitor is None else monitor.epochs_since_best(0)
+            self.conclude(len(self.history) - since_best, training.held_out_logits, X, y)
             is_simple = type(vars(self).get("module_")) in (type(None), SimpleNet)
-            if best is None and isinstance(X, torch.Tensor) and not (is_simple or fit_params):
+            is_told = is_simple or fit_params or training.held_out_logits() is not None
+            if isinstance(X, torch.Tensor) and not is_told:
                 warn_of_probabilities(self, self._all_logits(X[:ROWS_TO_LOOK_AT]))
             training.warn_of_unsaved()
         self._trains_on = method == "partial_fit"
@@ -534,14 +532,16 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
 
         Returns
         -------
-        object
-            The calibrator.
+        object or None
+            The calibrator; None where `calibration` is.
 
         Raises
         ------
         ValueError
             If logits are not finite, or the calibrator gives probabilities of another shape.
         """
+        if self.calibration is None:
+            return None
         if not np.isfinite(logits).all():
             raise self.diverged(BAD_LOGITS, self.best_epoch_)
         if isinstance(self.calibration, str):

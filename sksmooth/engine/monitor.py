@@ -235,6 +235,21 @@ class Monitor:
         known = self.inverse_temperature
         return None if known is None else float(known[number])
 
+    def epochs_since_best(self, number: int) -> int:
+        """Give how many epochs ago the best one of a set was; 0 where no rows are held out."""
+        return 0 if self.best is None else self.n_epochs - int(self.best.epoch[number])
+
+    def held_out_of(self, number: int) -> tuple | None:
+        """Give what the calibrator of a set is fitted to: all of its best epoch.
+
+        Returns
+        -------
+        tuple or None
+            Logits, class indices and weights of the held-out rows, and where to begin to look for
+            the temperature; None where no rows are held out.
+        """
+        return self.best and (*self.best.scored.of(number), self.start_of(number))
+
     def restore(self, numbers: Collection[int] | None = None) -> None:
         """Give the modules of some sets the state of their best epoch.
 
