@@ -38,6 +38,7 @@ def test_loss_that_turns_nan_leaves_a_fitted_net_as_it_was(warm_start, iris):
     assert np.isfinite(net.set_params(lr=0.003).fit(X, y).predict_proba(X)).all()
 
 
+@pytest.mark.filterwarnings("ignore:The numbers of X are far from a scale of one")
 def test_features_too_large_for_the_loss_are_said_to_need_scaling(iris):
     X, y = iris
     net = quick(optimizer=torch.optim.SGD)
@@ -45,6 +46,7 @@ def test_features_too_large_for_the_loss_are_said_to_need_scaling(iris):
         net.fit(X * 1e20, y)
 
 
+@pytest.mark.filterwarnings("ignore:The numbers of X are far from a scale of one")
 def test_last_step_that_ruins_the_net_is_found_out_though_no_loss_follows_it(iris):
     X, y = iris
     net = quick(train_split=None, batch_size=-1, max_epochs=1, lr=1e38)
