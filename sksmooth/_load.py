@@ -19,7 +19,7 @@ from sksmooth._checks import warn_user
 from sksmooth._files import whole_file
 from sksmooth._pack import Packing, Unpacking
 from sksmooth._params import NamedParams
-from sksmooth._progress import Progress
+from sksmooth._progress import Progress, parts_of
 from sksmooth.engine.adam import misfit
 
 
@@ -43,9 +43,7 @@ class StoredNet(NamedParams):
         twin = object.__new__(type(self))
         twin.__dict__.update(self.lasting_state())
         twin.__dict__.pop("_training", None)
-        parts = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
-        own = {name: twin.__dict__[name] for name in parts if name in twin.__dict__}
-        twin.__dict__.update(copy.deepcopy(own))
+        twin.__dict__.update(copy.deepcopy(parts_of(twin)))
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -94,9 +92,8 @@ class StoredNet(NamedParams):
             Whether the block trains the parts that are there; they are copied beforehand, then.
         """
         before = self.__dict__.copy()
-        parts = [f"{part}_" for part in self._modules + self._criteria + self._optimizers]
-        trained = {name: before[name] for name in parts} if in_place else {}
-        before.update(copy.deepcopy(trained))
+        if in_place:
+            before.update(copy.deepcopy(parts_of(self)))
         history = before.get("history_")
         n_epochs = len(history) if history else 0
         try:
@@ -202,8 +199,7 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
     ValueError
         If loaded parameters are not finite, or the optimizer's state is of other shapes.
     """
-    names = [f"{name}_" for name in net._modules + net._criteria + net._optimizers]
-    parts = [getattr(net, name) for name in names if hasattr(net, name)]
+    parts = parts_of(net).values()
     before = [copy.deepcopy(part.state_dict()) for part in parts]
     history, progress = net.history_, net.progress
     try:

@@ -15,6 +15,12 @@ from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.stack import Scored
 
 
+def parts_of(net: Any) -> dict[str, Any]:
+    """Give a net's modules, criteria and optimizers, as far as they are built, by their names."""
+    names = (f"{name}_" for name in net._modules + net._criteria + net._optimizers)
+    return {name: vars(net)[name] for name in names if name in vars(net)}
+
+
 class Progress:
     """What skorch saves of a training as ``f_training``, and loads again.
 
@@ -46,10 +52,10 @@ class Progress:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give the net's parts and history what was saved; its next training goes on from there."""
         net = self.net
-        if net.initialized_ and state["parts"].keys() != _parts(net).keys():
+        if net.initialized_ and state["parts"].keys() != parts_of(net).keys():
             raise ValueError(
                 f"The training saved is one of {sorted(state['parts'])}, but the net has "
-                f"{sorted(_parts(net))}."
+                f"{sorted(parts_of(net))}."
             )
         load_parts(net, state)
         net.history_ = History(json.loads(state["history"]))
@@ -75,7 +81,7 @@ def state_of(net: Any, session: Any, monitor: Monitor) -> dict[str, Any]:
     """
     best = monitor.best
     return {
-        "parts": {name: _copied(part.state_dict()) for name, part in _parts(net).items()},
+        "parts": {name: _copied(part.state_dict()) for name, part in parts_of(net).items()},
         "history": json.dumps(net.history.to_list()),
         "callbacks": {name: _learned_by(callback) for name, callback in net.callbacks_},
         "random_state": _copied(session.drawn_from),
@@ -134,11 +140,6 @@ def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[
                 before.load_state_dict(own)
             else:
                 setattr(callback, attribute, own)
-
-
-def _parts(net: Any) -> dict[str, Any]:
-    names = (f"{name}_" for name in net._modules + net._criteria + net._optimizers)
-    return {name: getattr(net, name) for name in names}
 
 
 def _learned_by(callback: Any) -> dict[str, Any]:
