@@ -196,17 +196,16 @@ class NamedParams(NeuralNetClassifier):
         of_module = [name for name in own if name.partition("__")[0] in ("module", "compile")]
         keeps_weights = all("dropout" in name or name == "compile" for name in of_module)
         if self.initialized_ and (keeps_weights or not self.history):
-            modules = [f"{name}_" for name in self._modules]
-            states = [list(getattr(self, name).state_dict().values()) for name in modules]
+            made_anew = self._modules if of_module and keeps_weights else []
+            states = [list(getattr(self, f"{name}_").state_dict().values()) for name in made_anew]
             for name in [name for name in own if _is_set_only(name)]:
                 setattr(self, name, own.pop(name))
             super().set_params(**own)
             if "optimizer" in params:
                 self._initialize_optimizer()
-            for name, state in zip(modules, states, strict=True):
-                if of_module and keeps_weights:  # whose names torch.compile changes
-                    module = getattr(self, name)
-                    module.load_state_dict(dict(zip(module.state_dict(), state, strict=True)))
+            for name, state in zip(made_anew, states, strict=True):
+                module = getattr(self, f"{name}_")  # torch.compile changes its weights' names
+                module.load_state_dict(dict(zip(module.state_dict(), state, strict=True)))
             return self
         if self.initialized_:  # what was learned is of another module
             learned = set(vars(self)) - set(self.get_params(deep=False)) - set(SETTINGS)
@@ -237,15 +236,16 @@ class NamedParams(NeuralNetClassifier):
         taken = signature(module.forward).parameters
         if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
             return
+        params = self.get_params(deep=False)
         for name, value in fit_params.items():
             if name in taken:
                 continue
-            known = [*self.get_params(deep=False), "sample_weight", *taken]
-            where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
             if name in SYNONYMS:
                 where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
-            elif name not in self.get_params(deep=False):
-                where = nearest(name, known)
+            elif name in params:
+                where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
+            else:
+                where = nearest(name, [*params, "sample_weight", *taken])
             raise TypeError(
                 f"{method} has no argument {name!r}, nor has {type(module).__name__}.forward, "
                 f"which gets what {method} does not know.{where}"
