@@ -41,7 +41,7 @@ from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
-from sksmooth.engine.targets import check_width, float_logits, logits_of, pooled
+from sksmooth.engine.targets import check_logits, float_logits, logits_of, pooled
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import mean_loss, telling_of_criterion
 from sksmooth.modules import SimpleNet, input_dtype, suited
@@ -580,7 +580,7 @@ class SmoothedNet(StoredNet):
         """
         logits = self._logits_of_members(y_pred)
         n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
-        check_width(self.module, logits, n_classes)
+        check_logits(self.module, logits, n_classes)
         y_true = to_tensor(y_true, device=self.device)
         weight = None if self._training is None else self._training.batch_weight
         if not training:

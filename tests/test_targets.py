@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from sksmooth import LabelSmoothingLoss
 from sksmooth.engine.targets import (
     Targets,
-    check_width,
+    check_logits,
     float_logits,
     is_known,
     shares,
@@ -179,10 +179,10 @@ def test_logits_of_all_floats_become_single(dtype):
 )
 def test_logits_of_another_width_are_refused(shape, n_classes, fits):
     if fits:
-        check_width(nn.Linear(1, 1), torch.zeros(shape), n_classes)
+        check_logits(nn.Linear(1, 1), torch.zeros(shape), n_classes)
         return
     with pytest.raises(ValueError, match="Linear gives logits of shape"):
-        check_width(nn.Linear(1, 1), torch.zeros(shape), n_classes)
+        check_logits(nn.Linear(1, 1), torch.zeros(shape), n_classes)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
-from sksmooth.engine.targets import Targets, check_width, float_logits, pooled, stacked_loss
+from sksmooth.engine.targets import Targets, check_logits, float_logits, pooled, stacked_loss
 from sksmooth.modules import input_dtype, suited
 
 
@@ -93,7 +93,7 @@ class OneModule:
         with torch.enable_grad():
             with self.randomness.around_forward():
                 logits = float_logits(self.module(suited(X[0], self.dtype)))
-            check_width(self.module, logits, targets.mass.shape[1])
+            check_logits(self.module, logits, targets.mass.shape[1])
             loss = stacked_loss(logits[None], y, targets, sample_weight)
             loss.sum().backward()
         return loss.detach()

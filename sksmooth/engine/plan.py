@@ -119,7 +119,7 @@ def _against_the_engine(net: Any, batches: tuple, fit_params: Mapping[str, Any])
     if parts != (["module"], ["criterion"], ["optimizer"]):
         return "there are other parts than module, criterion and optimizer"
     reasons = {
-        "a callback listens to the batches": _is_heard(net),
+        "a callback listens to the batches": _listens_to_batches(net),
         "a hook of skorch is overridden": replaces_steps(net),
         "the rows are not in memory": not all(
             isinstance(own, TensorBatches) for own in batches if own is not None
@@ -140,7 +140,7 @@ def _weight_fits(net: Any) -> bool:
     return weight is None or weight.shape == (_n_classes(net),)
 
 
-def _is_heard(net: Any) -> bool:
+def _listens_to_batches(net: Any) -> bool:
     """Tell whether a callback takes part in the single batches, or reads what they recorded."""
     return any(
         type(callback) is PassthroughScoring

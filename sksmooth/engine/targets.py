@@ -279,7 +279,7 @@ def pooled(logits: Tensor) -> Tensor:
     return together - together.mean(-1, keepdim=True)
 
 
-def check_width(module: Any, logits: Tensor, n_classes: int | None) -> None:
+def check_logits(module: Any, logits: Tensor, n_classes: int | None) -> None:
     """Refuse logits that are not one number a row and class, or a row, member and class.
 
     Parameters
