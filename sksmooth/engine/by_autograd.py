@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -152,7 +152,7 @@ class StackedModules:
         if self.skeleton.training:
             self.skeleton.eval()
         with torch.no_grad():
-            return self._forward(self.parameters, X, pooled)
+            return vmap(pooled)(self._forward(self.parameters, X))
 
     score = logits
 
@@ -200,14 +200,9 @@ class StackedModules:
             own.copy_(gradient)
         return loss.detach()
 
-    def _forward(
-        self,
-        parameters: Sequence[Tensor],
-        X: Tensor,
-        then: Callable[[Tensor], Tensor] = lambda logits: logits,
-    ) -> Tensor:
+    def _forward(self, parameters: Sequence[Tensor], X: Tensor) -> Tensor:
         def forward(values: tuple[Tensor, ...], rows: Tensor) -> Any:
             named = dict(zip(self.names, values, strict=True))
-            return then(float_logits(functional_call(self.skeleton, named, (rows,))))
+            return float_logits(functional_call(self.skeleton, named, (rows,)))
 
         return vmap(forward, randomness="different")(tuple(parameters), suited(X, self.dtype))
