@@ -321,7 +321,7 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
     name = type(owner).__name__
     frame = _frame(X)
     dates = {
-        column: _KINDS_OF_TIME[dtype.kind if dtype.kind in "mM" else "M"]
+        column: "durations" if dtype.kind == "m" else "dates"
         for column, dtype in zip(frame.columns, frame.dtypes, strict=True)
         if dtype.kind in "mM" or str(dtype).startswith("period")
     }
@@ -337,9 +337,6 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
         if columns:
             raise _other_columns(name, columns) from error
         raise
-
-
-_KINDS_OF_TIME = {"M": "dates", "m": "durations"}
 
 
 def _frame(X: Any, *, of_any: bool = False) -> Any:
