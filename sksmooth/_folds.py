@@ -521,7 +521,7 @@ class _Alone:
         active = np.array([True])
         epoch = Epoch(number, [losses], train_loss, scores, active, self.monitor.failed, 0.0)
         self.session.record_epoch(epoch)
-        self.session.end_epoch(epoch)
+        self.session.end_epoch()
 
 
 def _subset(rows: TensorRows, index: NDArray) -> Subset:

@@ -486,7 +486,7 @@ class SmoothedNet(StoredNet):
 
             def end_epoch(epoch: Epoch) -> None:
                 try:
-                    session.end_epoch(epoch)
+                    session.end_epoch()
                 finally:  # skorch's EarlyStopping interrupts
                     if training.task.end_epoch(partial(learned_so_far, self, monitor, 0)):
                         monitor.stop()

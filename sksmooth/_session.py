@@ -233,7 +233,7 @@ class Session:
             for name, score in scores.items():
                 history.record(name, score)
 
-    def end_epoch(self, epoch: Epoch) -> None:
+    def end_epoch(self) -> None:
         """Tell callbacks that an epoch has ended."""
         self.net.notify("on_epoch_end", **self.datasets)
 

@@ -312,9 +312,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             else:
                 self.prepare(table)
             with heard(self, X, y, sample_weight, self.max_epochs) as task:
-                self._train(
-                    table, self.max_epochs, task, fit_params, early_stopping=self.early_stopping
-                )
+                self._train(table, self.max_epochs, task, fit_params, "fit")
         return self
 
     def prepare(self, table: Table) -> None:
@@ -400,20 +398,11 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 with self.building():
                     self.initialize()
             with heard(self, X, y, sample_weight, epochs) as task:
-                self._train(
-                    table, epochs, task, fit_params, early_stopping=False, method="partial_fit"
-                )
+                self._train(table, epochs, task, fit_params, "partial_fit")
         return self
 
     def _train(
-        self,
-        table: Table,
-        epochs: int,
-        task: FitTask,
-        fit_params: dict,
-        *,
-        early_stopping: bool,
-        method: str = "fit",
+        self, table: Table, epochs: int, task: FitTask, fit_params: dict, method: str
     ) -> None:
         """Run the epochs, go back to the best one, calibrate."""
         if hasattr(self, "criterion_"):
@@ -423,7 +412,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params(fit_params, method)
-        patience = self.patience if early_stopping else None
+        patience = self.patience if self.early_stopping and method == "fit" else None
         with self.in_training(patience, task) as training, single_precision():
             self.notify("on_train_begin", X=X, y=y)
             self.fit_loop(rows, y, epochs=epochs, _routing_method=method, **fit_params)
