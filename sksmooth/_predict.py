@@ -264,7 +264,9 @@ def fill_up(X: torch.Tensor) -> torch.Tensor:
 
 
 def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:
-    """Join chunks of rows.
+    """Join chunks of rows, in one array made beforehand, lest they break up the memory.
+
+    Freed memory between small arrays that stay is too small for the next chunk's activations.
 
     Parameters
     ----------
@@ -278,51 +280,17 @@ def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.fl
     ndarray of float64
         All rows.
     """
-    joined = _Joined(n_rows, np.float64)
+    joined, end = np.empty(0), 0
     for chunk in chunks:
-        joined.add(chunk)
-    return joined.get()
-
-
-class _Joined:
-    """Chunks of rows, joined in one array made beforehand, lest they break up the memory.
-
-    Freed memory between small arrays that stay is too small for the next chunk's activations.
-
-    Parameters
-    ----------
-    n_rows : int or None
-        How many rows will come, if that is known.
-    dtype : numpy dtype, default=None
-        Of the array; None: that of the first chunk.
-    """
-
-    def __init__(self, n_rows: int | None, dtype: Any = None) -> None:
-        self.n_rows = n_rows
-        self.dtype = dtype
-        self.array = np.empty(0)
-        self.end = 0
-
-    def add(self, chunk: NDArray) -> None:
-        """Take in the next rows."""
-        begin, self.end = self.end, self.end + len(chunk)
-        if begin == 0 and len(chunk) == self.n_rows:
-            self.array = chunk if self.dtype is None else chunk.astype(self.dtype)
-            return
+        begin, end = end, end + len(chunk)
         if begin == 0:
-            self.array = self._make(self.n_rows or len(chunk), chunk)
-        if self.end > len(self.array):
-            grown = self._make(2 * self.end, chunk)
-            grown[:begin] = self.array[:begin]
-            self.array = grown
-        self.array[begin : self.end] = chunk
-
-    def _make(self, n_rows: int, like: NDArray) -> NDArray:
-        return np.empty((n_rows, *like.shape[1:]), self.dtype or like.dtype)
-
-    def get(self) -> NDArray:
-        """Give all rows."""
-        return self.array[: self.end]
+            joined = np.empty((n_rows or end, *chunk.shape[1:]))
+        if end > len(joined):
+            grown = np.empty((2 * end, *chunk.shape[1:]))
+            grown[:begin] = joined[:begin]
+            joined = grown
+        joined[begin:end] = chunk
+    return joined[:end]
 
 
 def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
