@@ -189,7 +189,7 @@ class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
 
     def predict_log_proba(self, X: NDArray) -> NDArray:
         """Give their logarithms."""
-        return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
+        return finite_log(self.predict_proba(X))
 
 
 def probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.float64]:
@@ -232,11 +232,15 @@ def log_probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[n
     if calibrator is None:
         return log_softmax(logits, axis=-1)
     if not hasattr(calibrator, "predict_log_proba"):
-        proba = probabilities(logits, calibrator)
-        return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+        return finite_log(probabilities(logits, calibrator))
     with np.errstate(divide="ignore"):  # what underflows is mended here
         log_proba = calibrator.predict_log_proba(logits)
     return np.maximum(log_proba, np.finfo(np.float64).min)
+
+
+def finite_log(proba: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the logarithms of probabilities, finite where those are zero."""
+    return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
 
 
 def fill_up(X: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from sksmooth._predict import (
     ROWS_TO_LOOK_AT,
     PredictsByProbability,
     fill_up,
+    finite_log,
     in_one_array,
     largest_parameter,
     log_probabilities,
@@ -618,7 +619,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         if self.predict_nonlinearity == "auto":
             return log_probabilities(self.logits(X), self._calibrator())
-        return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
+        return finite_log(self.predict_proba(X))
 
     @outlives_fork
     def logits(self, X: Any) -> NDArray[np.float64]:
