@@ -77,6 +77,17 @@ class Job:
     error: Exception | None = None
     alone_because: str | None = None
 
+    @property
+    def sample_weight(self) -> Any:
+        """The weights of the rows, or None."""
+        return self.fit_params.get("sample_weight")
+
+    def as_task(self) -> AbstractContextManager:
+        """Let the fit be the task of a search that it is."""
+        if self.evaluation is None:
+            return nullcontext()
+        return self.evaluation.of(self.estimator, self.X, self.y, self.sample_weight)
+
 
 @outlives_fork
 def fit_together(
@@ -125,7 +136,7 @@ def fit_together(
             _run_stacks(alike, max_members, on_epoch)
     for job in jobs:
         if job.alone_because is not None and job.error is None:
-            with _timed([job]), _errors_kept(job), _as_task(job):
+            with _timed([job]), _errors_kept(job), job.as_task():
                 job.estimator.fit(job.X, job.y, **job.fit_params)
 
 
@@ -216,16 +227,15 @@ class _Runner:
         self.estimator = job.estimator
         self.task = FitTask()
         self.estimator.check_parameters()
-        sample_weight = job.fit_params.get("sample_weight")
         is_shared = all(
             value is None
-            for value in (sample_weight, self.estimator.class_weight, self.estimator.classes)
+            for value in (job.sample_weight, self.estimator.class_weight, self.estimator.classes)
         )
         key = (id(job.X), id(job.y))
         table = checked.get(key) if is_shared else None
         if table is None:
             table = check_rows(
-                self.estimator, job.X, job.y, sample_weight, self.estimator.classes, reset=True
+                self.estimator, job.X, job.y, job.sample_weight, self.estimator.classes, reset=True
             )
         if is_shared:
             checked[key] = table
@@ -284,9 +294,9 @@ class _Runner:
 
     def tell(self, contexts: ExitStack) -> None:
         """Tell callbacks that the fit begins; they are let go at the end of the contexts."""
-        job, weight = self.job, self.job.fit_params.get("sample_weight")
-        contexts.enter_context(_as_task(job))
-        fit = heard(job.estimator, job.X, job.y, weight, job.estimator.max_epochs)
+        job, n_epochs = self.job, self.estimator.max_epochs
+        contexts.enter_context(job.as_task())
+        fit = heard(job.estimator, job.X, job.y, job.sample_weight, n_epochs)
         self.task = contexts.enter_context(fit)
 
     def begin_epoch(self) -> bool:
@@ -407,14 +417,6 @@ class _Records:
             flags[f"{name}_best"] = (cost < best).tolist()
             self.best[name] = np.fmin(cost, best)
         return flags
-
-
-def _as_task(job: Job) -> AbstractContextManager:
-    """Let a fit be the task of a search that it is."""
-    if job.evaluation is None:
-        return nullcontext()
-    weight = job.fit_params.get("sample_weight")
-    return job.evaluation.of(job.estimator, job.X, job.y, weight)
 
 
 @contextmanager
