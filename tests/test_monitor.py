@@ -201,7 +201,8 @@ def test_without_held_out_rows_the_state_as_it_is_is_restored():
     for _ in range(3):
         train_loss, scores = look(monitor)
     assert (monitor.best, scores, monitor.is_over) == (None, None, False)
-    assert monitor.start_of(0) is None
+    assert monitor.start_of(0) is monitor.held_out_of(0) is None
+    assert monitor.epochs_since_best(0) == 0
     assert train_loss.tolist() == [1]
     monitor.restore()
     assert stack.written == {0: 3}
