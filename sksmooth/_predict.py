@@ -26,7 +26,7 @@ PREDICTION_ROWS = 8192
 ROWS_OF_A_BLOCK = 16
 
 # So many tell whether a module gives probabilities.
-ROWS_TO_LOOK_AT = 64
+ROWS_THAT_TELL = 64
 
 # Products of parameters beyond this may overflow in a few layers.
 LARGE_PARAMETER = 1e4

@@ -21,7 +21,7 @@ from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
     PREDICTION_ROWS,
-    ROWS_TO_LOOK_AT,
+    ROWS_THAT_TELL,
     PredictsByProbability,
     fill_up,
     finite_log,
@@ -423,7 +423,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             is_simple = type(vars(self).get("module_")) in (type(None), SimpleNet)
             is_told = is_simple or fit_params or training.held_out_logits() is not None
             if isinstance(X, torch.Tensor) and not is_told:
-                warn_of_probabilities(self, self._all_logits(X[:ROWS_TO_LOOK_AT]))
+                warn_of_probabilities(self, self._all_logits(X[:ROWS_THAT_TELL]))
             training.warn_of_unsaved()
         self._trains_on = method == "partial_fit"
         task.end()
