@@ -14,6 +14,7 @@ from torch import Tensor
 from sksmooth._private import copy_all
 from sksmooth._refine import refine
 from sksmooth.engine.stack import Losses, Scored, Stack
+from sksmooth.engine.threads import limit_threads
 
 # The temperature's prior weighs as much as this many rows: enough to keep held-out rows that are
 # all classified correctly from promising certainty.
@@ -211,6 +212,7 @@ class Monitor:
         if self.patience is not None and self.best is not None:
             self.active &= self.n_epochs - self.best.epoch < self.patience
 
+    @limit_threads(0.0)  # to copy is too little work for more
     @torch.no_grad()
     def _copy_state(self, improved: NDArray[np.bool_]) -> list[Tensor]:
         """Copy the state of the nets of some sets; of the others, what was kept before."""
@@ -250,6 +252,7 @@ class Monitor:
         """
         return self.best and (*self.best.scored.of(number), self.start_of(number))
 
+    @limit_threads(0.0)
     def restore(self, numbers: Collection[int] | None = None) -> None:
         """Give the modules of some sets the state of their best epoch.
 
