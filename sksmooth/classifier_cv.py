@@ -34,6 +34,7 @@ from sksmooth._folds import FoldsTraining, Split, check_splits
 from sksmooth._params import SYNONYMS, check_parameters
 from sksmooth._predict import (
     PREDICTION_ROWS,
+    ROWS_OF_A_BLOCK,
     PredictsByProbability,
     fill_up,
     log_probabilities,
@@ -544,7 +545,8 @@ class LabelSmoothingClassifierCV(
             return np.stack([net.logits_of(rows) for net in self.estimators_])
         rows = check_new_rows(self, X).flatten(1)
         n_nets, device = len(self.estimators_), stacks[0][1].weights[0].device
-        at_once = max(1, PREDICTION_ROWS // n_nets)
+        n_blocks = PREDICTION_ROWS // (n_nets * ROWS_OF_A_BLOCK)
+        at_once = ROWS_OF_A_BLOCK * max(1, n_blocks)
         with threads_for_rows(stacks[-1][0], min(len(rows), at_once) * n_nets):
             chunks = (chunk.to(device) for chunk in fill_up(rows).split(at_once))
             outputs = [

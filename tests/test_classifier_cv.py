@@ -186,6 +186,14 @@ class TestEncodings:
             make_cv(encodings=encodings).fit(X, Y)
 
 
+def test_logits_of_a_row_do_not_depend_on_how_many_come_with_it(fitted):
+    many = np.tile(X, (12, 1))  # more than go through the nets at once
+    expected = np.tile(fitted.predict_proba(X), (12, 1))
+    np.testing.assert_array_equal(fitted.predict_proba(many), expected)
+    alone = np.vstack([fitted.predict_proba(X[[row]]) for row in range(20)])
+    np.testing.assert_array_equal(alone, expected[:20])
+
+
 class TestScoring:
     SMOOTHINGS = (0.0, 0.1, 0.9)
 
