@@ -243,7 +243,7 @@ def finite_log(proba: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.maximum(proba, np.finfo(np.float64).tiny))
 
 
-def fill_up(X: torch.Tensor) -> torch.Tensor:
+def fill_up(X: torch.Tensor, block: int = ROWS_OF_A_BLOCK) -> torch.Tensor:
     """Add copies of the first row, so that a row's logits do not depend on its company.
 
     The rows of a matrix product are rounded alike only where their number fills the blocks that
@@ -253,17 +253,19 @@ def fill_up(X: torch.Tensor) -> torch.Tensor:
     ----------
     X : tensor of shape (n, ...)
         Rows.
+    block : int, default=16
+        Rows of a block.
 
     Returns
     -------
     tensor of shape (m, ...)
-        The same rows, perhaps with copies of the first behind them, m being a multiple of 16.
+        The same rows, perhaps with copies of the first behind them, m being a multiple of `block`.
     """
-    n_missing = -X.shape[0] % ROWS_OF_A_BLOCK
+    n_missing = -X.shape[0] % block
     if n_missing == 0:
         return X
     if X.shape[0] == 1:
-        return X.expand(ROWS_OF_A_BLOCK, *X.shape[1:])
+        return X.expand(block, *X.shape[1:])
     return torch.cat([X, X[:1].expand(n_missing, *X.shape[1:])])
 
 

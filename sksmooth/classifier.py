@@ -21,6 +21,7 @@ from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
     PREDICTION_ROWS,
+    ROWS_OF_A_BLOCK,
     ROWS_THAT_TELL,
     PredictsByProbability,
     fill_up,
@@ -663,14 +664,17 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad(), single_precision():
-            at_once = self.rows_at_once() or PREDICTION_ROWS
+            most = self.rows_at_once() or PREDICTION_ROWS
+            block = min(ROWS_OF_A_BLOCK, most)
+            at_once = most - most % block  # whole blocks, no more rows than the user set
             with threads_for_rows(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:
-                    return self._forward(X).astype(np.float64)
-                return in_one_array(map(self._forward, X.split(at_once)), len(X))
+                    return self._forward(X, block).astype(np.float64)
+                chunks = (self._forward(rows, block) for rows in X.split(at_once))
+                return in_one_array(chunks, len(X))
 
-    def _forward(self, X: torch.Tensor) -> NDArray[np.float32]:
-        rows = fill_up(X)
+    def _forward(self, X: torch.Tensor, block: int) -> NDArray[np.float32]:
+        rows = fill_up(X, block)
         if rows is X and type(self.module_) is not SimpleNet:  # it may write to the user's rows
             rows = rows.clone()
         if self.device != "cpu":

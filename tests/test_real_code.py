@@ -470,9 +470,9 @@ def test_dataloader_that_drops_all_batches_is_told_of():
         single(batch_size=500, iterator_train=DataLoader, iterator_train__drop_last=True).fit(X, Y)
 
 
-@pytest.mark.parametrize("train_batch", [64, 16])
+@pytest.mark.parametrize(("train_batch", "valid_batch"), [(64, 32), (16, 32), (64, 20), (64, 5)])
 @ALL
-def test_own_module_never_sees_more_rows_than_the_users_batches(make, train_batch):
+def test_own_module_never_sees_more_rows_than_the_users_batches(make, train_batch, valid_batch):
     seen = []
 
     class Watched(Net):
@@ -481,9 +481,10 @@ def test_own_module_never_sees_more_rows_than_the_users_batches(make, train_batc
                 seen.append(len(x))
             return super().forward(x)
 
-    model = make(module=Watched, batch_size=train_batch, iterator_valid__batch_size=32)
-    model.fit(X, Y).predict_proba(np.tile(X, (5, 1)))
-    assert 0 < max(seen) <= 32
+    model = make(module=Watched, batch_size=train_batch, iterator_valid__batch_size=valid_batch)
+    many = model.fit(X, Y).predict_proba(np.tile(X, (5, 1)))
+    np.testing.assert_array_equal(model.predict_proba(X[:3]), many[:3])
+    assert 0 < max(seen) <= valid_batch
 
 
 @pytest.mark.parametrize(
