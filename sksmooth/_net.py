@@ -41,7 +41,13 @@ from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
-from sksmooth.engine.targets import check_logits, float_logits, logits_of, pooled
+from sksmooth.engine.targets import (
+    check_logits,
+    float_logits,
+    logits_of,
+    members_as_rows,
+    pooled,
+)
 from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import mean_loss, telling_of_criterion
 from sksmooth.modules import SimpleNet, input_dtype, suited
@@ -586,9 +592,7 @@ class SmoothedNet(StoredNet):
         if not training:
             logits = pooled(logits)
         elif logits.ndim == 3:  # each member's loss counts
-            y_true = y_true.repeat_interleave(logits.shape[1], 0)
-            weight = None if weight is None else weight.repeat_interleave(logits.shape[1], 0)
-            logits = logits.flatten(0, 1)
+            logits, y_true, weight = members_as_rows(logits, y_true, weight)
         with telling_of_criterion(self.criterion_, logits, y_true):
             if weight is None:
                 loss = self.criterion_(logits, y_true)

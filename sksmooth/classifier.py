@@ -422,7 +422,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             since_best = 0 if monitor is None else monitor.epochs_since_best(0)
             self.conclude(len(self.history) - since_best, training.held_out_logits, X, y)
             is_simple = type(vars(self).get("module_")) in (type(None), SimpleNet)
-            is_told = is_simple or fit_params or training.held_out_logits() is not None
+            has_held_out = monitor is not None and monitor.best is not None
+            is_told = is_simple or fit_params or has_held_out
             if isinstance(X, torch.Tensor) and not is_told:
                 warn_of_probabilities(self, self._all_logits(X[:ROWS_THAT_TELL]))
             training.warn_of_unsaved()

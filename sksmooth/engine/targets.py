@@ -140,13 +140,35 @@ def stacked_loss(
         The losses.
     """
     if logits.ndim == 4:
-        n_members, logits = logits.shape[2], logits.flatten(1, 2)
-        y = y.repeat_interleave(n_members, 1)
-        if sample_weight is not None:
-            sample_weight = sample_weight.repeat_interleave(n_members, 1)
+        logits, y, sample_weight = members_as_rows(logits, y, sample_weight)
     log_p = torch.log_softmax(logits.transpose(1, 2), dim=1)
     share = shares(y, targets, sample_weight)
     return mean_losses(log_p, targets.mass_of(y), y, targets, share)
+
+
+def members_as_rows(
+    logits: Tensor, y: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Give each member's logits of a row as a row of its own, with the row's class and weight.
+
+    Parameters
+    ----------
+    logits : tensor of shape (..., n, members, K)
+        The members' logits.
+    y : tensor of shape (..., n), int64
+        Class indices.
+    sample_weight : tensor of shape (..., n) or None
+        Weights of the rows.
+
+    Returns
+    -------
+    logits, y, sample_weight : tensors of shapes (..., n * members, K), (..., n * members)
+        The last is None where it was.
+    """
+    n_members = logits.shape[-2]
+    if sample_weight is not None:
+        sample_weight = sample_weight.repeat_interleave(n_members, -1)
+    return logits.flatten(-3, -2), y.repeat_interleave(n_members, -1), sample_weight
 
 
 def mean_losses(
