@@ -89,6 +89,7 @@ class Job:
         return self.evaluation.of(self.estimator, self.X, self.y, self.sample_weight)
 
 
+@torch.inference_mode(False)
 @outlives_fork
 def fit_together(
     jobs: Sequence[Job],

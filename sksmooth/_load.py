@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from skorch.history import History
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sksmooth._checks import warn_user
 from sksmooth._files import whole_file
@@ -49,6 +50,15 @@ class StoredNet(NamedParams):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         twin = memo[id(self)] = object.__new__(type(self))
         twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __sklearn_clone__(self) -> Any:
+        if not _sizeless(self.module):
+            return super().__sklearn_clone__()
+        bare = object.__new__(type(self))
+        bare.__dict__.update(self.__dict__, module=None)
+        twin = super(StoredNet, bare).__sklearn_clone__()
+        twin.module = copy_part(self.module)
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,6 +176,30 @@ class StoredNet(NamedParams):
                 "calibrator_ was fitted to the parameters before; set it to that of the net whose "
                 "parameters were loaded, or to None."
             )
+
+
+def copy_part(part: Any) -> Any:
+    """Copy a part given as an instance, so that training leaves the parameter as it was.
+
+    Parameters
+    ----------
+    part : torch module, or what makes one
+        Parameter of a net.
+
+    Returns
+    -------
+    object
+        A copy of a module; anything else as it is.
+    """
+    return copy.deepcopy(part, _sizeless(part)) if isinstance(part, torch.nn.Module) else part
+
+
+def _sizeless(part: Any) -> dict[int, torch.Tensor]:
+    """Give new ones, by id, for the buffers without a size yet, which torch cannot copy."""
+    buffers = part.buffers() if isinstance(part, torch.nn.Module) else ()
+    lazy = [own for own in buffers if is_lazy(own)]
+    kind: Any = UninitializedBuffer  # whose stub takes no arguments
+    return {id(own): kind(device=own.device, dtype=own.dtype) for own in lazy}
 
 
 def set_pickled(net: StoredNet, state: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from sksmooth._batches import (
     rows_in_memory,
 )
 from sksmooth._callbacks import FitTask
-from sksmooth._load import StoredNet
+from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
@@ -234,6 +234,7 @@ class SmoothedNet(StoredNet):
             self._random_state = check_random_state(self.random_state)
         return self._random_state
 
+    @torch.inference_mode(False)
     def initialize(self) -> Self:
         """Build module, criterion, optimizer and callbacks, untrained.
 
@@ -276,9 +277,7 @@ class SmoothedNet(StoredNet):
                 if self.module is not SimpleNet:  # which takes both
                     taken = signature(self.module).parameters
                     sizes = {name: size for name, size in sizes.items() if name in taken}
-            self.module_ = self.initialized_instance(
-                _copy_instance(self.module), {**sizes, **given}
-            )
+            self.module_ = self.initialized_instance(copy_part(self.module), {**sizes, **given})
         return self
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[tuple, dict]:
@@ -311,7 +310,7 @@ class SmoothedNet(StoredNet):
         """Build the criterion and tell it how to smooth. A hook of skorch's."""
         given = self.get_params_for("criterion")
         with naming(self, "criterion"):
-            self.criterion_ = self.initialized_instance(_copy_instance(self.criterion), given)
+            self.criterion_ = self.initialized_instance(copy_part(self.criterion), given)
         self.set_smoothing()
         return self
 
@@ -666,11 +665,6 @@ class SmoothedNet(StoredNet):
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
             output = self.evaluation_step((chunk.clone(), None), training=training)
             yield _to(output, device)
-
-
-def _copy_instance(part: Any) -> Any:
-    """Copy a part given as an instance, so that training leaves the parameter as it was."""
-    return copy.deepcopy(part) if isinstance(part, torch.nn.Module) else part
 
 
 def _to(output: Any, device: Any) -> Any:

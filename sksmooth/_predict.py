@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from sksmooth._checks import warn_user
 from sksmooth._module import ProbabilityModule
 from sksmooth.calibration import CALIBRATORS, softmax_in_place
+from sksmooth.modules import read_logits
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
@@ -344,7 +345,7 @@ def largest_parameter(modules: Iterable[torch.nn.Module]) -> float:
     return float(np.max([float(own.abs().max()) for own in parameters], initial=0.0))
 
 
-def warn_of_probabilities(net: Any, logits: NDArray) -> None:
+def warn_of_probabilities(net: Any, logits: NDArray, X: Any) -> None:
     """Warn if what a net's module gives for logits are probabilities or their logarithms.
 
     Parameters
@@ -353,16 +354,32 @@ def warn_of_probabilities(net: Any, logits: NDArray) -> None:
         Whose module gave them.
     logits : ndarray of shape (n_samples, n_classes)
         What it gave for some rows.
+    X : tensor or torch Dataset
+        Rows that the module takes.
     """
     if isinstance(getattr(net, "criterion_", None), torch.nn.NLLLoss):  # which asks for them
         return
+    kind = f"The outputs of module={type(getattr(net, 'module_', None)).__name__}"
     tolerance = 0.02  # of a softmax in bfloat16
     is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=tolerance)
     if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=tolerance)):
         what = "probabilities" if is_proba else "logarithms of probabilities"
         layer = "softmax" if is_proba else "log_softmax"
         warn_user(
-            f"The outputs of module={type(net.module_).__name__} look like {what}, but logits are "
-            f"expected: leave out the {layer} at its end, or use criterion=torch.nn.NLLLoss, "
-            "label_smoothing=0 with probabilities.",
+            f"{kind} look like {what}, but logits are expected: leave out the {layer} at its end, "
+            "or use criterion=torch.nn.NLLLoss, label_smoothing=0 with probabilities.",
         )
+    elif (logits >= 0).all() and (logits <= 1).all() and _last_operation(net, X) == "Sigmoid":
+        warn_user(
+            f"{kind} come from a sigmoid, but logits are expected, one for each class: leave out "
+            "the sigmoid at its end."
+        )
+
+
+def _last_operation(net: Any, X: Any) -> str:
+    """Name what a net's module does last, as autograd sees it; numbers alone do not tell."""
+    batch = next(iter(net.get_iterator(net.get_dataset(X))))
+    net._set_training(False)
+    with torch.enable_grad():
+        output = read_logits(net.infer(batch[0]))
+    return "" if output.grad_fn is None else output.grad_fn.name().removesuffix("Backward0")

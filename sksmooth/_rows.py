@@ -18,7 +18,6 @@ from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
-from skorch.dataset import unpack_data
 from skorch.helper import SliceDataset
 from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -40,6 +39,7 @@ LARGEST_RATIO = 300.0
 SMALLEST_RANGE, LARGEST_RANGE = 0.05, 1000.0
 LARGEST_DISTANCE = 7.0
 ROWS_TO_LOOK_AT = 10_000
+ROWS_OF_A_DATASET = 256  # each of which may have to be read from a file
 
 # Between which the largest weight may be, so that float32 holds sums of weights and shares of them.
 FLOAT32_WEIGHTS = 1e-30, 1e30
@@ -217,10 +217,17 @@ def _refuse_weights(estimator: Any, X: Any, sample_weight: Any) -> None:
 
 def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset: bool) -> Table:
     """Check a torch Dataset of pairs (X, label); its rows are read batch by batch."""
+    kind = type(dataset).__name__
     first = next(iter(dataset), None)
     if first is None:
-        raise ValueError(f"X is a {type(dataset).__name__} without any rows.")
-    inputs, _ = unpack_data(first if isinstance(first, tuple | list) else (first,))
+        raise ValueError(f"X is a {kind} without any rows.")
+    if not (isinstance(first, tuple | list) and len(first) == 2):
+        raise ValueError(
+            f"The rows of a Dataset must be pairs (X, label), but the first of {kind} is a "
+            f"{type(first).__name__}"
+            + (f" of {len(first)}." if isinstance(first, tuple | list) else ".")
+        )
+    inputs, _ = first
     given_labels = None
     if y is not None or classes is None or isinstance(dataset, TensorRows):
         given_labels = np.asarray(as_array(read_labels(dataset) if y is None else y))
@@ -235,6 +242,7 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
     has_codes = are_codes(labels) and (given_labels is None or given_labels.ndim == 1)
     is_one = not isinstance(inputs, Mapping | tuple | list)
     parts = [inputs] if is_one else inputs.values() if isinstance(inputs, Mapping) else inputs
+    is_table = is_one and np.ndim(inputs) == 1
     return Table(
         dataset if has_codes else EncodedDataset(dataset, labels.tolist()),
         codes,
@@ -244,9 +252,25 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
         counts / counts.sum() if reset else estimator.class_prior_,
         None,
         sum(math.prod(np.shape(part)) for part in parts),
-        len(inputs) if is_one and np.ndim(inputs) == 1 else None,
+        len(inputs) if is_table else None,
         None,
+        remarks=_remarks_on_dataset(type(estimator).__name__, dataset) if is_table else [],
     )
+
+
+def _remarks_on_dataset(name: str, dataset: Any) -> list[str]:
+    """Give what to say of the columns of a Dataset, by rows from all over it.
+
+    The first rows of a stream would not do: they may be in an order.
+    """
+    if isinstance(dataset, IterableDataset):
+        return []
+    step = -(-len(dataset) // ROWS_OF_A_DATASET)
+    rows = [without_tensor(dataset[index][0]) for index in range(0, len(dataset), step)]
+    if len({np.shape(row) for row in rows}) > 1:  # which a collate_fn may pad
+        return []
+    some = check_array(np.stack(rows), dtype=np.float64, input_name="X")
+    return _remarks_on_scales(name, some)
 
 
 def _check_labels_of(dataset: Any, y: NDArray | None, labels: NDArray, train_split: Any) -> None:
@@ -597,7 +621,7 @@ def check_inputs(X: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def refuse_dataset(X: Any, why: str) -> None:
-    """Refuse a torch Dataset where rows are to be indexed.
+    """Refuse a torch Dataset, or a sparse tensor, where rows are to be indexed.
 
     Parameters
     ----------
@@ -610,7 +634,11 @@ def refuse_dataset(X: Any, why: str) -> None:
     ------
     ValueError
         That says how to wrap it.
+    TypeError
+        For a sparse tensor.
     """
+    if isinstance(X, torch.Tensor) and X.layout != torch.strided:
+        raise TypeError(f"{why}, but X is a tensor of {X.layout}. Give X.to_dense().")
     if is_dataset(X) and not isinstance(X, SliceDataset):
         raise ValueError(f"{why}, but X is a {type(X).__name__}. {_SLICE_DATASET}")
 

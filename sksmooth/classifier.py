@@ -265,6 +265,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
 
     # -- training -----------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     @outlives_fork
     def fit(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, **fit_params: Any
@@ -332,6 +333,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self.initialize()
         table.warn_who_takes_numbers(getattr(self, "module_", None))
 
+    @torch.inference_mode(False)
     @outlives_fork
     def partial_fit(
         self,
@@ -425,7 +427,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             has_held_out = monitor is not None and monitor.best is not None
             is_told = is_simple or fit_params or has_held_out
             if isinstance(X, torch.Tensor) and not is_told:
-                warn_of_probabilities(self, self._all_logits(X[:ROWS_THAT_TELL]))
+                some = X[:ROWS_THAT_TELL]
+                warn_of_probabilities(self, self._all_logits(some), some)
             training.warn_of_unsaved()
         self._trains_on = method == "partial_fit"
         task.end()
@@ -461,7 +464,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         scored = held_out()
         self._calibrate(scored)
         if scored is not None:
-            warn_of_probabilities(self, scored[0])
+            warn_of_probabilities(self, scored[0], X)
 
     def refuse_overflow(self, X: Any) -> None:
         """Refuse what the last step of all made infinite or NaN, after which there is no loss.

@@ -313,6 +313,7 @@ class LabelSmoothingClassifierCV(
 
     # -- training -----------------------------------------------------------------------------
 
+    @torch.inference_mode(False)
     @outlives_fork
     @_explaining_unknown
     def fit(
@@ -460,7 +461,7 @@ class LabelSmoothingClassifierCV(
         logits = training.best.scored.logits[best]
         calibrator = training.calibrate(best, warn=is_over)
         if is_over:
-            warn_of_probabilities(nets[0], logits)
+            warn_of_probabilities(nets[0], logits, training.rows.X)
         for net in nets:
             net.calibrator_ = calibrator
         proba = probabilities(logits.astype(np.float64), calibrator)

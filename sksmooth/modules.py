@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -176,10 +177,12 @@ class SimpleNet(nn.Module):
         ------
         ValueError
             If `x` has fewer than two dimensions or rows of another width than `n_features`.
+        TypeError
+            If it is no tensor.
         """
-        h = x.flatten(1) if x.ndim > 2 else x
         if not torch.jit.is_scripting():
-            self._check_rows(x, h)
+            self._check_rows(x)
+        h = x.flatten(1) if x.ndim > 2 else x
         if self.encoding is not None:
             h = self.encoding(h)
         layers = self.layers
@@ -197,16 +200,22 @@ class SimpleNet(nn.Module):
                 return (*activations, logits)  # type: ignore[return-value]
         return logits
 
-    def _check_rows(self, x: Tensor, rows: Tensor) -> None:
+    def _check_rows(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"SimpleNet takes rows as one tensor, got a {type(x).__name__}: the rows of a "
+                "Dataset must be arrays or tensors, not lists of numbers or several inputs."
+            )
         if x.ndim < 2:
             raise ValueError(
                 f"SimpleNet takes rows of n_features={self.n_features} values, in a tensor of "
                 f"shape (n, {self.n_features}), but got one of shape {tuple(x.shape)}."
             )
-        if rows.shape[1] != self.n_features:
+        n_values = math.prod(x.shape[1:])
+        if n_values != self.n_features:
             raise ValueError(
                 f"SimpleNet takes rows of n_features={self.n_features} values, but those of an "
-                f"input of shape {tuple(x.shape)} have {rows.shape[1]}."
+                f"input of shape {tuple(x.shape)} have {n_values}."
             )
 
 
@@ -299,7 +308,12 @@ _HELP = {
     "index out of range in self": "An Embedding of the module has no row for some integer in X: "
     "they must be from 0 to its num_embeddings - 1",
     "does not require grad and does not have a grad_fn": "Nothing of the module can be trained: "
-    "its parameters are frozen, its output is detached, or torch's inference mode is on",
+    "its parameters are frozen, or its output is detached",
+    "stack expects each tensor to be equal size": "The rows of the Dataset are of different sizes. "
+    "Pad them in its __getitem__, or by iterator_train__collate_fn and iterator_valid__collate_fn",
+    "default_collate: batch must contain": "The rows of the Dataset are no numbers, arrays or "
+    "tensors. Make them so in its __getitem__, or by iterator_train__collate_fn and "
+    "iterator_valid__collate_fn",
 }
 
 
@@ -318,7 +332,7 @@ def telling() -> Iterator[None]:
     """
     try:
         yield
-    except (IndexError, RuntimeError, ValueError) as error:
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
         for said, what_helps in _HELP.items():
             if said in str(error):
                 raise ValueError(f"{what_helps}: {error}") from error
@@ -374,13 +388,16 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
     Raises
     ------
     ValueError
-        For complex numbers, or fractions where integers are taken.
+        For complex numbers; or fractions, or numbers too large to be exact, where integers are
+        taken.
+    TypeError
+        For text.
     """
     if isinstance(x, torch.Tensor):
         if x.is_complex():
             raise ValueError(f"Complex data not supported: X has rows of {x.dtype}.")
-        if not dtype.is_floating_point and x.is_floating_point() and (x != x.round()).any():
-            raise ValueError("X must hold integers, as the module begins with an Embedding.")
+        if not dtype.is_floating_point and x.is_floating_point():
+            _refuse_inexact(x)
         return x.to(dtype=dtype)
     if isinstance(x, np.ndarray):
         return suited(torch.as_tensor(x), dtype)
@@ -391,7 +408,23 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
     return x
 
 
+def _refuse_inexact(x: Tensor) -> None:
+    """Refuse floats that are no integers, or that integers may have been rounded to."""
+    if (x != x.round()).any():
+        raise ValueError("X must hold integers, as the module begins with an Embedding.")
+    bound = 2 / torch.finfo(x.dtype).eps
+    if (x.abs() >= bound).any():
+        raise ValueError(
+            f"X holds integers of {bound:.0f} or more, which rows of {x.dtype} do not tell apart, "
+            "for a module that begins with an Embedding: number the ids anew, as by OrdinalEncoder."
+        )
+
+
 def _suited_part(x: Any, dtype: torch.dtype) -> Any:
+    if isinstance(x, str):
+        raise TypeError(f"X holds text such as {x!r}, but a module takes numbers.")
+    if isinstance(x, tuple | list):
+        return type(x)(_suited_part(own, dtype) for own in x)
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         return x
     return x.to(dtype=dtype if dtype.is_floating_point else torch.float32)

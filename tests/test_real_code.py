@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -155,6 +156,28 @@ def test_tensors_in_half_precision_are_as_arrays(make):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_tensors_of_any_real_dtype_are_as_arrays_in_searches(dtype):
+    rows, y = torch.from_numpy(X).to(dtype), torch.from_numpy(Y)
+    for own, arrays in ((y, Y), (Y, Y)):
+        found = cross_val_score(single(), rows, own, cv=2, error_score="raise")
+        expected = cross_val_score(single(), rows.double().numpy(), arrays, cv=2)
+        np.testing.assert_array_equal(found, expected)
+    search = GridSearchCV(single(), {"lr": [0.1]}, cv=2, error_score="raise").fit(rows, Y)
+    assert search.score(rows, Y) > 0.5
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")  # torch's own
+@pytest.mark.parametrize("turn", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
+@ALL
+def test_sparse_tensors_are_told_to_be_made_dense(make, turn):
+    rows = turn(torch.from_numpy(X))
+    with pytest.raises(TypeError, match="to_dense"):
+        make().fit(rows, Y)
+    with pytest.raises(TypeError, match="to_dense"):
+        make().fit(X, Y).predict(rows)
+
+
 class Streamed(IterableDataset):
     def __init__(self, labels):
         self.labels = labels
@@ -189,6 +212,45 @@ def test_streamed_rows_train():
 def test_labels_of_a_dataset_may_be_a_column():
     net = single().fit(Rows(X, Y[:, None]))
     np.testing.assert_array_equal(net.predict(X), single().fit(Rows(X, Y)).predict(X))
+
+
+PAIR = (X[0].astype(np.float32), 0)
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "message"),
+    [
+        ("a", ValueError, r"pairs \(X, label\), but the first of Items is a str"),
+        (X[0], ValueError, "the first of Items is a ndarray"),
+        (PAIR[:1], ValueError, "the first of Items is a tuple of 1"),
+        ((*PAIR, 1.0), ValueError, "the first of Items is a tuple of 3"),
+        ({"x": X[0], "y": 0}, ValueError, "the first of Items is a dict"),
+        (("text", 0), TypeError, "text such as 'text'"),
+        ((["a", "b"], 0), TypeError, "text such as 'a'"),
+        ((X[0].tolist(), 0), TypeError, "SimpleNet takes rows as one tensor, got a list"),
+        ((None, 0), ValueError, "no numbers, arrays or tensors.*__getitem__"),
+        ((pd.Series(X[0]), 0), ValueError, "no numbers, arrays or tensors.*__getitem__"),
+        ((np.full(10, np.nan), 0), ValueError, "X contains NaN"),
+    ],
+)
+def test_rows_of_a_dataset_that_are_none_are_told_of(item, error, message):
+    class Items(Dataset):
+        def __len__(self):
+            return 200
+
+        def __getitem__(self, index):
+            return item
+
+    with pytest.raises(error, match=message):
+        single().fit(Items(), Y)
+
+
+def test_rows_of_a_dataset_of_different_sizes_are_told_to_be_padded():
+    rows = Rows([X[i, : 5 + i % 3] for i in range(200)], Y)
+    with pytest.raises(ValueError, match=r"different sizes\. Pad them"):
+        single().fit(rows)
+    with pytest.raises(ValueError, match=r"different sizes\. Pad them"):
+        single().fit(X, Y).predict(rows)
 
 
 class TwoInputs(Net):
@@ -325,6 +387,43 @@ def test_lazy_modules_train(make):
 
 
 @ALL
+def test_batchnorms_without_a_size_train_and_are_left_as_they_were(make):
+    lazy = nn.LazyBatchNorm1d()
+    model = make(module=nn.Sequential(nn.Linear(10, 16), lazy, nn.Tanh(), nn.LazyLinear(3)))
+    assert clone(model.fit(X, Y)).fit(X, Y).score(X, Y) > 0.4
+    assert lazy.has_uninitialized_params()
+
+
+class Recurrent(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.cell, self.out = nn.GRUCell(10, 8), nn.Linear(8, n_classes)
+
+    def forward(self, x):
+        return self.out(self.cell(x))
+
+
+class Attentive(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(10, 2, 16, dropout=0.0, batch_first=True)
+        self.out = nn.Linear(10, n_classes)
+
+    def forward(self, x):
+        return self.out(self.layer(x[:, None])[:, 0])
+
+
+@pytest.mark.parametrize("module", [Recurrent, Attentive])
+@pytest.mark.parametrize("make", [crossed, searched])
+def test_layers_that_torch_cannot_stack_are_trained_one_by_one_and_torch_does_not_warn(
+    make, module
+):
+    model = make(module=module).fit(X, Y)
+    assert "one net after the other" in str(model.alone_because_)
+    assert model.score(X, Y) > 0.4
+
+
+@ALL
 def test_integers_stay_integers_for_an_embedding(make):
     module = nn.Sequential(nn.Embedding(4, 3), nn.Flatten(), nn.Linear(30, 3))
     codes = np.digitize(X, [-1, 0, 1])
@@ -344,23 +443,45 @@ def test_ids_that_an_embedding_does_not_have_are_told_of(make):
             model.predict(own)
 
 
+class Hashed(nn.Module):
+    def __init__(self, seen=None):
+        super().__init__()
+        self.embedding, self.out = nn.Embedding(8, 4), nn.Linear(8, 3)
+        self.seen = seen
+
+    def forward(self, ids):
+        assert ids.dtype == torch.int64
+        if self.seen is not None:
+            self.seen.update(ids.flatten().tolist())
+        return self.out(self.embedding(ids % 8).flatten(1))
+
+
 @pytest.mark.parametrize("container", [np.asarray, torch.as_tensor, pd.DataFrame])
 def test_ids_of_an_embedding_are_exact(container):
     seen = set()
-
-    class Ids(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding, self.out = nn.Embedding(8, 4), nn.Linear(8, 3)
-
-        def forward(self, ids):
-            assert ids.dtype == torch.int64
-            seen.update(ids.flatten().tolist())
-            return self.out(self.embedding(ids % 8).flatten(1))
-
     ids = np.random.default_rng(0).integers(2**24 - 1000, 2**24, (200, 2))
-    single(module=Ids, train_split=None).fit(container(ids), Y).predict(container(ids))
+    net = single(module=Hashed, module__seen=seen, train_split=None)
+    net.fit(container(ids), Y).predict(container(ids))
     assert set(ids.flat) <= seen <= {*ids.flat, 0}
+
+
+@ALL
+def test_ids_that_are_too_large_to_be_exact_are_refused(make):
+    ids = np.random.default_rng(0).integers(0, 1000, (200, 2))
+    model = make(module=Hashed, calibration=None).fit(ids, Y)
+    message = "integers of 16777216 or more.*OrdinalEncoder"
+    for large in (ids + 2**24, -ids - 2**24):
+        with pytest.raises(ValueError, match=message):
+            make(module=Hashed).fit(large, Y)
+        with pytest.raises(ValueError, match=message):
+            model.predict(large)
+
+
+def test_ids_of_a_dataset_of_integers_are_exact():
+    seen, ids = set(), np.arange(2**24, 2**24 + 400).reshape(200, 2)
+    net = single(module=Hashed, module__seen=seen, train_split=None).fit(Rows(ids, Y))
+    net.predict(Rows(ids, Y))
+    assert seen == set(ids.flat)
 
 
 @ALL
@@ -402,6 +523,34 @@ def test_models_that_are_loaded_in_inference_mode_predict(make):
     with torch.inference_mode():
         found = pickle.loads(stored).predict_proba(X)
     np.testing.assert_array_equal(found, model.predict_proba(X))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("module", [{}, {"module": Net}], ids=["SimpleNet", "own"])
+@ALL
+def test_fit_where_gradients_are_off_is_as_anywhere(make, mode, module):
+    expected = make(**module).fit(X, Y).predict_proba(X)
+    with mode():
+        model = make(**module).fit(torch.from_numpy(X) * 1, torch.from_numpy(Y) * 1)
+        assert not torch.is_grad_enabled()
+        np.testing.assert_array_equal(model.predict_proba(X), expected)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_nets_go_on_where_gradients_are_off(mode):
+    expected = single(module=Net).partial_fit(X, Y).partial_fit(X, Y).predict_proba(X)
+    with mode():
+        net = single(module=Net, classes=[0, 1, 2], module__n_features=10).initialize()
+        net.partial_fit(X, Y)
+    np.testing.assert_array_equal(net.partial_fit(X, Y).predict_proba(X), expected)
+
+
+@ALL
+def test_modules_made_in_inference_mode_train(make):
+    with torch.inference_mode():
+        module = Net()
+    assert make(module=module).fit(X, Y).score(X, Y) > 0.5
 
 
 @ALL
@@ -512,6 +661,31 @@ def test_probabilities_are_warned_of_without_calibration_and_in_half_precision(m
     with pytest.warns(UserWarning, match="logits are expected"):
         make(**{**module, **parameters}).fit(X, Y)
     make(module=Net, **parameters | {"module__last": None}).fit(X, Y)  # logits are not
+
+
+@pytest.mark.parametrize("last", [nn.Sigmoid(), torch.special.expit, lambda x: (x, x.sigmoid())])
+@pytest.mark.parametrize("train_split", [0.2, None])
+@ALL
+def test_outputs_of_a_sigmoid_are_warned_of(make, last, train_split):
+    with pytest.warns(UserWarning, match="come from a sigmoid, but logits are expected"):
+        make(module=Net, module__last=last, train_split=train_split).fit(X, Y)
+
+
+def test_outputs_of_a_sigmoid_are_warned_of_from_a_dataset():
+    with pytest.warns(UserWarning, match="come from a sigmoid, but logits are expected"):
+        single(module=Net, module__last=nn.Sigmoid()).fit(Rows(X, Y))
+
+
+@ALL
+def test_logits_between_zero_and_one_are_no_probabilities(make):
+    def between(x):
+        return 0.3 + 0.1 * torch.tanh(x) + 0.1 * torch.sigmoid(x)
+
+    model = make(module=Net, module__last=between, calibration=None).fit(X, Y)
+    net = getattr(model, "estimators_", [getattr(model, "best_estimator_", model)])[0]
+    with torch.no_grad():
+        logits = net.module_(torch.from_numpy(X).float())
+    assert 0 < logits.min() < logits.max() < 1
 
 
 # -- parameters ---------------------------------------------------------------------------------
@@ -720,6 +894,33 @@ def test_columns_of_different_scale_are_warned_of(make):
 def test_columns_of_one_scale_that_is_none_to_learn_from(make, turn, message):
     with pytest.warns(UserWarning, match=message):
         make().fit(turn(X), Y)
+
+
+def test_columns_of_a_dataset_of_different_scale_are_warned_of():
+    unscaled = X * np.logspace(0, 4, 10)
+    with pytest.warns(UserWarning, match=r"\d{5} times the smallest.*StandardScaler"):
+        single().fit(Rows(unscaled, Y))
+    with pytest.warns(UserWarning, match=r"StandardScaler"):
+        single().partial_fit(Rows(torch.from_numpy(unscaled), Y))
+
+
+def test_rows_of_a_large_dataset_are_looked_at_all_over_it_and_no_more_than_pay():
+    read = []
+
+    class Watched(Rows):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    rows = np.random.default_rng(0).normal(size=(20_000, 2))
+    with pytest.raises(ValueError, match="max_epochs"):
+        single(max_epochs=-1).fit(Watched(rows, np.arange(20_000) % 2))
+    assert not read
+    with warnings.catch_warnings(action="ignore"):
+        single(max_epochs=1, train_split=None).fit(Watched(rows, np.arange(20_000) % 2))
+    before = read[: len(read) - 20_000]
+    assert len(before) < 300
+    assert max(before) > 19_000
 
 
 def test_scaled_one_hot_and_constant_columns_are_not_warned_of():

@@ -24,6 +24,14 @@ BY_HAND = "by hand"
 BY_AUTOGRAD = "by autograd"
 BY_SKORCH = "by skorch"
 
+# Layers that torch.func's vmap has no rule for: it loops over the nets, and warns of that.
+_ONE_BY_ONE = (
+    torch.nn.Bilinear,
+    torch.nn.EmbeddingBag,
+    torch.nn.MultiheadAttention,
+    torch.nn.RNNCellBase,
+)
+
 # Where hooks are defined that are no user's.
 _OWN_ROOMS = ("sksmooth._net", "sksmooth.classifier", "skorch.classifier", "skorch.net")
 
@@ -317,6 +325,8 @@ def against_stacking(
             part._buffers for part in module.modules() if not isinstance(part, Encoding)
         ),
         "the module has hooks": any(has_hooks(p) for p in [*module.modules(), *parameters]),
+        "torch takes one net after the other through a stack's recurrent cells, attention, "
+        "EmbeddingBag or Bilinear": any(isinstance(p, _ONE_BY_ONE) for p in module.modules()),
     }
     reason = next((reason for reason, holds in reasons.items() if holds), None)
     is_simple = is_plain(module) and _fits(module, X, n_classes)
