@@ -17,10 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
+from sksmooth._checks import without_tensor
+
 # Gathering the rows of many batches at once and slicing them is faster than gathering each batch,
 # and bounds the memory that the shuffled copy takes.
 BATCHES_AT_ONCE = 64
 INDICES_AT_ONCE = 2**14
+
+# Rows whose labels tell whether an attribute holds those of all.
+LABELS_TO_LOOK_AT = 20
 
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
@@ -471,7 +476,8 @@ def read_labels(dataset: Any) -> Any:
     ----------
     dataset : torch Dataset
         Gives pairs (X, label). An attribute `y` or `targets`, the second tensor of a
-        TensorDataset, and a Subset's indices are made use of; else all rows are read once.
+        TensorDataset, and a Subset's indices are made use of, if some rows have these labels; else
+        all rows are read once.
 
     Returns
     -------
@@ -488,11 +494,39 @@ def read_labels(dataset: Any) -> Any:
     if isinstance(dataset, Subset):
         return np.asarray(read_labels(dataset.dataset))[np.asarray(dataset.indices)]
     for name in ("y", "targets"):
-        if getattr(dataset, name, None) is not None:
-            return getattr(dataset, name)
+        labels = getattr(dataset, name, None)
+        if labels is not None and row_of_other_label(dataset, labels) is None:
+            return labels
     if hasattr(dataset, "tensors"):
         return dataset.tensors[1]
     # Not every map-style dataset ends its iteration with an IndexError, so count the rows.
     streamed = isinstance(dataset, IterableDataset)
     pairs = dataset if streamed else map(dataset.__getitem__, range(len(dataset)))
     return np.array([label for _, label in pairs])
+
+
+def row_of_other_label(dataset: Any, labels: Any) -> int | None:
+    """Look whether rows of a torch Dataset have the labels that are said to be theirs.
+
+    Parameters
+    ----------
+    dataset : torch Dataset
+        Gives pairs (X, label), the label perhaps changed by a ``target_transform``.
+    labels : array-like or tensor of shape (n_samples,)
+        The labels.
+
+    Returns
+    -------
+    int or None
+        The first of some rows, from all over the dataset, that has another; None where none has,
+        or where rows cannot be asked for by number.
+    """
+    if isinstance(dataset, IterableDataset | TensorRows) or len(labels) != len(dataset):
+        return None
+    labels = np.asarray(without_tensor(labels))
+    step = -(-len(dataset) // LABELS_TO_LOOK_AT)
+    for row in range(0, len(dataset), step):
+        own = without_tensor(dataset[row][1])
+        if not np.array_equal(np.ravel(own), np.ravel(labels[row])):
+            return row
+    return None

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 
-_FLOATS = [np.float64, np.float32, np.float16]
+FLOATS = [np.float64, np.float32, np.float16]
 
 # Through whose code a user's call may come here; the rest of the stack is the user's.
 _LIBRARIES = ("sksmooth.", "sklearn.", "skorch.", "torch.", "joblib.", "contextlib")
@@ -151,6 +151,11 @@ def without_tensor(values: Any) -> Any:
     object
         An ndarray, as :func:`as_numpy` gives it, or `values`.
 
+    Raises
+    ------
+    ValueError
+        For masked values, whose mask scikit-learn would drop.
+
     Examples
     --------
     >>> without_tensor(torch.ones(2, requires_grad=True))
@@ -158,6 +163,11 @@ def without_tensor(values: Any) -> Any:
     >>> without_tensor([1, 2])
     [1, 2]
     """
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{np.ma.count_masked(values)} values of an array of shape {np.shape(values)} are "
+            "masked; leave out their rows, or fill them."
+        )
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu().resolve_conj().resolve_neg()
@@ -313,6 +323,12 @@ def check_proportions(
     ...
     ValueError: class_prior must sum to 1, but it sums to 0.9.
     """
+    for names in value.axes if isinstance(value, pd.DataFrame | pd.Series) else ():
+        if not names.is_monotonic_increasing:
+            raise ValueError(
+                f"{parameter} has the names {names.tolist()}, which are not in the order of the "
+                f"classes, who are sorted; sort them, or give {parameter}.to_numpy()."
+            )
     try:
         array = as_numpy(value)
     except ValueError as error:  # rows of unequal length
@@ -499,7 +515,7 @@ def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None
     ValueError: sample_weight must have shape (3,), got (2,).
     """
     vector = check_array(
-        without_tensor(values), dtype=_FLOATS, ensure_2d=False, input_name=parameter
+        without_tensor(values), dtype=FLOATS, ensure_2d=False, input_name=parameter
     )
     if vector.ndim != 1 or n_samples not in (None, len(vector)):
         expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
@@ -576,81 +592,3 @@ def check_weight(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[Any
     if weight.max() == 0:
         raise ValueError("sample_weight must not be zero for all rows.")
     return weight
-
-
-def check_probabilities(
-    y_true: ArrayLike, y_proba: ArrayLike, labels: ArrayLike | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the column that each true label names, and the probabilities of all classes.
-
-    Parameters
-    ----------
-    y_true : array-like of shape (n_samples,)
-        True labels of any kind: str, int, bool.
-    y_proba : array-like of float, shape (n_samples, n_classes) or (n_samples,)
-        Their predicted probabilities; for two classes also that of the second label alone.
-    labels : array-like of shape (n_classes,) or None
-        The label of each column, in any order. None means the sorted labels of `y_true`.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples,), int
-        The column of each true label.
-    proba : ndarray of shape (n_samples, n_classes), float
-        The probabilities.
-
-    Raises
-    ------
-    ValueError
-        If they are no probabilities, a label is missing or unknown, or they do not fit each other.
-
-    Examples
-    --------
-    >>> codes, proba = check_probabilities(["cat", "dog"], [0.25, 0.5], None)
-    >>> codes
-    array([0, 1])
-    >>> proba
-    array([[0.75, 0.25],
-           [0.5 , 0.5 ]])
-    """
-    proba = check_array(
-        without_tensor(y_proba),
-        dtype=_FLOATS,
-        ensure_2d=False,
-        allow_nd=True,
-        input_name="y_proba",
-    )
-    check_unit_interval("y_proba", proba)
-    if proba.ndim == 1:
-        proba = np.column_stack((1 - proba, proba))
-    if proba.ndim != 2:
-        raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
-    # float32 and float64 pass by the 1e-4; half precision needs the grain of its own numbers on
-    # top, twice where the softmax was computed in it.
-    check_sums("y_proba", proba, 1e-4 + 2 * grain_of(y_proba))
-
-    y = as_numpy(y_true)
-    if y.shape != (len(proba),):
-        raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.")
-    if pd.isna(y).any():
-        raise ValueError("y_true must not have missing values.")
-    return _encode(y, labels, proba.shape[1]), proba
-
-
-def _encode(y: NDArray[Any], labels: ArrayLike | None, n_classes: int) -> NDArray[Any]:
-    classes = np.unique(y) if labels is None else as_numpy(labels)
-    if classes.shape != (n_classes,) or n_classes < 2:
-        hint = " Name the label of each column by labels=." if labels is None else ""
-        raise ValueError(
-            f"y_proba must have one column for each of two or more labels: it has {n_classes}, "
-            f"and the labels {'in y_true' if labels is None else 'given'} are "
-            f"{np.array2string(classes, threshold=10)}.{hint}"
-        )
-    index = pd.Index(classes)
-    if not index.is_unique:
-        raise ValueError(f"labels must not repeat, got {classes}.")
-    codes = index.get_indexer(y)
-    if (codes < 0).any():
-        unknown = pd.unique(y[codes < 0])[:5].tolist()
-        raise ValueError(f"y_true has labels that labels={classes.tolist()} lacks: {unknown}.")
-    return codes

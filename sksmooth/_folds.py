@@ -64,6 +64,12 @@ def check_splits(splits: Sequence[Split]) -> None:
     for number, split in enumerate(splits):
         if len(split.train) == 0:
             raise ValueError(f"Fold {number} of cv has no rows of a weight above 0 to train on.")
+        both = np.intersect1d(split.train, split.held_out)
+        if len(both):
+            raise ValueError(
+                f"Fold {number} of cv trains on {len(both)} of the rows that it leaves out; "
+                "calibration needs rows that the net has not seen."
+            )
     if not any(len(split.held_out) for split in splits):
         raise ValueError("cv leaves out no row of a weight above 0, so that ε cannot be chosen.")
 

@@ -190,7 +190,17 @@ def copy_part(part: Any) -> Any:
     -------
     object
         A copy of a module; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        For a scripted module.
     """
+    if isinstance(part, torch.jit.ScriptModule):
+        raise ValueError(
+            "a copy of a scripted module cannot be trained; give a function that makes one, "
+            "lambda: torch.jit.script(...)."
+        )
     return copy.deepcopy(part, _sizeless(part)) if isinstance(part, torch.nn.Module) else part
 
 

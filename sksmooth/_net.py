@@ -30,12 +30,12 @@ from sksmooth._batches import (
     rows_in_memory,
 )
 from sksmooth._callbacks import FitTask
+from sksmooth._labels import are_codes, distinct
 from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
-from sksmooth._rows import are_codes, distinct
 from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far, show
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
@@ -278,6 +278,8 @@ class SmoothedNet(StoredNet):
                     taken = signature(self.module).parameters
                     sizes = {name: size for name, size in sizes.items() if name in taken}
             self.module_ = self.initialized_instance(copy_part(self.module), {**sizes, **given})
+            if not isinstance(self.module_, torch.nn.Module):
+                raise TypeError(f"it gives no torch module, but {self.module_!r}.")
         return self
 
     def get_params_for_optimizer(self, prefix: str, named_parameters: Any) -> tuple[tuple, dict]:

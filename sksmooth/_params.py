@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from fractions import Fraction
 from functools import cache
 from inspect import signature
 from numbers import Integral, Real
@@ -104,6 +105,8 @@ def check_parameters(
         is_bool = isinstance(params.get(name), bool)
         if is_bool and "boolean" not in allowed and "verbose" not in allowed:
             raise InvalidParameterError(f"{name}={params[name]} of {owner} must not be a bool.")
+        if isinstance(params.get(name), Fraction):
+            raise InvalidParameterError(f"{name}={params[name]} of {owner} must not be a Fraction.")
     validate_parameter_constraints(constraints, params, owner)
 
 
@@ -265,6 +268,17 @@ class NamedParams(NeuralNetClassifier):
             del table[name]
         return table
 
+    def _refuse_unknown_callbacks(self, params: Mapping[str, Any]) -> None:
+        """Refuse parameters of callbacks that there are not, which skorch would leave unused."""
+        for name in (own for own in params if own.startswith("callbacks__")):
+            known = [callback for callback, _ in self._uniquely_named_callbacks()]
+            sought = name.split("__")[1]
+            if sought not in known:
+                raise InvalidParameterError(
+                    f"{name}={params[name]!r} is of no callback; there are {', '.join(known)}."
+                    + nearest(sought, known)
+                )
+
     def check_parameters(self) -> None:
         """Refuse parameters that cannot be trained with.
 
@@ -276,14 +290,16 @@ class NamedParams(NeuralNetClassifier):
         params = self.get_params(deep=False)
         self._refuse_unknown(params)
         check_label_smoothing(self.label_smoothing)
-        if isinstance(self.calibration, type):
-            raise InvalidParameterError(
-                f"calibration={self.calibration.__name__} is a class; give an object of it, "
-                f"calibration={self.calibration.__name__}()."
-            )
+        for name in ("calibration", "predict_nonlinearity"):
+            if isinstance(params[name], type):
+                kind = params[name].__name__
+                raise InvalidParameterError(
+                    f"{name}={kind} is a class; give an object of it, {name}={kind}()."
+                )
         check_parameters(self._parameter_constraints, params, type(self).__name__)
         for callback in () if self.callbacks in (None, "disable") else self.callbacks:
             _check_callback(callback)
+        self._refuse_unknown_callbacks(params)
         for name in ("label_smoothing", "smoothing"):
             if hasattr(self, f"criterion__{name}"):
                 raise InvalidParameterError(

@@ -14,7 +14,6 @@ import skorch.dataset
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
@@ -22,8 +21,9 @@ from skorch.helper import SliceDataset
 from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sksmooth._batches import EncodedDataset, TensorRows, read_labels
+from sksmooth._batches import EncodedDataset, TensorRows, read_labels, row_of_other_label
 from sksmooth._checks import warn_user, without_tensor
+from sksmooth._labels import are_codes, distinct, encode, refuse_missing
 from sksmooth._private import check_sample_weight
 from sksmooth.encoding import Encoding, check_encoding
 from sksmooth.modules import input_dtype
@@ -166,9 +166,14 @@ def check_rows(
         _refuse_weights(estimator, X, sample_weight)
         dataset = skorch.dataset.Dataset(check_inputs(X), y) if is_several_inputs(X) else X
         return _check_dataset(estimator, dataset, y, classes, reset=reset)
-    _refuse_missing(y, "y")
+    refuse_missing(y, "y")
     owner = estimator if owner is None else owner
     name = type(owner).__name__
+    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+        raise ValueError(
+            f"y should be a 1d array, got an array of shape {np.shape(y)} instead. Of rows with a "
+            "one for their class, y.argmax(axis=1) gives class indices."
+        )
     X, y = _checked(owner, X, y, reset=reset)
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
@@ -231,11 +236,17 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
     given_labels = None
     if y is not None or classes is None or isinstance(dataset, TensorRows):
         given_labels = np.asarray(as_array(read_labels(dataset) if y is None else y))
-        _refuse_missing(given_labels, "y")
+        refuse_missing(given_labels, "y")
         check_classification_targets(given_labels)
     of_y = classes is None
     labels = distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
     _check_labels_of(dataset, given_labels, labels, estimator.train_split)
+    row = None if y is None else row_of_other_label(dataset, y)
+    if row is not None:
+        raise ValueError(
+            f"y says otherwise than row {row} of the {kind}, whose label {dataset[row][1]!r} "
+            "would be trained on; leave out y."
+        )
     codes = None if given_labels is None else encode(given_labels, labels)
     n_classes = len(labels)
     counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
@@ -444,73 +455,6 @@ def _remarks_on_scales(name: str, X: NDArray) -> list[str]:
     return [f"{remark}. {advice}" for remark, holds in remarks.items() if holds][:1]
 
 
-def distinct(estimator: Any, labels: Any, name: str) -> NDArray:
-    """Give the distinct labels.
-
-    Parameters
-    ----------
-    estimator : object
-        Who asks, for the message.
-    labels : array-like
-        Labels.
-    name : str
-        The argument as which they came, for the message.
-
-    Returns
-    -------
-    ndarray
-        Each once, sorted.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two.
-    """
-    _refuse_missing(labels, name)
-    if len(labels) == 0:
-        raise ValueError("classes is empty; give all labels, or None to take those of y.")
-    classes = LabelEncoder().fit(np.asarray(labels)).classes_
-    if len(classes) < 2:
-        raise ValueError(
-            f"{type(estimator).__name__} needs rows of at least two classes, but {name} holds one "
-            f"class, {classes.tolist()[0]!r}."
-        )
-    return classes
-
-
-def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
-    """Give the class indices of labels: the labels themselves, without a copy, if they can.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n,)
-        Labels.
-    classes : ndarray of shape (n_classes,)
-        All labels, sorted.
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-        Their indices.
-
-    Raises
-    ------
-    ValueError
-        For a label that is none of the classes.
-    """
-    is_code = y.dtype.kind in "iu" and y.ndim == 1 and are_codes(classes)
-    if is_code and y.min() >= 0 and y.max() < len(classes):
-        return np.ascontiguousarray(y, dtype=np.int64)
-    encoder = LabelEncoder()
-    encoder.classes_ = classes
-    try:
-        return encoder.transform(y).astype(np.int64, copy=False)
-    except ValueError as error:
-        raise ValueError(
-            f"y has labels that are none of the classes {classes.tolist()}: {error}"
-        ) from error
-
-
 def _weigh_rows(
     estimator: Any,
     X: NDArray,
@@ -530,6 +474,10 @@ def _weigh_rows(
     if estimator.class_weight is not None:
         class_weight = _class_weights(estimator.class_weight, codes, weight, classes)
         weight = weight * class_weight[codes]
+        if not weight.any():
+            raise ValueError(
+                f"class_weight={estimator.class_weight!r} leaves no row a weight above 0."
+            )
     largest = weight.max()
     weight = weight * (np.clip(largest, *FLOAT32_WEIGHTS) / largest)
     return weight.astype(np.float32), class_weight
@@ -556,27 +504,6 @@ def _class_weights(
     weights = np.ones(len(classes))
     weights[is_present] = of_class.sum() / (is_present.sum() * of_class[is_present])
     return weights
-
-
-def are_codes(classes: NDArray) -> bool:
-    """Tell whether classes are the integers 0, 1, ..., so that each is its own class index.
-
-    Parameters
-    ----------
-    classes : ndarray
-        The classes.
-
-    Returns
-    -------
-    bool
-        Whether they are.
-
-    Examples
-    --------
-    >>> are_codes(np.array([0, 1])), are_codes(np.array([0.0, 1.0]))
-    (True, False)
-    """
-    return classes.dtype.kind in "iu" and np.array_equal(classes, np.arange(len(classes)))
 
 
 def is_several_inputs(X: Any) -> bool:
@@ -664,6 +591,8 @@ def as_array(data: Any) -> Any:
     """
     if isinstance(data, SliceDataset):
         return np.asarray([without_tensor(own) for own in data])
+    if hasattr(data, "collect"):
+        raise TypeError(f"A {type(data).__name__} holds no rows yet; give what collect() gives.")
     if isinstance(data, DataLoader):
         raise TypeError(
             "A DataLoader is no data; give its dataset, and what it was made with as parameters, "
@@ -686,10 +615,3 @@ def as_tensor(array: NDArray) -> torch.Tensor:
         The same.
     """
     return torch.from_numpy(array) if array.flags.writeable else torch.from_dlpack(array)
-
-
-def _refuse_missing(labels: Any, name: str) -> None:
-    import pandas as pd
-
-    if labels is not None and pd.isna(np.asarray(labels)).any():
-        raise ValueError(f"Input {name} contains NaN or None; remove those rows.")

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from sksmooth._adapters import WithoutClassWeight, fit_given
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth._callbacks import FitTask, heard
-from sksmooth._checks import warn_user
+from sksmooth._checks import check_whole, warn_user
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
@@ -307,7 +307,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         with self.unchanged_on_error(in_place=goes_on):
             self.check_parameters()
             knows_rows = goes_on and hasattr(self, "classes_inferred_")
-            table = check_rows(self, X, y, sample_weight, self.classes, reset=not knows_rows)
+            classes = self.classes_inferred_ if knows_rows else self.classes
+            table = check_rows(self, X, y, sample_weight, classes, reset=not knows_rows)
             if goes_on:
                 check_smoothing(self.smoothing, len(table.classes))
                 if not knows_rows:
@@ -376,6 +377,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             For parameters or data that cannot be trained on.
         """
         self.check_training_readiness()
+        check_whole("epochs", epochs)
         first = not hasattr(self, "classes_inferred_")
         with self.unchanged_on_error(in_place=self.initialized_):
             self.check_parameters()

@@ -32,12 +32,12 @@ from sklearn.utils import check_scalar
 
 from sksmooth._checks import (
     check_choice,
-    check_probabilities,
     check_unit_interval,
     check_vector,
     check_weight,
     scale_to_unit,
 )
+from sksmooth._labels import check_probabilities
 from sksmooth._private import Scorer
 
 __all__ = [
@@ -212,7 +212,8 @@ def expected_calibration_error(
     norm : {1, 2, "max"}, default=1
         How the bins' gaps are put together.
     labels : array-like of shape (n_classes,), default=None
-        The label of each column, in any order. None means the sorted labels of ``y_true``.
+        The label of each column, in any order. None means the names of the columns where they are
+        labels, else the sorted labels of ``y_true``.
     sample_weight : array-like of float, shape (n_samples,), default=None
         Non-negative weights; None weighs all rows alike.
 
@@ -284,7 +285,8 @@ def classwise_calibration_error(
     norm : {1, 2, "max"}, default=1
         How the bins' gaps are put together, as in :func:`expected_calibration_error`.
     labels : array-like of shape (n_classes,), default=None
-        The label of each column, in any order. None means the sorted labels of ``y_true``.
+        The label of each column, in any order. None means the names of the columns where they are
+        labels, else the sorted labels of ``y_true``.
     sample_weight : array-like of float, shape (n_samples,), default=None
         Non-negative weights; None weighs all rows alike.
 
@@ -342,7 +344,8 @@ def overconfidence(
         Predicted probabilities, columns in the order of ``labels``. For two classes also the
         probability of the second label alone.
     labels : array-like of shape (n_classes,), default=None
-        The label of each column, in any order. None means the sorted labels of ``y_true``.
+        The label of each column, in any order. None means the names of the columns where they are
+        labels, else the sorted labels of ``y_true``.
     sample_weight : array-like of float, shape (n_samples,), default=None
         Non-negative weights; None weighs all rows alike.
 
@@ -488,7 +491,8 @@ def area_under_risk_coverage(
         Any finite score that ranks the rows, higher for surer; None takes the largest probability
         of each row.
     labels : array-like of shape (n_classes,), default=None
-        The label of each column, in any order. None means the sorted labels of ``y_true``.
+        The label of each column, in any order. None means the names of the columns where they are
+        labels, else the sorted labels of ``y_true``.
     sample_weight : array-like of float, shape (n_samples,), default=None
         Non-negative weights, in coverage and risk alike; None weighs all rows alike.
 

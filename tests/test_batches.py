@@ -404,13 +404,14 @@ def test_the_draw_leaves_numpys_global_generator_alone():
 
 
 class WithTargets(Squares):
-    def __init__(self, **attributes):
-        super().__init__(4, label=self.not_to_be_read)
+    def __init__(self, labels=(2, 0, 1, 0), **attributes):
+        super().__init__(len(labels), label=self.read)
+        self.labels, self.n_read = labels, 0
         self.__dict__.update(attributes)
 
-    @staticmethod
-    def not_to_be_read(index):
-        raise AssertionError(f"row {index} was read, though the labels are at hand")
+    def read(self, index):
+        self.n_read += 1
+        return self.labels[index]
 
 
 @pytest.mark.parametrize(
@@ -430,6 +431,15 @@ def test_labels_are_read_from_every_kind_of_dataset(dataset):
     assert np.asarray(read_labels(dataset)).tolist() == [2, 0, 1, 0]
     nested = Subset(Subset(dataset, [3, 2, 0]), [2, 1])
     assert np.asarray(read_labels(nested)).tolist() == [2, 1]
+
+
+def test_labels_at_hand_are_compared_with_those_of_some_rows():
+    labels = np.arange(1000) % 3
+    dataset = WithTargets(labels, y=labels)
+    assert read_labels(dataset) is labels
+    assert 0 < dataset.n_read <= 20
+    other = WithTargets(labels + (np.arange(1000) > 900), y=labels)
+    assert read_labels(other).tolist() == other.labels.tolist()
 
 
 def test_labels_of_a_dataset_without_end_are_as_many_as_its_length():

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -201,6 +202,29 @@ def test_datasets_that_cannot_be_trained_on_are_told_why(parameters, arguments, 
         single(**parameters).fit(*arguments)
 
 
+def test_labels_that_a_dataset_changes_are_those_that_are_trained_on():
+    class Changed(Rows):
+        """As torchvision's with a target_transform: `targets` are not what rows have."""
+
+        def __init__(self):
+            super().__init__(X.astype(np.float32), Y)
+            self.targets, self.y = Y, None
+
+        def __getitem__(self, index):
+            return self.X[index], int(self.targets[index] > 0)
+
+    net = single().fit(Changed())
+    assert net.classes_.tolist() == [0, 1]
+    assert net.score(X, Y > 0) > 0.7
+
+
+def test_y_that_is_not_the_datasets_is_refused():
+    rows = Rows(X.astype(np.float32), Y)
+    single().fit(rows, Y.astype(float))
+    with pytest.raises(ValueError, match="y says otherwise than row 0 of the Rows"):
+        single().fit(rows, Y[::-1].copy())
+
+
 def test_streamed_rows_train():
     net = single(train_split=None).fit(Streamed(Y.tolist()))
     np.testing.assert_array_equal(net.predict(Streamed(Y.tolist())), net.predict(X))
@@ -239,7 +263,8 @@ def test_rows_of_a_dataset_that_are_none_are_told_of(item, error, message):
             return 200
 
         def __getitem__(self, index):
-            return item
+            is_pair = isinstance(item, tuple) and len(item) == 2
+            return (item[0], Y[index]) if is_pair else item
 
     with pytest.raises(error, match=message):
         single().fit(Items(), Y)
@@ -719,6 +744,70 @@ def test_arguments_of_every_fit_are_told_where_they_belong(argument, message, of
         crossed().fit(X, Y, **argument)
 
 
+def test_warm_start_knows_the_labels_that_it_was_started_with():
+    net = single(warm_start=True, max_epochs=20).fit(X, NAMES[Y])
+    some = Y > 0
+    net.fit(X[some], NAMES[Y[some]])
+    assert net.classes_.tolist() == list(NAMES)
+    assert net.score(X[some], NAMES[Y[some]]) > 0.9
+    expected = net.predict_proba(X)
+    with pytest.raises(ValueError, match="none of the classes"):
+        net.fit(X, Y)
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, 1.5, "2", True, None])
+def test_epochs_of_partial_fit_are_a_positive_integer(epochs):
+    with pytest.raises((TypeError, ValueError), match="epochs must be a positive integer"):
+        single().partial_fit(X, Y, epochs=epochs)
+
+
+def test_folds_that_train_on_rows_that_they_leave_out_are_refused():
+    half = np.arange(100)
+    with pytest.raises(ValueError, match="Fold 1 of cv trains on 50 of the rows"):
+        crossed().set_params(cv=[(half, half + 100), (half, half + 50)]).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"module": object}, TypeError, "module=object cannot be made: it gives no torch module"),
+        ({"module": LogisticRegression}, TypeError, "it gives no torch module"),
+        ({"predict_nonlinearity": nn.Softmax}, ValueError, r"predict_nonlinearity=Softmax\(\)"),
+        ({"callbacks__print_lg__sink": print}, ValueError, "Did you mean 'print_log'"),
+        ({"callbacks__print_lg": None}, ValueError, "Did you mean 'print_log'"),
+        ({"lr": Fraction(1, 100)}, ValueError, "lr=1/100 of .* must not be a Fraction"),
+        ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, "leaves no row a weight above 0"),
+        (
+            {"smoothing": pd.DataFrame(np.eye(3), index=[2, 1, 0])},
+            ValueError,
+            r"names \[2, 1, 0\], which are not in the order",
+        ),
+        (
+            {"smoothing": pd.DataFrame(np.eye(3), columns=["low", "mid", "high"])},
+            ValueError,
+            r"names \['low', 'mid', 'high'\].*smoothing\.to_numpy\(\)",
+        ),
+    ],
+)
+@ALL
+def test_parameters_that_would_be_misread_are_refused(make, parameters, error, message):
+    with pytest.raises(error, match=message):
+        make(**parameters).fit(X, Y)
+
+
+def test_sets_are_labels():
+    found = single(classes={0, 1, 2}).fit(X, Y).predict_proba(X)
+    np.testing.assert_array_equal(found, single().fit(X, Y).predict_proba(X))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript
+@ALL
+def test_scripted_modules_are_told_to_come_from_a_function(make):
+    with pytest.raises(ValueError, match="give a function that makes one"):
+        make(module=torch.jit.script(nn.Linear(10, 3))).fit(X, Y)
+
+
 def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_unfit_it():
     net = single().fit(X, Y)
     expected = net.predict_proba(X)
@@ -866,6 +955,38 @@ def test_columns_of_polars_that_are_no_numbers_are_named_too(make):
             make().fit(frame, Y)
         with pytest.raises(ValueError, match=message):
             model.predict(frame)
+
+
+@ALL
+def test_masked_values_are_refused(make):
+    masked = np.ma.array(X, mask=X > 2)
+    for rows, y in ((masked, Y), (X, np.ma.array(Y, mask=Y == 0))):
+        with pytest.raises((ValueError, TypeError), match=r"masked|MaskedConstant"):
+            make().fit(rows, y)
+    with pytest.raises(ValueError, match=r"values of an array of shape \(200, 10\) are masked"):
+        make().fit(X, Y).predict(masked)
+    model = make().fit(np.ma.array(X), Y)
+    np.testing.assert_array_equal(model.predict(X), make().fit(X, Y).predict(X))
+
+
+@ALL
+def test_rows_with_a_one_for_their_class_are_told_of_argmax(make):
+    for y in (np.eye(3)[Y], torch.eye(3)[torch.from_numpy(Y)], pd.get_dummies(NAMES[Y])):
+        with pytest.raises(ValueError, match=r"y\.argmax\(axis=1\)"):
+            make().fit(X, y)
+
+
+def test_a_table_in_a_dict_is_told_to_be_a_frame():
+    with pytest.raises(ValueError, match=r"pandas\.DataFrame"):
+        single().fit({f"x{i}": X[:, i] for i in range(10)}, Y)
+
+
+@pytest.mark.filterwarnings("ignore:Determining the column names of a LazyFrame")
+@pytest.mark.parametrize("make", [single, crossed])
+def test_lazy_frames_are_told_to_be_collected(make):
+    polars = pytest.importorskip("polars")
+    with pytest.raises(TypeError, match="LazyFrame holds no rows yet"):
+        make().fit(polars.DataFrame(X).lazy(), Y)
 
 
 def test_numbers_in_columns_of_objects_or_categories_are_numbers():

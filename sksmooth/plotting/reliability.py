@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sksmooth._checks import as_numpy, check_choice, check_probabilities, check_share
+from sksmooth._checks import as_numpy, check_choice, check_share
+from sksmooth._labels import check_probabilities
 from sksmooth.metrics import CalibrationBins, Strategy, calibration_bins
 from sksmooth.plotting._shared import (
     GREY,
@@ -387,7 +388,8 @@ class ReliabilityDisplay:
             Predicted probabilities, columns in the order of `labels`. For two classes also the
             probability of the second label alone.
         labels : array-like of shape (n_classes,), default=None
-            The label of each column. None means the sorted labels of `y_true`.
+            The label of each column. None means the names of the columns where they are labels,
+            else the sorted labels of `y_true`.
         n_bins : int, default=15
             Number of bins, at least 1.
         strategy : {"uniform", "quantile"}, default="uniform"

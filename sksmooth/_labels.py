@@ -1,0 +1,264 @@
+"""Labels: which there are, their class indices, and the columns of probabilities they name."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import check_array
+
+from sksmooth._checks import (
+    FLOATS,
+    as_numpy,
+    check_sums,
+    check_unit_interval,
+    grain_of,
+    without_tensor,
+)
+
+
+def sorted_labels(parameter: str, labels: ArrayLike) -> NDArray[Any]:
+    """Give the distinct labels, in their order.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter, for the message.
+    labels : array-like of shape (n_samples,)
+        Labels.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        Each once.
+
+    Raises
+    ------
+    TypeError
+        If they have no order, being of several types.
+
+    Examples
+    --------
+    >>> sorted_labels("y", ["b", "a", "b"])
+    array(['a', 'b'], dtype='<U1')
+    """
+    try:
+        return LabelEncoder().fit(np.asarray(labels)).classes_
+    except TypeError as error:
+        kinds = sorted({type(label).__name__ for label in np.ravel(np.asarray(labels))})
+        if len(kinds) == 1:  # such as bytes
+            raise
+        raise TypeError(
+            f"{parameter} holds labels of several types, {', '.join(kinds)}, which have no common "
+            "order; make all of them text, for instance."
+        ) from error
+
+
+def distinct(estimator: Any, labels: Any, name: str) -> NDArray:
+    """Give the distinct labels.
+
+    Parameters
+    ----------
+    estimator : object
+        Who asks, for the message.
+    labels : array-like
+        Labels.
+    name : str
+        The argument as which they came, for the message.
+
+    Returns
+    -------
+    ndarray
+        Each once, sorted.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two.
+    """
+    labels = list(labels) if isinstance(labels, Set) else labels
+    refuse_missing(labels, name)
+    if len(labels) == 0:
+        raise ValueError("classes is empty; give all labels, or None to take those of y.")
+    classes = sorted_labels(name, labels)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs rows of at least two classes, but {name} holds one "
+            f"class, {classes.tolist()[0]!r}."
+        )
+    return classes
+
+
+def refuse_missing(labels: Any, name: str) -> None:
+    """Refuse labels of which some are missing.
+
+    Parameters
+    ----------
+    labels : array-like or None
+        Labels.
+    name : str
+        The argument as which they came, for the message.
+
+    Raises
+    ------
+    ValueError
+        For NaN and None.
+    """
+    if labels is not None and pd.isna(np.asarray(labels)).any():
+        raise ValueError(f"Input {name} contains NaN or None; remove those rows.")
+
+
+def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
+    """Give the class indices of labels: the labels themselves, without a copy, if they can.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        Labels.
+    classes : ndarray of shape (n_classes,)
+        All labels, sorted.
+
+    Returns
+    -------
+    ndarray of shape (n,), int64
+        Their indices.
+
+    Raises
+    ------
+    ValueError
+        For a label that is none of the classes.
+    """
+    is_code = y.dtype.kind in "iu" and y.ndim == 1 and are_codes(classes)
+    if is_code and y.min() >= 0 and y.max() < len(classes):
+        return np.ascontiguousarray(y, dtype=np.int64)
+    encoder = LabelEncoder()
+    encoder.classes_ = classes
+    try:
+        return encoder.transform(y).astype(np.int64, copy=False)
+    except ValueError as error:
+        raise ValueError(
+            f"y has labels that are none of the classes {classes.tolist()}: {error}"
+        ) from error
+
+
+def are_codes(classes: NDArray) -> bool:
+    """Tell whether classes are the integers 0, 1, ..., so that each is its own class index.
+
+    Parameters
+    ----------
+    classes : ndarray
+        The classes.
+
+    Returns
+    -------
+    bool
+        Whether they are.
+
+    Examples
+    --------
+    >>> are_codes(np.array([0, 1])), are_codes(np.array([0.0, 1.0]))
+    (True, False)
+    """
+    return classes.dtype.kind in "iu" and np.array_equal(classes, np.arange(len(classes)))
+
+
+def check_probabilities(
+    y_true: ArrayLike, y_proba: ArrayLike, labels: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the column that each true label names, and the probabilities of all classes.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        True labels of any kind: str, int, bool.
+    y_proba : array-like of float, shape (n_samples, n_classes) or (n_samples,)
+        Their predicted probabilities; for two classes also that of the second label alone.
+    labels : array-like of shape (n_classes,) or None
+        The label of each column, in any order. None means the names of the columns where they are
+        labels, else the sorted labels of `y_true`.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples,), int
+        The column of each true label.
+    proba : ndarray of shape (n_samples, n_classes), float
+        The probabilities.
+
+    Raises
+    ------
+    ValueError
+        If they are no probabilities, a label is missing or unknown, or they do not fit each other.
+
+    Examples
+    --------
+    >>> codes, proba = check_probabilities(["cat", "dog"], [0.25, 0.5], None)
+    >>> codes
+    array([0, 1])
+    >>> proba
+    array([[0.75, 0.25],
+           [0.5 , 0.5 ]])
+    """
+    proba = check_array(
+        without_tensor(y_proba),
+        dtype=FLOATS,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name="y_proba",
+    )
+    check_unit_interval("y_proba", proba)
+    if proba.ndim == 1:
+        proba = np.column_stack((1 - proba, proba))
+    if proba.ndim == 2 and proba.shape[1] == 1 and (proba != 1).any():
+        raise ValueError(
+            "y_proba has one column; give the probability of the greater of two labels as a "
+            f"vector, y_proba.ravel(), and not with shape {proba.shape}."
+        )
+    if proba.ndim != 2:
+        raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
+    # float32 and float64 pass by the 1e-4; half precision needs the grain of its own numbers on
+    # top, twice where the softmax was computed in it.
+    check_sums("y_proba", proba, 1e-4 + 2 * grain_of(y_proba))
+
+    y = as_numpy(y_true)
+    if y.shape != (len(proba),):
+        raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.")
+    if pd.isna(y).any():
+        raise ValueError("y_true must not have missing values.")
+    return _columns_of(y, _labels_of(y_proba, y, labels), proba.shape[1]), proba
+
+
+def _labels_of(y_proba: Any, y: NDArray[Any], labels: ArrayLike | None) -> ArrayLike | None:
+    """Give the names of a frame's columns for `labels` where they are labels."""
+    names = getattr(y_proba, "columns", None)
+    if names is None or isinstance(names, pd.RangeIndex):
+        return labels
+    named = list(names)
+    if labels is None:
+        return named if set(pd.unique(y)) <= set(named) else None
+    given = as_numpy(labels).tolist()
+    if given != named and set(given) == set(named):
+        raise ValueError(f"labels={given}, but the columns of y_proba are named {named}.")
+    return labels
+
+
+def _columns_of(y: NDArray[Any], labels: ArrayLike | None, n_classes: int) -> NDArray[Any]:
+    classes = sorted_labels("y_true", y) if labels is None else as_numpy(labels)
+    if classes.shape != (n_classes,) or n_classes < 2:
+        hint = " Name the label of each column by labels=." if labels is None else ""
+        raise ValueError(
+            f"y_proba must have one column for each of two or more labels: it has {n_classes}, "
+            f"and the labels {'in y_true' if labels is None else 'given'} are "
+            f"{np.array2string(classes, threshold=10)}.{hint}"
+        )
+    index = pd.Index(classes)
+    if not index.is_unique:
+        raise ValueError(f"labels must not repeat, got {classes}.")
+    codes = index.get_indexer(y)
+    if (codes < 0).any():
+        unknown = pd.unique(y[codes < 0])[:5].tolist()
+        raise ValueError(f"y_true has labels that labels={classes.tolist()} lacks: {unknown}.")
+    return codes

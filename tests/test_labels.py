@@ -1,0 +1,90 @@
+"""Labels: which there are, and the columns of probabilities they name."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.preprocessing import LabelEncoder
+
+from sksmooth._labels import check_probabilities, distinct, encode, sorted_labels
+from sksmooth.metrics import (
+    area_under_risk_coverage,
+    classwise_calibration_error,
+    expected_calibration_error,
+    overconfidence,
+)
+
+METRICS = (
+    area_under_risk_coverage,
+    classwise_calibration_error,
+    expected_calibration_error,
+    overconfidence,
+)
+NAMES = np.array(["cat", "dog", "eel"])
+RNG = np.random.default_rng(0)
+PROBA = RNG.dirichlet([1, 1, 1], 50)
+Y = NAMES[RNG.integers(3, size=50)]
+TURNED = pd.DataFrame(PROBA[:, [2, 0, 1]], columns=["eel", "cat", "dog"])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_columns_of_a_frame_are_those_of_the_labels_that_they_are_named_by(metric):
+    expected = metric(Y, PROBA)
+    assert metric(Y, TURNED) == expected
+    assert metric(Y, TURNED, labels=["eel", "cat", "dog"]) == expected
+    with pytest.raises(ValueError, match=r"labels=\['cat'.*named \['eel', 'cat', 'dog'\]"):
+        metric(Y, TURNED, labels=["cat", "dog", "eel"])
+
+
+def test_columns_that_are_named_otherwise_or_not_at_all_are_in_the_order_of_the_labels():
+    expected = check_probabilities(Y, PROBA, None)[0]
+    for columns in (None, ["p0", "p1", "p2"], [3, 2, 1]):
+        frame = pd.DataFrame(PROBA, columns=columns)
+        assert_array_equal(check_probabilities(Y, frame, None)[0], expected)
+
+
+def test_named_columns_tell_of_a_class_that_the_rows_lack():
+    few = Y != "dog"
+    expected = expected_calibration_error(Y[few], PROBA[few], labels=NAMES)
+    assert expected_calibration_error(Y[few], TURNED[few]) == expected
+
+
+def test_polars_columns_name_labels_too():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(TURNED.to_numpy(), schema=list(TURNED.columns))
+    assert expected_calibration_error(Y, frame) == expected_calibration_error(Y, PROBA)
+
+
+@pytest.mark.parametrize("labels", [None, ["a", "b"]])
+def test_one_column_is_told_to_be_a_vector(labels):
+    with pytest.raises(ValueError, match=r"one column.*y_proba\.ravel\(\)"):
+        expected_calibration_error(["a", "b"], [[0.2], [0.7]], labels=labels)
+
+
+def test_labels_of_several_types_are_told_of():
+    with pytest.raises(TypeError, match="y_true holds labels of several types, int, str"):
+        expected_calibration_error(np.array([1, "b"], dtype=object), [[0.2, 0.8]] * 2)
+    with pytest.raises(TypeError, match="y holds labels of several types, int, str"):
+        distinct(None, np.array([1, "b"], dtype=object), "y")
+
+
+@pytest.mark.parametrize("labels", [[3, 1, 3], ["b", "a"], [True, False], [0.5, -1.0]])
+def test_sorted_labels_are_those_of_scikit_learn(labels):
+    expected = LabelEncoder().fit(labels).classes_
+    assert_array_equal(sorted_labels("y", labels), expected)
+    assert_array_equal(distinct(None, set(labels), "classes"), expected)
+    assert_array_equal(encode(np.array(labels), expected), np.searchsorted(expected, labels))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_masked_values_are_refused(metric):
+    mask = np.arange(50) < 3
+    y = np.ma.array(np.searchsorted(NAMES, Y), mask=mask)
+    for y_true, y_proba, weight in (
+        (y, PROBA, None),
+        (y.data, np.ma.array(PROBA, mask=PROBA > 0.5), None),
+        (y.data, PROBA, np.ma.array(np.ones(50), mask=mask)),
+    ):
+        with pytest.raises(ValueError, match="masked; leave out their rows"):
+            metric(y_true, y_proba, sample_weight=weight)
+    assert metric(np.ma.array(y.data), PROBA) == metric(y.data, PROBA)
