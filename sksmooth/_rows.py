@@ -17,6 +17,7 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
+from skorch.dataset import unpack_data
 from skorch.helper import SliceDataset
 from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -169,9 +170,10 @@ def check_rows(
     refuse_missing(y, "y")
     owner = estimator if owner is None else owner
     name = type(owner).__name__
-    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+    shape = np.asarray(y).shape
+    if len(shape) == 2 and shape[1] > 1:
         raise ValueError(
-            f"y should be a 1d array, got an array of shape {np.shape(y)} instead. Of rows with a "
+            f"y should be a 1d array, got an array of shape {shape} instead. Of rows with a "
             "one for their class, y.argmax(axis=1) gives class indices."
         )
     X, y = _checked(owner, X, y, reset=reset)
@@ -226,13 +228,7 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"X is a {kind} without any rows.")
-    if not (isinstance(first, tuple | list) and len(first) == 2):
-        raise ValueError(
-            f"The rows of a Dataset must be pairs (X, label), but the first of {kind} is a "
-            f"{type(first).__name__}"
-            + (f" of {len(first)}." if isinstance(first, tuple | list) else ".")
-        )
-    inputs, _ = first
+    inputs, _ = unpack_data(first if isinstance(first, tuple | list) else (first,))
     given_labels = None
     if y is not None or classes is None or isinstance(dataset, TensorRows):
         given_labels = np.asarray(as_array(read_labels(dataset) if y is None else y))

@@ -244,11 +244,11 @@ PAIR = (X[0].astype(np.float32), 0)
 @pytest.mark.parametrize(
     ("item", "error", "message"),
     [
-        ("a", ValueError, r"pairs \(X, label\), but the first of Items is a str"),
-        (X[0], ValueError, "the first of Items is a ndarray"),
-        (PAIR[:1], ValueError, "the first of Items is a tuple of 1"),
-        ((*PAIR, 1.0), ValueError, "the first of Items is a tuple of 3"),
-        ({"x": X[0], "y": 0}, ValueError, "the first of Items is a dict"),
+        ("a", ValueError, "returns 1 value"),
+        (X[0], ValueError, "returns 1 value"),
+        (PAIR[:1], ValueError, "returns 1 value"),
+        ((*PAIR, 1.0), ValueError, "returns 3 values"),
+        ({"x": X[0], "y": 0}, ValueError, "returns 1 value"),
         (("text", 0), TypeError, "text such as 'text'"),
         ((["a", "b"], 0), TypeError, "text such as 'a'"),
         ((X[0].tolist(), 0), TypeError, "SimpleNet takes rows as one tensor, got a list"),
