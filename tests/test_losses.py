@@ -468,6 +468,8 @@ def test_weights_that_are_all_zero_mean_nothing():
         ({"smoothing": "prior"}, ValueError, "needs class_prior"),
         ({"reduction": "maen"}, ValueError, r"reduction .* got 'maen'\. Did you mean 'mean'\?"),
         ({"reduction": None}, TypeError, "reduction must be one of 'mean', 'sum', 'none'"),
+        ({"ignore_index": None}, TypeError, "ignore_index must be an integer, got None"),
+        ({"ignore_index": 1.0}, TypeError, r"ignore_index must be an integer, got 1\.0"),
         ({"form": "KL"}, ValueError, r"form must be .* got 'KL'\. Did you mean 'kl'\?"),
         ({"form": "crossentropy"}, ValueError, r"Did you mean 'cross_entropy'\?"),
         ({"weight": torch.ones(3)}, ValueError, r"weight must have shape \(4,\), .* got \(3,\)"),

@@ -776,6 +776,7 @@ def test_folds_that_train_on_rows_that_they_leave_out_are_refused():
         ({"predict_nonlinearity": nn.Softmax}, ValueError, r"predict_nonlinearity=Softmax\(\)"),
         ({"callbacks__print_lg__sink": print}, ValueError, "Did you mean 'print_log'"),
         ({"callbacks__print_lg": None}, ValueError, "Did you mean 'print_log'"),
+        ({"criterion__ignore_index": None}, TypeError, "ignore_index must be an integer"),
         ({"lr": Fraction(1, 100)}, ValueError, "lr=1/100 of .* must not be a Fraction"),
         ({"class_weight": {0: 0, 1: 0, 2: 0}}, ValueError, "leaves no row a weight above 0"),
         (

@@ -115,7 +115,9 @@ def is_known(criterion: Any) -> bool:
         is_plain = criterion.label_smoothing < 1
     else:
         is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
-    return is_plain and criterion.reduction == "mean" and criterion.ignore_index < 0
+    if not is_plain or criterion.reduction != "mean":
+        return False
+    return isinstance(criterion.ignore_index, int) and criterion.ignore_index < 0
 
 
 def stacked_loss(
