@@ -163,7 +163,7 @@ def without_tensor(values: Any) -> Any:
     >>> without_tensor([1, 2])
     [1, 2]
     """
-    if np.ma.is_masked(values):
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(
             f"{np.ma.count_masked(values)} values of an array of shape {np.shape(values)} are "
             "masked; leave out their rows, or fill them."

@@ -587,7 +587,7 @@ def as_array(data: Any) -> Any:
     """
     if isinstance(data, SliceDataset):
         return np.asarray([without_tensor(own) for own in data])
-    if hasattr(data, "collect"):
+    if hasattr(type(data), "collect"):
         raise TypeError(f"A {type(data).__name__} holds no rows yet; give what collect() gives.")
     if isinstance(data, DataLoader):
         raise TypeError(

@@ -982,6 +982,14 @@ def test_a_table_in_a_dict_is_told_to_be_a_frame():
         single().fit({f"x{i}": X[:, i] for i in range(10)}, Y)
 
 
+@ALL
+def test_columns_may_have_any_name(make):
+    names = ["collect", "_mask", "columns", "shape", "dtype", "T", "y", "values", "index", "fit"]
+    frame = pd.DataFrame(X, columns=names).astype({"_mask": bool})
+    expected = make().fit(frame.to_numpy(dtype=float), Y).predict_proba(frame.to_numpy(dtype=float))
+    np.testing.assert_array_equal(make().fit(frame, Y).predict_proba(frame), expected)
+
+
 @pytest.mark.filterwarnings("ignore:Determining the column names of a LazyFrame")
 @pytest.mark.parametrize("make", [single, crossed])
 def test_lazy_frames_are_told_to_be_collected(make):
