@@ -63,6 +63,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     It is a :class:`skorch.NeuralNetClassifier`: all of skorch's parameters, callbacks and methods
     work. It is a scikit-learn classifier too: it goes into pipelines, searches and ensembles.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     module : torch module (class or instance), default=SimpleNet

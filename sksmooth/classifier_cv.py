@@ -126,6 +126,8 @@ class LabelSmoothingClassifierCV(
     logits, and the ε whose calibrated probabilities are then best is chosen. No row is lost to a
     validation set.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     estimator : LabelSmoothingClassifier or None, default=None

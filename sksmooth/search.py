@@ -49,6 +49,8 @@ class BatchedGridSearchCV(GridSearchCV):
       :class:`~sksmooth.LabelSmoothingClassifier` nor a Pipeline that ends in one is searched as
       GridSearchCV does.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     estimator : LabelSmoothingClassifier, or Pipeline that ends in one
