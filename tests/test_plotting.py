@@ -24,6 +24,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Checkpoint, LoadInitState
 from torch.nn import CrossEntropyLoss
 
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -885,6 +886,16 @@ class TestLive:
         monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # nor needs matplotlib there
         short(callbacks=[LiveTrainingDisplay()]).fit(X, y)
         assert cell.n_drawn == 0
+
+    def test_a_training_that_goes_on_has_a_picture_of_its_own(self, data, monkeypatch, tmp_path):
+        X, y, *_ = data
+        for max_epochs in (2, 4):  # the second in another notebook
+            notebook = Cell(kernel=None).open(monkeypatch)
+            checkpoint = Checkpoint(monitor=None, dirname=tmp_path, f_training="training.pt")
+            callbacks = [LiveTrainingDisplay(), checkpoint, LoadInitState(checkpoint)]
+            net = short(max_epochs=max_epochs, random_state=0, callbacks=callbacks).fit(X, y)
+            assert len(notebook.pictures) == 1
+        assert len(net.history) == 4
 
     def test_without_matplotlib_it_says_how_to_install_it(self, data, notebook, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)

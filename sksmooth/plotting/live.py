@@ -34,8 +34,10 @@ class LiveTrainingDisplay(Callback):
     :class:`~sksmooth.SmoothingCurveDisplay` of all ε:
     ``LabelSmoothingClassifierCV().set_callbacks(LiveTrainingDisplay())``.
 
-    It changes no result, the nets are trained by the same steps, and a tenth of the time at most
-    goes into drawing. Outside of notebooks it shows nothing.
+    It changes no result, and the nets are trained by the same steps. After each drawing ten times
+    as long passes without one, so that it costs about a tenth of the time; of a
+    LabelSmoothingClassifierCV the choice so far is made after each epoch, which costs more. Outside
+    of notebooks it shows nothing.
 
     .. versionadded:: 0.2.0
 
@@ -52,17 +54,16 @@ class LiveTrainingDisplay(Callback):
         """Begin a new picture. A hook of skorch's."""
         if _is_notebook():
             import_pyplot(type(self).__name__)
-        self.picture_: str | None = None
-        self.next_ = -np.inf  # when to draw again
+        self.picture_ = _Picture()
         return self
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Draw the epochs so far. A hook of skorch's."""
-        self._redraw(lambda: display_of(net.history, None), is_over=False)
+        self.picture_.redraw(lambda: display_of(net.history, None), is_over=False)
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
         """Draw all epochs. A hook of skorch's."""
-        self._redraw(
+        self.picture_.redraw(
             lambda: display_of(net.history, getattr(net, "best_epoch_", None)), is_over=True
         )
 
@@ -95,20 +96,28 @@ class LiveTrainingDisplay(Callback):
                 best_epoch=model.best_epoch_,
             )
 
-        self._redraw(choice, is_over=context.task_name != "epoch")
+        self.picture_.redraw(choice, is_over=context.task_name != "epoch")
 
-    def _redraw(self, make: Callable[[], Any], *, is_over: bool) -> None:
+
+class _Picture:
+    """A picture below a cell."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None  # by which IPython knows it, once it is shown
+        self.next = -np.inf  # when to draw again
+
+    def redraw(self, make: Callable[[], Any], *, is_over: bool) -> None:
         """Show a display in place of the one before it, if it is time to."""
         begin = time.monotonic()
-        if not _is_notebook() or (begin < self.next_ and not is_over):
+        if not _is_notebook() or (begin < self.next and not is_over):
             return
         from IPython.display import Image, display
 
-        shown = self.picture_ is not None
-        self.picture_ = self.picture_ or uuid.uuid4().hex
-        display(Image(_draw(make())), display_id=self.picture_, update=shown)
+        is_shown = self.name is not None
+        self.name = self.name or uuid.uuid4().hex
+        display(Image(_draw(make())), display_id=self.name, update=is_shown)
         end = time.monotonic()
-        self.next_ = end + _PAUSE * (end - begin)
+        self.next = end + _PAUSE * (end - begin)
 
 
 def _is_notebook() -> bool:
