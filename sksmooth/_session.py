@@ -95,17 +95,17 @@ class EpochTable(PrintLog):
 
     Attributes
     ----------
-    left : float or None
+    left_ : float or None
         Seconds that the epochs to come take at most.
     """
 
-    left: float | None = None
+    left_: float | None = None
 
     def table(self, row: Mapping[str, Any]) -> str:
         """Lay out the epoch's row."""
-        if self.left is not None:
+        if self.left_ is not None:
             # An event, for skorch puts these behind the scores. History keeps none of it.
-            row = {**row, "event_left_at_most": as_clock(self.left)}
+            row = {**row, "event_left_at_most": as_clock(self.left_)}
         return super().table(row)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
@@ -126,7 +126,7 @@ def tell_time_left(net: Any, epoch: Epoch) -> None:
     """
     for _, callback in net.callbacks_:
         if isinstance(callback, EpochTable):
-            callback.left = epoch.left
+            callback.left_ = epoch.left
 
 
 class Training:
