@@ -1,9 +1,9 @@
 """Quality of the probabilities of sksmooth, side by side with those of other classifiers.
 
 Every contestant comes from its own package, with the defaults that its documentation recommends,
-behind one and the same preprocessing, and gets the same rows: 70 % of each data set for training,
-the rest for testing, in several random splits; then once more with 20 % of the training labels
-flipped to another class at random. All run in one thread.
+behind one and the same preprocessing (but those named "by skrub" and "raw"), and gets the same
+rows: 70 % of each data set for training, the rest for testing, in several random splits; then once
+more with 20 % of the training labels flipped to another class at random. All run in one thread.
 
 A data set is one of scikit-learn's four or any CSV file of a folder, with the class in its column
 `target`. What is measured is written to a file line by line, and a run that was cut off goes on
@@ -43,8 +43,9 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, LabelEncoder, OneHotEncoder, StandardScaler
 from skorch import NeuralNetClassifier
+from skrub import tabular_pipeline
 from threadpoolctl import threadpool_limits
 
 from sksmooth import (
@@ -124,8 +125,12 @@ def flip(y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return y
 
 
-def make_preprocessing() -> Any:
-    """Impute; encode categories one-hot, standardize numbers."""
+def make_preprocessing(who: str = "") -> Any:
+    """Impute; encode categories one-hot, standardize numbers; or as its name says."""
+    if who.endswith(", by skrub"):
+        return tabular_pipeline(LabelSmoothingClassifier())[:-1]
+    if who.endswith(", raw"):
+        return FunctionTransformer(name_gaps)
     categories = make_pipeline(
         SimpleImputer(strategy="most_frequent"),
         OneHotEncoder(handle_unknown="ignore", sparse_output=False),
@@ -134,6 +139,12 @@ def make_preprocessing() -> Any:
     return make_column_transformer(
         (categories, make_column_selector(dtype_exclude="number")), remainder=numbers
     )
+
+
+def name_gaps(X: pd.DataFrame) -> pd.DataFrame:
+    """Let a missing category be one, without which CatBoost takes no column of categories."""
+    words = X.select_dtypes(exclude="number")
+    return X.assign(**words.astype("string").fillna("missing").astype(object))
 
 
 # -- contestants --------------------------------------------------------------------------------
@@ -183,12 +194,17 @@ def make_svs(seed: int) -> ClassifierMixin:
     return make_calibrated_otherwise(get_calibrator("svs"), seed)
 
 
-def make_catboost(split: Split, seed: int) -> ClassifierMixin:
+def make_catboost(split: Split, seed: int, **params: Any) -> ClassifierMixin:
     from catboost import CatBoostClassifier
 
     return CatBoostClassifier(
-        random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False
+        random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False, **params
     )
+
+
+def make_raw_catboost(split: Split, seed: int) -> ClassifierMixin:
+    words = make_column_selector(dtype_exclude="number")(split.X_train)
+    return make_catboost(split, seed, cat_features=words)
 
 
 def make_calibrated_otherwise(calibration: Any, seed: int) -> LabelSmoothingClassifierCV:
@@ -234,13 +250,16 @@ CONTESTANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     "RealMLP-TD, ε=0": lambda split, seed: make_real_mlp(split, seed, use_ls=False),
 }
 
-# Other calibrators than the default one, other modules and recipes, to be named by --only.
+# Other calibrators than the default one, other modules, recipes and preprocessing, to be named by
+# --only.
 VARIANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     f"{OURS}, temperature": lambda split, seed: make_calibrated_otherwise("temperature", seed),
     f"{OURS}, SVS": lambda split, seed: make_svs(seed),
     f"{OURS}, numbers as they are": lambda split, seed: LabelSmoothingClassifierCV(
         encodings=(None,), random_state=seed
     ),
+    f"{OURS}, by skrub": lambda split, seed: LabelSmoothingClassifierCV(random_state=seed),
+    "CatBoost, raw": make_raw_catboost,
     f"{OURS}, one net": lambda split, seed: make_one_net(seed),
     "LabelSmoothingClassifier, TabM": lambda split, seed: LabelSmoothingClassifier(
         make_tabm, lr=0.002, random_state=seed
@@ -265,7 +284,7 @@ def measure(task: Task, table: Table) -> dict[str, Any]:
     """Fit and score; give a line of the results."""
     split = Split.of(table, task.split, task.flipped)
     net = {**CONTESTANTS, **VARIANTS}[task.who](split, task.split)
-    model = make_pipeline(make_preprocessing(), net)
+    model = make_pipeline(make_preprocessing(task.who), net)
     torch.set_num_threads(1)
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all that count are the figures
@@ -296,7 +315,7 @@ def warm_up(who: str) -> None:
     iris = next(table for table in load_tables(None) if table.name == "iris")
     split = Split.of(iris, 0, flipped=False)
     net = {**CONTESTANTS, **VARIANTS}[who](split, 0)
-    make_pipeline(make_preprocessing(), net).fit(split.X_train, split.y_train)
+    make_pipeline(make_preprocessing(who), net).fit(split.X_train, split.y_train)
 
 
 def score(split: Split, model: Pipeline, proba: np.ndarray) -> dict[str, float]:
@@ -466,6 +485,7 @@ def draw(results: pd.DataFrame, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of CSV files with a column `target`")
+    parser.add_argument("--tables", nargs="+", metavar="NAME", help="data sets; default: all")
     parser.add_argument("--splits", type=int, default=5, help="splits of each data set")
     parser.add_argument("--first-split", type=int, default=0, help="number of the first of them")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contestants; default: all")
@@ -480,7 +500,7 @@ def main() -> None:
     tasks = [
         Task(name, flipped, number, who)
         for number in range(args.first_split, args.first_split + args.splits)
-        for name in tables
+        for name in args.tables or tables
         for flipped in ((False,) if args.no_flipped else (False, True))
         for who in args.only or CONTESTANTS
     ]

@@ -18,6 +18,7 @@ from sksmooth.metrics import (
 )
 from sksmooth.modules import SimpleNet
 from sksmooth.plotting import (
+    LiveTrainingDisplay,
     ReliabilityDisplay,
     RiskCoverageDisplay,
     SelectiveConfusionMatrixDisplay,
@@ -32,6 +33,7 @@ __all__ = [
     "LabelSmoothingClassifier",
     "LabelSmoothingClassifierCV",
     "LabelSmoothingLoss",
+    "LiveTrainingDisplay",
     "NormTemperatureScaling",
     "Periodic",
     "PiecewiseLinear",

@@ -21,7 +21,7 @@ from torch.nn.parameter import is_lazy
 from sksmooth._batches import TensorBatches
 from sksmooth._callbacks import Evaluation, FitTask, heard
 from sksmooth._rows import Table, check_rows
-from sksmooth._session import learned_so_far
+from sksmooth._session import learned_so_far, tell_time_left
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
@@ -407,6 +407,7 @@ class _Records:
             batches = losses.batches(m)
             own = {name: values[m] for name, values in columns.items()}
             row = {"batches": batches, "epoch": epoch.number, "train_batch_count": len(batches)}
+            tell_time_left(self.runners[m].estimator, epoch)
             self.runners[m].record({**row, **own, "dur": seconds})
 
     def _flag_best(self, scores: dict[str, NDArray]) -> dict[str, list[bool]]:

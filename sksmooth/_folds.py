@@ -21,7 +21,7 @@ from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import FitTask
 from sksmooth._predict import KnownProbabilities, probabilities
 from sksmooth._rows import Table
-from sksmooth._session import Session
+from sksmooth._session import Session, as_clock
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding
 from sksmooth.engine.loop import Epoch, train
@@ -178,7 +178,7 @@ class FoldsTraining:
 
         def end_epoch(epoch: Epoch) -> None:
             if verbose:
-                self._print_epoch(epoch.number)
+                self._print_epoch(epoch)
             for stack, losses in zip(self.stacks, epoch.losses, strict=True):
                 stack.end_epoch(epoch.number, losses)
             if task.end_epoch(learned):
@@ -300,13 +300,15 @@ class FoldsTraining:
             weight = weight / class_weight[self.y]
         return log_loss(self.y, proba, sample_weight=weight, labels=np.arange(self.n_classes))
 
-    def _print_epoch(self, number: int) -> None:
+    def _print_epoch(self, epoch: Epoch) -> None:
         losses = [
             f"ε={self.label_smoothings[value]:g} {loss:.4f}"
-            for value, epoch, loss, *_ in self.recorded
-            if epoch == number
+            for value, number, loss, *_ in self.recorded
+            if number == epoch.number
         ]
-        print(f"epoch {number:>3}, refined loss:  " + "  ".join(losses))
+        assert epoch.left is not None
+        left = as_clock(epoch.left)
+        print(f"epoch {epoch.number:>3}, refined loss:  {'  '.join(losses)}, at most {left} left")
 
     def results(self) -> dict[str, NDArray]:
         """Give the scores of each ε and epoch, one row after the other."""

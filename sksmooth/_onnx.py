@@ -43,6 +43,8 @@ def to_onnx(
     the numbers, all nets, the mean of their logits, the calibrator, the labels. The graph needs no
     Python to run, and takes any number of rows.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     estimator : estimator

@@ -34,6 +34,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     gets its name when it is whole and on the disk; whatever happens before, a file of that name
     stays as it was.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     estimator : LabelSmoothingClassifier or LabelSmoothingClassifierCV
@@ -100,6 +102,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 
 def load(path: str | os.PathLike, **parameters: Any) -> Any:
     """Load a classifier that :func:`save` has saved, without running any code from the file.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -65,13 +67,66 @@ def show(text: str) -> None:
     print(text)
 
 
+def as_clock(seconds: float) -> str:
+    """Write a time as hours, minutes and whole seconds, rounded up.
+
+    Parameters
+    ----------
+    seconds : float
+        The time.
+
+    Returns
+    -------
+    str
+        As a clock shows it.
+
+    Examples
+    --------
+    >>> as_clock(75.2)
+    '0:01:16'
+    """
+    return str(timedelta(seconds=math.ceil(seconds)))
+
+
 class EpochTable(PrintLog):
-    """skorch's table of the epochs, not laid out where ``verbose=0`` leaves it unprinted."""
+    """skorch's table of the epochs, with the time left.
+
+    It is not laid out where ``verbose=0`` leaves it unprinted.
+
+    Attributes
+    ----------
+    left_ : float or None
+        Seconds that the epochs to come take at most.
+    """
+
+    left_: float | None = None
+
+    def table(self, row: Mapping[str, Any]) -> str:
+        """Lay out the epoch's row."""
+        if self.left_ is not None:
+            # An event, for skorch puts these behind the scores. History keeps none of it.
+            row = {**row, "event_left_at_most": as_clock(self.left_)}
+        return super().table(row)
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Print the epoch's row."""
         if net.verbose or self.sink not in (show, print):
             super().on_epoch_end(net, **kwargs)
+
+
+def tell_time_left(net: Any, epoch: Epoch) -> None:
+    """Tell a net's table of an epoch how long the epochs to come take at most.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        In training.
+    epoch : Epoch
+        That has ended.
+    """
+    for _, callback in net.callbacks_:
+        if isinstance(callback, EpochTable):
+            callback.left_ = epoch.left
 
 
 class Training:
@@ -232,6 +287,7 @@ class Session:
                 history.record("valid_batch_count", 1)
             for name, score in scores.items():
                 history.record(name, score)
+        tell_time_left(net, epoch)
 
     def end_epoch(self) -> None:
         """Tell callbacks that an epoch has ended."""

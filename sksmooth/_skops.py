@@ -28,6 +28,8 @@ def trusted_types() -> list[str]:
     classifier needs, alone or in a Pipeline. A search holds scorers of scikit-learn's, too, which
     skops does not trust by itself, and a module or callback of one's own is asked for by its name.
 
+    .. versionadded:: 0.2.0
+
     Returns
     -------
     list of str

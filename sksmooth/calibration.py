@@ -45,6 +45,8 @@ class TemperatureScaling(BaseEstimator):
     One number for all classes, found by minimizing the log-loss of rows that the net did not train
     on. It never changes the predicted class.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     prior_strength : float, default=0.0
@@ -275,6 +277,8 @@ class NormTemperatureScaling(TemperatureScaling):
     large logits say less than their size: one that met few rows like this one, or wrong labels. T
     and γ minimize the log-loss of rows that the net did not train on, with a normal prior on γ.
     Like temperature scaling it never changes the predicted class.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -63,6 +63,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     It is a :class:`skorch.NeuralNetClassifier`: all of skorch's parameters, callbacks and methods
     work. It is a scikit-learn classifier too: it goes into pipelines, searches and ensembles.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     module : torch module (class or instance), default=SimpleNet
@@ -132,7 +134,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     warm_start : bool, default=False
         Let ``fit`` train the fitted net further instead of starting anew.
     verbose : int, default=0
-        Print a table of the epochs.
+        Print a table of the epochs, with the time (h:mm:ss) that those up to `max_epochs` and
+        `max_time` take at most: early stopping may come sooner.
     device : str, torch.device or None, default="cpu"
         Where to train and predict.
     compile : bool, default=False

@@ -126,6 +126,8 @@ class LabelSmoothingClassifierCV(
     logits, and the ε whose calibrated probabilities are then best is chosen. No row is lost to a
     validation set.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     estimator : LabelSmoothingClassifier or None, default=None
@@ -160,8 +162,9 @@ class LabelSmoothingClassifierCV(
         nothing but ε tells them apart. torch's global generator is left as it was. None draws a
         seed from numpy's global generator.
     verbose : int, default=0
-        Print a line for each epoch, and first of all why the nets are trained one by one, should
-        they not be trained in lockstep.
+        Print a line for each epoch, with the time (h:mm:ss) that those up to `max_epochs` and
+        `max_time` take at most, and first of all why the nets are trained one by one, should they
+        not be trained in lockstep.
     max_members : int, default=64
         The most nets in one stack; more are split into several, which bounds the memory.
 

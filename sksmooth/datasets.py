@@ -57,6 +57,8 @@ def make_tabular(
     :func:`sklearn.datasets.make_classification`. The same int `random_state` gives the same `X`,
     and the same labels before the noise, whatever `label_noise` is.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     n_samples : int, default=1000
@@ -154,6 +156,8 @@ def load_fashion_mnist(folder: str | PathLike[str] | None = None) -> FashionMNIS
     Without a `folder`, the files of Debian's package ``dataset-fashion-mnist`` are read where
     it is installed; otherwise :func:`sklearn.datasets.fetch_openml` downloads the data once and
     keeps it in scikit-learn's cache.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -128,6 +128,8 @@ class PiecewiseLinear(Encoding):
     ones. A linear layer makes any piecewise-linear function of the number of them: of a column with
     no more values than knots, any function at all.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     n_knots : int, default=5
@@ -183,6 +185,8 @@ class Periodic(Encoding):
     With mean m and standard deviation s of a column, they are :math:`\sin(f (x - m) / s)` and
     :math:`\cos(f (x - m) / s)`. The frequencies f lie where those of a half-normal distribution of
     the standard deviation `scale` would.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -40,6 +40,8 @@ class LabelSmoothingLoss(nn.Module):
     With ``smoothing="uniform"`` the value and the gradient are those of
     ``torch.nn.CrossEntropyLoss(label_smoothing=ε)``, whatever the weights and the reduction.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     label_smoothing : float in [0, 1), default=0.1

@@ -198,6 +198,8 @@ def expected_calibration_error(
     :math:`\sqrt{\sum_b w_b g_b^2}` (``norm=2``) or :math:`\max_b g_b` (``norm="max"``, MCE [1]_).
     ``strategy="quantile"`` gives the adaptive calibration error of the top label [2]_.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
@@ -271,6 +273,8 @@ def classwise_calibration_error(
     probability of each row. The error of a class compares, over bins of its column, the mean
     probability with the fraction of rows that are of that class.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
@@ -335,6 +339,8 @@ def overconfidence(
     sample_weight: ArrayLike | None = None,
 ) -> float:
     """Mean confidence minus accuracy: the sign that the calibration error leaves out.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -410,6 +416,8 @@ def risk_coverage_curve(
 
     Rows of equal confidence are one step, as no threshold can part them.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     confidence : array-like of float, shape (n_samples,)
@@ -479,6 +487,8 @@ def area_under_risk_coverage(
     mean over the rows i of the error rate among the rows at least as confident as row i. Rows of
     equal confidence join together, as no threshold can part them; so the order of the rows does
     not matter. Without ties and weights this is the mean of the n selective risks of [1]_.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -45,6 +45,8 @@ class SimpleNet(nn.Module):
 
     Each hidden layer is linear, then the activation, then dropout; the last layer is linear.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     n_features : int, default=10

@@ -29,6 +29,9 @@ from sksmooth._private import Interval, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
 from sksmooth.classifier import LabelSmoothingClassifier
 
+# tqdm's own, in words: fits that stop early leave epochs out.
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, at most {remaining} left, {rate_fmt}]"
+
 
 class BatchedGridSearchCV(GridSearchCV):
     """GridSearchCV, sooner: the nets of compatible candidates and of all folds train in lockstep.
@@ -45,6 +48,8 @@ class BatchedGridSearchCV(GridSearchCV):
       `alone_because_` tells why. An estimator that is neither a
       :class:`~sksmooth.LabelSmoothingClassifier` nor a Pipeline that ends in one is searched as
       GridSearchCV does.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -63,7 +68,8 @@ class BatchedGridSearchCV(GridSearchCV):
     cv : int, splitter or iterable, default=None
         As in GridSearchCV.
     verbose : int, default=0
-        Above 0, show a bar over the epochs of all fits, and say which are fitted by themselves.
+        Above 0, show a bar over the epochs of all fits with the time left, at most, and say which
+        are fitted by themselves.
     pre_dispatch : int or str, default="2*n_jobs"
         As in GridSearchCV, for groups.
     error_score : "raise" or float, default=nan
@@ -331,7 +337,8 @@ class _Training:
             pre_dispatch=search.pre_dispatch,
             return_as="generator" if tells else "list",
         )
-        with tqdm(total=sum(epochs), unit="epoch", disable=not search.verbose) as bar:
+        total = sum(epochs)
+        with tqdm(total=total, unit="epoch", bar_format=_BAR, disable=not search.verbose) as bar:
             outcomes = parallel(
                 delayed(_fit_part)([jobs[k] for k in part], search.max_members, _Progress(bar))
                 for part in parts

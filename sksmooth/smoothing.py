@@ -126,6 +126,8 @@ def smoothing_matrix(
 
     "uniform" with ε is "off_target" with ε(K-1)/K.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     label_smoothing : float in [0, 1)
@@ -186,6 +188,8 @@ def smooth_labels(
     class_prior: ArrayLike | torch.Tensor | None = None,
 ) -> Any:
     """Turn class indices into smoothed target distributions: the rows T[y].
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -46,6 +46,15 @@ def table(quality, folder):
     return next(table for table in quality.load_tables(folder) if table.name == "Trees")
 
 
+def test_tables_as_they_come_lose_no_column_and_have_no_gap_where_none_may_be(quality, table):
+    by_skrub = quality.make_preprocessing("anything, by skrub").fit_transform(table.X)
+    assert not np.isnan(by_skrub).any(axis=None)
+    raw = quality.make_preprocessing("anything, raw").fit_transform(table.X)
+    assert raw.columns.tolist() == table.X.columns.tolist()
+    assert set(raw["word"]) == {"ash", "birch", "cedar", "missing"}
+    pd.testing.assert_series_equal(raw["number"], table.X["number"])
+
+
 def tasks_of(quality, names):
     return [quality.Task("Trees", flipped, 0, who) for flipped in (False, True) for who in names]
 

@@ -1,5 +1,6 @@
 """The documentation: it builds without a warning, and the reference names all that is public."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -15,6 +16,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 def test_the_reference_names_all_that_is_public():
     entries = re.findall(r"^   (\w+)$", (DOCS / "api.rst").read_text(), re.MULTILINE)
     assert sorted(entries) == sorted(sksmooth.__all__)
+
+
+def test_the_reference_says_since_when():
+    for name in sksmooth.__all__:
+        text = inspect.getdoc(getattr(sksmooth, name))
+        assert re.search(r"^\.\. versionadded:: \d+\.\d+\.\d+$", text, re.MULTILINE), name
 
 
 def test_every_page_says_something_that_runs():

@@ -145,11 +145,16 @@ class TestQuickstart:
         assert f"Saved {returned['picture']}" in printed
 
 
-def test_grid_search_tabulates_both_scores_on_both_data_sets():
-    tables, printed = _run(
-        "grid_search.py", "--label-smoothing", 0, 0.1, "--folds", 2, "--epochs", 5
+def test_grid_search_tabulates_and_draws_both_data_sets(tmp_path):
+    returned, printed = _run(
+        *("grid_search.py", "--label-smoothing", 0, 0.1, "--folds", 2, "--epochs", 5),
+        *("--output", tmp_path),
     )
-    assert list(tables) == ["breast cancer", "digits"]
+    tables = returned["tables"]
+    for picture in returned["pictures"].values():
+        assert picture.read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {picture}" in printed
+    assert list(returned["pictures"]) == list(tables) == ["breast cancer", "digits"]
     for name, table in tables.items():
         assert f"== {name}: " in printed
         assert table.to_string(index=False, float_format="{:.4f}".format) in printed
@@ -201,15 +206,17 @@ class TestTabularFrame:
         assert predictions[["uncalibrated", "calibrated"]].gt(1 / 3).all(axis=None)
         assert predictions.to_string(float_format="{:.3f}".format) in printed
 
-    def test_saves_the_reliability_plot(self, tabular_frame):
+    @pytest.mark.parametrize("picture", ["picture", "rejection"])
+    def test_saves_the_plots(self, tabular_frame, picture):
         returned, printed = tabular_frame
-        assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
-        assert f"Saved {returned['picture']}" in printed
+        assert returned[picture].read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {returned[picture]}" in printed
 
 
 @pytest.fixture(scope="module")
-def pytorch_loop():
-    return _run("pytorch_loop.py", "--epochs", 4)
+def pytorch_loop(tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "output"
+    return _run("pytorch_loop.py", "--epochs", 4, "--output", output)
 
 
 class TestPytorchLoop:
@@ -221,6 +228,11 @@ class TestPytorchLoop:
 
     def test_the_two_losses_train_equal_nets(self, pytorch_loop):
         assert pytorch_loop[0]["largest_difference"] < 1e-5
+
+    def test_saves_the_reliability_plot(self, pytorch_loop):
+        returned, printed = pytorch_loop
+        assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {returned['picture']}" in printed
 
     def test_the_loss_falls(self, pytorch_loop):
         epochs = pytorch_loop[0]["epochs"]
@@ -319,8 +331,12 @@ class TestFashionMNIST:
 
 
 @pytest.fixture(scope="module")
-def batched_grid_search():
-    return _run("batched_grid_search.py", "--label-smoothing", 0, 0.1, "--folds", 3, "--epochs", 5)
+def batched_grid_search(tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "output"
+    return _run(
+        *("batched_grid_search.py", "--label-smoothing", 0, 0.1, "--folds", 3, "--epochs", 5),
+        *("--output", output),
+    )
 
 
 class TestBatchedGridSearch:
@@ -334,6 +350,11 @@ class TestBatchedGridSearch:
         assert f"largest difference between the tables: {returned['largest_difference']:.1e}" in (
             printed
         )
+
+    def test_saves_the_plot(self, batched_grid_search):
+        returned, printed = batched_grid_search
+        assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
+        assert f"Saved {returned['picture']}" in printed
 
     def test_both_times_are_shown(self, batched_grid_search):
         returned, printed = batched_grid_search

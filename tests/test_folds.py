@@ -250,6 +250,8 @@ class TestAlone:
         printed = capsys.readouterr().out.splitlines()
         assert printed[0].startswith("Not trained in lockstep: the module has buffers")
         assert printed[1].startswith("epoch   1, refined loss:  ε=0 ")
+        assert printed[1].endswith(" left")
+        assert printed[2].endswith(", at most 0:00:00 left")
         assert len(printed) == 3
 
     def test_other_modules_train_in_lockstep(self):

@@ -69,6 +69,20 @@ def test_no_epoch_begins_after_the_time_is_over(max_time, n_epochs):
     assert len(epochs) <= n_epochs if max_time == 0.05 else len(epochs) == n_epochs
 
 
+@pytest.mark.parametrize(
+    ("n_before", "max_time", "left"),
+    [(0, None, [6.0, 4.0, 2.0, 0.0]), (0, 5.0, [3.0, 1.0, 0.0]), (2, None, [2.0, 0.0])],
+)
+def test_the_time_left_is_at_most_that_of_the_epochs_to_come(monkeypatch, n_before, max_time, left):
+    seconds = [0.0]  # each epoch takes two
+    monkeypatch.setattr(time, "perf_counter", lambda: seconds[0])
+    monitor = Watching()
+    monitor.n_epochs = n_before
+    begin = lambda: seconds.__setitem__(0, seconds[0] + 2.0)  # noqa: E731
+    _, epochs = run([Counted()], monitor, 4, begin, max_time)
+    assert [epoch.left for epoch in epochs] == left
+
+
 @pytest.mark.parametrize("max_epochs", [0, 1, 4])
 def test_every_stack_is_trained_for_the_number_of_epochs(max_epochs):
     stacks, begun = [Counted(), Counted()], []

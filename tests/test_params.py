@@ -172,13 +172,14 @@ def test_the_criterion_takes_no_smoothing_of_its_own(name):
 CHANGED = {"label_smoothing": "0.2", "module__dropout": "0.1"}
 PARAMETER = re.compile(
     r'<tr class="(user-set|default)">(?:(?!</tr>).)*?'
-    r'<td class="param">(\w+)</td>\s*<td class="value">(.*?)</td>',
+    r'<td class="param">(\w+)(?:&nbsp;)?</td>\s*<td class="value">(.*?)</td>',
     re.DOTALL,
 )
 FITTED = re.compile(r'<a class="param-doc-link" [^>]*>(\w+_)</a>')
 
 
 def _parameters(html, kind):
+    html = html[html.rindex("<div>LabelSmoothingClassifier</div>") :]  # its own, in a Pipeline
     return {name: value for row, name, value in PARAMETER.findall(html) if row == kind}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import make_cv, short
+from helpers import make_cv, needs_sklearn, short
 from matplotlib import pyplot as plt
 from scipy.stats import binomtest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import confusion_matrix
@@ -22,6 +24,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Checkpoint, LoadInitState
 from torch.nn import CrossEntropyLoss
 
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -34,11 +37,13 @@ from sksmooth.metrics import (
 )
 from sksmooth.modules import SimpleNet
 from sksmooth.plotting import (
+    LiveTrainingDisplay,
     ReliabilityDisplay,
     RiskCoverageDisplay,
     SelectiveConfusionMatrixDisplay,
     SmoothingCurveDisplay,
     TrainingDisplay,
+    live,
 )
 
 DIAGONAL = "Perfectly calibrated"
@@ -780,3 +785,145 @@ class TestSmoothingCurveDisplay:
             SmoothingCurveDisplay.from_estimator(LogisticRegression())
         with pytest.raises(NotFittedError):
             SmoothingCurveDisplay.from_estimator(make_cv())
+
+
+class Cell:
+    """The output of a notebook's cell, as IPython's kernel keeps it."""
+
+    def __init__(self, **shell):
+        self.shell = SimpleNamespace(**shell)
+        self.pictures = {}
+        self.n_drawn = 0
+
+    def display(self, picture, *, display_id, update):
+        assert update == (display_id in self.pictures)
+        self.pictures[display_id] = picture
+        self.n_drawn += 1
+
+    def open(self, monkeypatch):
+        monkeypatch.setitem(
+            sys.modules,
+            "IPython",
+            SimpleNamespace(get_ipython=lambda: self.shell, version_info=(9, 0)),
+        )
+        inside = SimpleNamespace(display=self.display, Image=bytes)
+        monkeypatch.setitem(sys.modules, "IPython.display", inside)
+        return self
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    monkeypatch.setattr("sksmooth.plotting.live._PAUSE", 0)  # draw every epoch
+    return Cell(kernel=None).open(monkeypatch)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The displays of which the live one has made pictures."""
+    displays = []
+    draw = live._draw
+
+    def keep(display):
+        picture = draw(display)
+        displays.append(display)
+        return picture
+
+    monkeypatch.setattr(live, "_draw", keep)
+    return displays
+
+
+class TestLive:
+    def test_the_picture_grows_with_the_epochs(self, data, notebook, drawn):
+        X, y, *_ = data
+        net = short(max_epochs=3, callbacks=[LiveTrainingDisplay()]).fit(X, y)
+        assert [len(display.epochs) for display in drawn] == [1, 2, 3, 3]
+        assert [display.best_epoch for display in drawn] == [None] * 3 + [net.best_epoch_]
+        last = TrainingDisplay.from_estimator(net)
+        assert last.best_epoch == drawn[-1].best_epoch
+        for seen, line in zip(drawn[-1].lines_, last.lines_, strict=True):
+            np.testing.assert_array_equal(seen.get_ydata(), line.get_ydata())
+        ((picture,), plt_figures) = notebook.pictures.values(), plt.get_fignums()
+        assert picture.startswith(b"\x89PNG")
+        assert len(plt_figures) == 1  # from_estimator's, above
+
+    def test_a_fit_begins_a_picture_and_partial_fit_goes_on_with_it(self, data, notebook, drawn):
+        X, y, *_ = data
+        net = short(max_epochs=2, callbacks=[LiveTrainingDisplay()])
+        net.fit(X, y).partial_fit(X, y)
+        assert len(notebook.pictures) == 1
+        assert len(drawn[-1].epochs) == 3
+        net.fit(X, y)
+        assert len(notebook.pictures) == 2
+        assert [len(display.epochs) for display in drawn[-3:]] == [1, 2, 2]
+        assert drawn[-2].best_epoch is None  # and not that of the fit before
+
+    def test_changes_neither_the_result_nor_the_training(self, data, notebook):
+        X, y, *_ = data
+        watched = short(max_epochs=2, random_state=0, callbacks=[LiveTrainingDisplay()]).fit(X, y)
+        alone = short(max_epochs=2, random_state=0).fit(X, y)
+        assert (watched.trained_by_, watched.trained_by_reason_) == (
+            alone.trained_by_,
+            alone.trained_by_reason_,
+        )
+        np.testing.assert_array_equal(watched.predict_proba(X), alone.predict_proba(X))
+        assert notebook.n_drawn > 1
+
+    def test_draws_no_sooner_than_the_pause_is_over_but_at_the_end(self, data, monkeypatch):
+        X, y, *_ = data
+        notebook = Cell(kernel=None).open(monkeypatch)
+        monkeypatch.setattr("sksmooth.plotting.live._PAUSE", 1e6)
+        short(max_epochs=5, callbacks=[LiveTrainingDisplay()]).fit(X, y)
+        assert notebook.n_drawn == 2
+
+    @pytest.mark.parametrize("where", ["script", "terminal"])
+    def test_shows_nothing_outside_of_a_notebook(self, data, monkeypatch, where):
+        X, y, *_ = data
+        cell = Cell()
+        if where == "terminal":
+            cell.open(monkeypatch)
+        else:
+            monkeypatch.delitem(sys.modules, "IPython", raising=False)
+        monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # nor needs matplotlib there
+        short(callbacks=[LiveTrainingDisplay()]).fit(X, y)
+        assert cell.n_drawn == 0
+
+    def test_a_training_that_goes_on_has_a_picture_of_its_own(self, data, monkeypatch, tmp_path):
+        X, y, *_ = data
+        for max_epochs in (2, 4):  # the second in another notebook
+            notebook = Cell(kernel=None).open(monkeypatch)
+            checkpoint = Checkpoint(monitor=None, dirname=tmp_path, f_training="training.pt")
+            callbacks = [LiveTrainingDisplay(), checkpoint, LoadInitState(checkpoint)]
+            net = short(max_epochs=max_epochs, random_state=0, callbacks=callbacks).fit(X, y)
+            assert len(notebook.pictures) == 1
+        assert len(net.history) == 4
+
+    def test_without_matplotlib_it_says_how_to_install_it(self, data, notebook, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+        with pytest.raises(ImportError, match=r"LiveTrainingDisplay needs matplotlib: pip install"):
+            short(callbacks=[LiveTrainingDisplay()]).fit(*data[:2])
+
+    def test_a_fitted_net_that_was_watched_is_cloned_and_pickled(self, data, notebook):
+        X, y, *_ = data
+        net = short(max_epochs=2, callbacks=[LiveTrainingDisplay()]).fit(X, y)
+        again = pickle.loads(pickle.dumps(net))
+        np.testing.assert_array_equal(again.predict_proba(X), net.predict_proba(X))
+        clone(again).fit(X, y)
+        assert len(notebook.pictures) == 2
+
+    @needs_sklearn("1.9", "callbacks")
+    def test_the_choice_of_a_cross_validated_classifier(self, data, notebook, drawn):
+        X, y, *_ = data
+        model = make_cv(short(max_epochs=3)).set_callbacks(LiveTrainingDisplay()).fit(X, y)
+        assert model.alone_because_ is None
+        assert len(notebook.pictures) == 1
+        assert [len(display.lines_) for display in drawn] == [2] * 4
+        assert [line.get_xdata()[-1] for line in drawn[1].lines_] == [2, 2]
+        assert drawn[-1].best_epoch == model.best_epoch_
+        unwatched = make_cv(short(max_epochs=3)).fit(X, y)
+        np.testing.assert_array_equal(model.predict_proba(X), unwatched.predict_proba(X))
+
+    @needs_sklearn("1.9", "callbacks")
+    def test_is_no_callback_of_scikit_learn_for_others(self, data):
+        net = short().set_callbacks(LiveTrainingDisplay())
+        with pytest.raises(TypeError, match=r"callbacks=\[LiveTrainingDisplay\(\)\]"):
+            net.fit(*data[:2])

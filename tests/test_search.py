@@ -553,6 +553,7 @@ class TestVerbose:
             "3 of 6 fits one by one: warm_start is set (3)",
         ]
         assert "30/30" in printed.err
+        assert "at most 00:00 left" in printed.err
 
     def test_zero_is_silent(self, capsys):
         BatchedGridSearchCV(NET, EPS, cv=3).fit(X, Y)

@@ -2,6 +2,7 @@
 
 import builtins
 import pickle
+import re
 import sys
 import time
 
@@ -10,6 +11,8 @@ import torch
 from helpers import quick
 from numpy.testing import assert_allclose
 from skorch.callbacks import Callback, LRScheduler, ProgressBar
+
+from sksmooth._fit import Job, fit_together
 
 
 class InterruptAfter(Callback):
@@ -48,10 +51,31 @@ def test_verbose_prints_the_table_of_epochs(iris, capsys):
         "valid_loss",
         "refined_loss",
         "valid_acc",
+        "left_at_most",
         "dur",
     }
     assert set(rule) <= {"-", " "}
     assert [row.split()[0] for row in rows] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_verbose_tells_the_time_left(iris, capsys, alone):
+    net = quick(verbose=1)
+    if alone:
+        net.fit(*iris)
+    else:
+        fit_together([Job(net, *iris)])
+    header, _, *rows = capsys.readouterr().out.strip().splitlines()
+    column = header.split().index("left_at_most")
+    assert [re.sub(r"\d", "0", row.split()[column]) for row in rows] == ["0:00:00"] * 3
+    assert rows[-1].split()[column] == "0:00:00"
+    assert not any("left" in name for name in [*net.history[-1], *net.get_params()])
+
+
+def test_the_table_leaves_out_columns_as_skorchs_does(iris, capsys):
+    keys = ["event_left_at_most", "dur"]
+    quick(verbose=1, callbacks__print_log__keys_ignored=keys).fit(*iris)
+    assert not {"left_at_most", "dur"} & set(capsys.readouterr().out.split())
 
 
 def test_silent_by_default(iris, capsys):

@@ -33,6 +33,8 @@ class Epoch(NamedTuple):
         What went wrong in it, by the number of the set.
     seconds : float
         What it took.
+    left : float or None, default=None
+        Seconds that the epochs to come take at most, at the pace of those before; None: not known.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Epoch(NamedTuple):
     active: NDArray[np.bool_]
     failed: dict[int, str]
     seconds: float
+    left: float | None = None
 
 
 def train(
@@ -84,8 +87,9 @@ def train(
     """
     start = time.perf_counter()
     recorded = monitor.n_epochs, monitor.best
+    n_before = monitor.n_epochs
     try:
-        for number in range(monitor.n_epochs + 1, max_epochs + 1):
+        for number in range(n_before + 1, max_epochs + 1):
             if monitor.is_over:
                 break
             on_epoch_begin()
@@ -96,8 +100,11 @@ def train(
                 train_loss, scores = monitor.look(losses)
             failed = {own: what for own, what in monitor.failed.items() if active[own]}
             active[list(failed)] = False
-            seconds = time.perf_counter() - begin
-            epoch = Epoch(number, losses, train_loss, scores, active, failed, seconds)
+            now = time.perf_counter()
+            left = (now - start) / (number - n_before) * (max_epochs - number)
+            if max_time is not None:
+                left = min(left, max(max_time - (now - start), 0.0))
+            epoch = Epoch(number, losses, train_loss, scores, active, failed, now - begin, left)
             record(epoch)
             recorded = monitor.n_epochs, monitor.best
             on_epoch_end(epoch)

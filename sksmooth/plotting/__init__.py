@@ -5,6 +5,7 @@ find the axes, the lines and the numbers in their attributes. matplotlib is impo
 something is drawn, not before.
 """
 
+from sksmooth.plotting.live import LiveTrainingDisplay
 from sksmooth.plotting.reliability import ReliabilityDisplay
 from sksmooth.plotting.risk_coverage import RiskCoverageDisplay
 from sksmooth.plotting.selective_confusion import SelectiveConfusionMatrixDisplay
@@ -12,6 +13,7 @@ from sksmooth.plotting.smoothing_curve import SmoothingCurveDisplay
 from sksmooth.plotting.training import TrainingDisplay
 
 __all__ = [
+    "LiveTrainingDisplay",
     "ReliabilityDisplay",
     "RiskCoverageDisplay",
     "SelectiveConfusionMatrixDisplay",

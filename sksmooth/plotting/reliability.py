@@ -44,6 +44,8 @@ class ReliabilityDisplay:
     line under their point instead, so that the lines lie close where the samples do. Make it by
     :meth:`from_estimator` or :meth:`from_predictions`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     bins : CalibrationBins

@@ -35,6 +35,8 @@ class RiskCoverageDisplay:
     one of a classifier that knows where it errs. Make it by :meth:`from_estimator` or
     :meth:`from_predictions`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     curve : RiskCoverageCurve

@@ -34,6 +34,8 @@ class SelectiveConfusionMatrixDisplay:
     errors on the right only, and few right predictions with them. Each matrix has its own scale
     of colours. Make it by :meth:`from_estimator` or :meth:`from_predictions`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     accepted, rejected : array-like of shape (n_classes, n_classes)

@@ -33,6 +33,8 @@ class SmoothingCurveDisplay:
     Make it by :meth:`from_estimator`. The epoch chosen is the lowest of its curve, but the ε chosen
     need not have the lowest curve: it is the one whose calibrated probabilities are best.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     cv_results : mapping of str to array-like of shape (n,)

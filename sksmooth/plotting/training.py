@@ -41,6 +41,8 @@ class TrainingDisplay:
 
     Make it by :meth:`from_estimator`.
 
+    .. versionadded:: 0.2.0
+
     Parameters
     ----------
     epochs : array-like of shape (n_epochs,)
@@ -188,13 +190,17 @@ class TrainingDisplay:
                 f"This {type(net).__name__} has trained no epoch yet: call fit before "
                 f"{cls.__name__}.from_estimator."
             )
-        display = cls(
-            [row["epoch"] for row in history],
-            _recorded(history, _LOSSES),
-            _recorded(history, _ACCURACIES),
-            best_epoch=getattr(net, "best_epoch_", None),
-        )
-        return display.plot(ax=ax)
+        return display_of(history, getattr(net, "best_epoch_", None)).plot(ax=ax)
+
+
+def display_of(history: Iterable[Mapping[str, Any]], best_epoch: int | None) -> TrainingDisplay:
+    """Make the display of a history of skorch's, not drawn yet."""
+    return TrainingDisplay(
+        [row["epoch"] for row in history],
+        _recorded(history, _LOSSES),
+        _recorded(history, _ACCURACIES),
+        best_epoch=best_epoch,
+    )
 
 
 def _recorded(
