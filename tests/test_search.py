@@ -620,6 +620,14 @@ class _CountsPasses(_OwnNet):
         return super().forward(X)
 
 
+class _CountsPickles(np.ndarray):
+    n_pickles = 0
+
+    def __reduce_ex__(self, protocol):
+        _CountsPickles.n_pickles += 1
+        return super().__reduce_ex__(protocol)
+
+
 class _KillsOnce(SimpleNet):
     """Ends the first worker that builds it, or that trains it for so many steps."""
 
@@ -677,6 +685,22 @@ class TestParallel:
             spread = BatchedGridSearchCV(pipe, grid, cv=3, verbose=1).fit(X, Y)
         _assert_same(alone, spread)
         assert "45/45" in capsys.readouterr().err
+
+    def test_rows_go_to_the_machines_of_a_cluster_once_and_not_with_each_group(
+        self, cluster, monkeypatch
+    ):
+        rows = np.repeat(X, 5, axis=1).view(_CountsPickles)
+        weight = np.linspace(0.5, 1.5, len(Y))
+        monkeypatch.setattr(_CountsPickles, "n_pickles", 0)
+        pickle.dumps(rows)
+        assert _CountsPickles.n_pickles == 1
+        grid = {"label_smoothing": [0.0, 0.2], "lr": [0.01, 0.02, 0.03, 0.04]}
+        alone = BatchedGridSearchCV(NET, grid, cv=3).fit(rows, Y, sample_weight=weight)
+        with parallel_config("dask"):
+            spread = BatchedGridSearchCV(NET, grid, cv=3).fit(rows, Y, sample_weight=weight)
+        _assert_same(alone, spread)
+        # Dask sends arrays by themselves; what goes with a task is pickled.
+        assert _CountsPickles.n_pickles == 1
 
     def test_tells_of_its_epochs_by_a_backend_that_gives_all_at_once(self, capsys):
         class AtOnce(ThreadingBackend):  # as Ray's, or multiprocessing's
