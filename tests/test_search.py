@@ -32,8 +32,9 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler, ProgressBar
 from skorch.helper import predefined_split
+from skorch.utils import noop
 
 from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
 from sksmooth.search import BatchedGridSearchCV
@@ -508,8 +509,21 @@ class TestFailures:
 
 
 class TestAlone:
-    def test_nets_with_callbacks_are_fitted_by_themselves(self):
-        net = clone(NET).set_params(callbacks=[LRScheduler("StepLR", step_size=2)])
+    @pytest.mark.parametrize(
+        "callback",
+        [
+            LRScheduler("StepLR", step_size=2),
+            LRScheduler("CyclicLR", base_lr=0.001, max_lr=0.1, step_every="batch"),
+            EarlyStopping("train_loss", patience=1, threshold=10.0, sink=noop),
+            Checkpoint(monitor="train_loss_best", load_best=True),
+            ProgressBar(detect_notebook=False),
+        ],
+        ids=lambda callback: type(callback).__name__,
+    )
+    def test_nets_with_callbacks_are_fitted_by_themselves(self, callback, tmp_path):
+        net = clone(NET).set_params(callbacks=[("own", callback)])
+        if isinstance(callback, Checkpoint):
+            net.set_params(callbacks__own__dirname=str(tmp_path))
         _, ours = _both(net, EPS)
         assert ours.alone_because_ == ["callbacks are set"] * 2
 
