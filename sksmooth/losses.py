@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from numbers import Integral
 from operator import is_
 from typing import Any
 
@@ -151,6 +152,8 @@ class LabelSmoothingLoss(nn.Module):
         """
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_choice("form", self.form, FORMS)
+        if not isinstance(self.ignore_index, Integral) or isinstance(self.ignore_index, bool):
+            raise TypeError(f"ignore_index must be an integer, got {self.ignore_index!r}.")
         shape = _check_shapes(logits, target, self.weight, sample_weight)
         if logits.ndim != 2:
             logits, target, sample_weight = _as_rows(logits, target, sample_weight)
