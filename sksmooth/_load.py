@@ -245,8 +245,11 @@ def _refuse(part: Any) -> None:
                 f"The loaded state of {type(part).__name__} is of another module: {what}."
             )
         return
+    trained = {name for name, _ in part.named_parameters()}
     for name, value in part.state_dict().items():
-        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.isnan().any() or (name in trained and value.isinf().any()):
             raise ValueError(f"The loaded {name} of {type(part).__name__} is not finite.")
 
 

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from sksmooth._checks import check_class_indices, warn_user, without_tensor
+from sksmooth._checks import check_class_indices, naming, warn_user, without_tensor
 from sksmooth._private import Interval, check_sample_weight
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
 from sksmooth.engine.threads import limit_threads
@@ -526,14 +526,11 @@ def weights_of_rows(sample_weight: Any, X: Any) -> NDArray[np.float64]:
     array([2., 2.])
     >>> weights_of_rows(["a", "b"], [[1], [1]])
     Traceback (most recent call last):
+    ...
     ValueError: sample_weight: could not convert string to float: 'a'
     """
-    try:
+    with naming("sample_weight"):
         weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    except (TypeError, ValueError) as error:
-        if "weight" in str(error).lower():
-            raise
-        raise type(error)(f"sample_weight: {error}") from error
     if not np.isfinite(weight).all():
         raise ValueError(f"sample_weight must be finite, got {sample_weight!r}.")
     if not weight.any():

@@ -118,3 +118,22 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
     with pytest.raises(ValueError, match="is no file of save_params"):
         net.load_params(f_params=tmp_path / "net.pt")
     np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
+class Masked(torch.nn.Module):
+    """A module with a buffer that is infinite on purpose, as masks of attention are."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = torch.nn.Linear(n_features, n_classes)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, X):
+        return self.layer(X)
+
+
+def test_infinity_in_a_buffer_is_loaded(tmp_path):
+    net = LabelSmoothingClassifier(Masked, max_epochs=1, calibration=None, random_state=0)
+    net.fit(X, Y).save_params(f_params=tmp_path / "net.pt")
+    net.load_params(f_params=tmp_path / "net.pt")
+    assert net.predict_proba(X).shape == (120, 3)
