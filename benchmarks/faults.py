@@ -112,7 +112,7 @@ def outcome_of(trial: Trial, cases: Sequence[ET.Element]) -> Outcome:
     own = [
         case
         for case in cases
-        if case.attrib["classname"].split(".")[-1] == trial.file
+        if trial.file in case.attrib["classname"].split(".")
         and case.attrib["name"].startswith(trial.test)
     ]
     recorded = [
