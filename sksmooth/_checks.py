@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
 from types import FrameType
@@ -485,6 +486,41 @@ def scale_to_unit(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return np.ldexp(weight, -exponent), exponent
 
 
+@contextmanager
+def naming(parameter: str) -> Iterator[None]:
+    """Let what others say of a parameter begin with its name, unless it is in it.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of the parameter.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Those that the block raises.
+
+    Examples
+    --------
+    >>> with naming("lr"):
+    ...     float("high")
+    Traceback (most recent call last):
+    ...
+    ValueError: lr: could not convert string to float: 'high'
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if parameter in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{parameter}: {error}") from error
+
+
 def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None) -> NDArray[Any]:
     """Return finite numbers as a vector, in their own precision where they have one.
 
@@ -514,9 +550,10 @@ def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None
     ...
     ValueError: sample_weight must have shape (3,), got (2,).
     """
-    vector = check_array(
-        without_tensor(values), dtype=FLOATS, ensure_2d=False, input_name=parameter
-    )
+    with naming(parameter):
+        vector = check_array(
+            without_tensor(values), dtype=FLOATS, ensure_2d=False, input_name=parameter
+        )
     if vector.ndim != 1 or n_samples not in (None, len(vector)):
         expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
         raise ValueError(f"{parameter} must have shape {expected}, got {vector.shape}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ def whole_file(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
         return
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
+        if path.exists():  # who may read it stays as it is
+            unfinished.touch(0o600)
+            unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
         yield unfinished
         if sync:
             _sync(unfinished, os.O_RDWR)

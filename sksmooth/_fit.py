@@ -6,7 +6,7 @@ import pickle
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType
 from typing import Any
@@ -81,6 +81,11 @@ class Job:
     def sample_weight(self) -> Any:
         """The weights of the rows, or None."""
         return self.fit_params.get("sample_weight")
+
+    def of_rows(self, change: Callable[[Any], Any]) -> Job:
+        """Give the same job of other rows: what a function makes of `X`, `y` and `fit_params`."""
+        params = {name: change(value) for name, value in self.fit_params.items()}
+        return replace(self, X=change(self.X), y=change(self.y), fit_params=params)
 
     def as_task(self) -> AbstractContextManager:
         """Let the fit be the task of a search that it is."""

@@ -17,6 +17,7 @@ from sksmooth._checks import (
     check_sums,
     check_unit_interval,
     grain_of,
+    naming,
     without_tensor,
 )
 
@@ -81,6 +82,8 @@ def distinct(estimator: Any, labels: Any, name: str) -> NDArray:
         For fewer than two.
     """
     labels = list(labels) if isinstance(labels, Set) else labels
+    if np.ndim(labels) == 0:
+        raise ValueError(f"{name} must be an array of labels, got {labels!r}.")
     refuse_missing(labels, name)
     if len(labels) == 0:
         raise ValueError("classes is empty; give all labels, or None to take those of y.")
@@ -202,13 +205,14 @@ def check_probabilities(
     array([[0.75, 0.25],
            [0.5 , 0.5 ]])
     """
-    proba = check_array(
-        without_tensor(y_proba),
-        dtype=FLOATS,
-        ensure_2d=False,
-        allow_nd=True,
-        input_name="y_proba",
-    )
+    with naming("y_proba"):
+        proba = check_array(
+            without_tensor(y_proba),
+            dtype=FLOATS,
+            ensure_2d=False,
+            allow_nd=True,
+            input_name="y_proba",
+        )
     check_unit_interval("y_proba", proba)
     if proba.ndim == 1:
         proba = np.column_stack((1 - proba, proba))

@@ -6,6 +6,8 @@ import copy
 import copyreg
 import json
 import os
+import pickle
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -165,10 +167,19 @@ class StoredNet(NamedParams):
         Raises
         ------
         ValueError
-            If what is loaded is not finite, or the optimizer's state is of another module.
+            If a file is damaged or none of torch's, what is loaded is not finite, or the
+            optimizer's state is of another module.
         """
+        for file in (*args, *kwargs.values()):
+            if isinstance(file, str | os.PathLike):
+                _refuse_damaged(file)
         with whole_or_not_at_all(self), self._naming_training():
-            super().load_params(*args, **kwargs)
+            try:
+                super().load_params(*args, **kwargs)
+            except (EOFError, LookupError, pickle.UnpicklingError) as error:
+                raise ValueError(
+                    f"What is to be loaded is no file of save_params: {error!r}."
+                ) from error
         has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
         is_calibrated = getattr(self, "calibrator_", None) is not None
         if has_module and is_calibrated and self._training is None:
@@ -257,6 +268,19 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
         raise
 
 
+def _refuse_damaged(file: str | os.PathLike) -> None:
+    """Refuse a file of torch that does not fit its checksums, which torch leaves unread."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # of many kinds, by where the damage is
+        raise ValueError(f"{os.fspath(file)!r} is damaged: {error}.") from error
+    if damaged is not None:
+        raise ValueError(f"{os.fspath(file)!r} is damaged: {damaged} does not fit its checksum.")
+
+
 def _refuse(part: Any) -> None:
     if isinstance(part, torch.optim.Optimizer):
         what = misfit(part)
@@ -265,8 +289,11 @@ def _refuse(part: Any) -> None:
                 f"The loaded state of {type(part).__name__} is of another module: {what}."
             )
         return
+    trained = {name for name, _ in part.named_parameters()}
     for name, value in part.state_dict().items():
-        if isinstance(value, torch.Tensor) and not value.isfinite().all():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.isnan().any() or (name in trained and value.isinf().any()):
             raise ValueError(f"The loaded {name} of {type(part).__name__} is not finite.")
 
 

@@ -16,8 +16,46 @@ from sksmooth.calibration import LARGEST_NORM_RATIO, NormTemperatureScaling, Tem
 from sksmooth.engine.targets import logits_of, pooled
 from sksmooth.modules import input_dtype
 
+# Calibrators that torch can run.
+IN_TORCH = (type(None), TemperatureScaling, NormTemperatureScaling)
 
-class ProbabilityModule(nn.Module):
+
+class LogitModule(nn.Module):
+    """The mean of some nets' logits, in float32.
+
+    Parameters
+    ----------
+    nets : sequence of LabelSmoothingClassifier
+        Fitted; their modules are copied.
+
+    Raises
+    ------
+    TypeError
+        For another way from logits to probabilities than a calibrator.
+    """
+
+    def __init__(self, nets: Sequence[Any]) -> None:
+        super().__init__()
+        if nets[0].predict_nonlinearity != "auto":
+            raise TypeError(
+                f"predict_nonlinearity={nets[0].predict_nonlinearity!r} is no calibrator; leave it "
+                "at 'auto'."
+            )
+        self.nets = nn.ModuleList(copy.deepcopy(net.module_) for net in nets)
+        self.dtype = input_dtype(nets[0].module_)
+        self.gives_probabilities = isinstance(nets[0].criterion_, nn.NLLLoss)
+        self.requires_grad_(False).eval()
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Give the logits, of shape (n, n_classes), of rows of shape (n, n_features)."""
+        X = X.to(self.dtype)
+        return torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
+
+    def _logits(self, output: Any) -> Tensor:
+        return pooled(logits_of(output, self.gives_probabilities))
+
+
+class ProbabilityModule(LogitModule):
     """The calibrated probabilities of the mean of some nets' logits, in float32.
 
     Parameters
@@ -36,34 +74,22 @@ class ProbabilityModule(nn.Module):
     log_weight: Tensor
 
     def __init__(self, nets: Sequence[Any], calibrator: Any) -> None:
-        super().__init__()
-        if nets[0].predict_nonlinearity != "auto":
-            raise TypeError(
-                f"predict_nonlinearity={nets[0].predict_nonlinearity!r} is no calibrator; leave it "
-                "at 'auto'."
-            )
-        weight: float | NDArray = 1.0
-        if isinstance(calibrator, WithoutClassWeight):
-            weight, calibrator = calibrator.relative_weight, calibrator.calibrator
-        if type(calibrator) not in (type(None), TemperatureScaling, NormTemperatureScaling):
+        super().__init__(nets)
+        weight, calibrator = parted(calibrator)
+        if type(calibrator) not in IN_TORCH:
             raise TypeError(
                 f"The calibrator is a {type(calibrator).__name__}, which torch cannot run; use "
                 "calibration='temperature', 'norm_temperature' or None."
             )
-        self.nets = nn.ModuleList(copy.deepcopy(net.module_) for net in nets)
-        self.dtype = input_dtype(nets[0].module_)
-        self.gives_probabilities = isinstance(nets[0].criterion_, nn.NLLLoss)
         self.temperature = getattr(calibrator, "temperature_", 1.0)
         self.power = getattr(calibrator, "power_", 0.0)
         self.norm = getattr(calibrator, "norm_", 0.0)
         log_weight = torch.tensor(np.log(weight), dtype=torch.float32, device=nets[0].device)
         self.register_buffer("log_weight", log_weight)
-        self.requires_grad_(False).eval()
 
     def forward(self, X: Tensor) -> Tensor:
         """Give the probabilities, of shape (n, n_classes), of rows of shape (n, n_features)."""
-        X = X.to(self.dtype)
-        logits = torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
+        logits = super().forward(X)
         logits = logits - logits.mean(-1, keepdim=True)
         if self.norm:
             ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / self.norm
@@ -71,5 +97,22 @@ class ProbabilityModule(nn.Module):
             logits = logits * ratio**self.power
         return torch.softmax(logits / self.temperature - self.log_weight, -1)
 
-    def _logits(self, output: Any) -> Tensor:
-        return pooled(logits_of(output, self.gives_probabilities))
+
+def parted(calibrator: Any) -> tuple[float | NDArray[np.float64], Any]:
+    """Part a calibrator from the weights of classes that its probabilities are divided by.
+
+    Parameters
+    ----------
+    calibrator : object
+        Fitted.
+
+    Returns
+    -------
+    weight : float or ndarray of shape (n_classes,)
+        1 where there are none.
+    calibrator : object
+        What they are around.
+    """
+    if isinstance(calibrator, WithoutClassWeight):
+        return calibrator.relative_weight, calibrator.calibrator
+    return 1.0, calibrator

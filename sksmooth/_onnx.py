@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, RobustScaler, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
+from sksmooth._module import IN_TORCH, LogitModule, parted
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 
@@ -72,8 +73,8 @@ def to_onnx(
     NotFittedError
         If the estimator is not fitted.
     TypeError
-        For another estimator, for a calibrator of one's own, or for labels other than strings and
-        integers.
+        For another estimator, for a calibrator of one's own that skl2onnx does not know, or for
+        labels other than strings and integers.
     ValueError
         For a module that torch cannot turn into a graph, or columns without usable names.
 
@@ -190,7 +191,7 @@ def _classifier_graph(classifier: Any, shape: Sequence[int], opset: int) -> onnx
     """Give the graph of a classifier, from rows of float32."""
     helper, numpy_helper = _import("onnx.helper"), _import("onnx.numpy_helper")
     labels = _labels(classifier)
-    model = _module_graph(classifier.as_module().cpu(), shape, opset)
+    model = _probability_graph(classifier, shape, opset)
     graph = model.graph
     classes = numpy_helper.from_array(labels, "label/classes")
     graph.initializer.append(classes)
@@ -201,8 +202,59 @@ def _classifier_graph(classifier: Any, shape: Sequence[int], opset: int) -> onnx
     graph.node.extend(nodes)
     for node in graph.node:  # where in whose files each comes from
         node.ClearField("metadata_props")
-    number = graph.output[0].type.tensor_type.shape.dim[0].dim_param
+    number = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     graph.output.insert(0, helper.make_tensor_value_info("label", classes.data_type, [number]))
+    return model
+
+
+def _probability_graph(classifier: Any, shape: Sequence[int], opset: int) -> onnx.ModelProto:
+    """Give the graph from rows of float32 to probabilities."""
+    weight, calibrator = parted(getattr(classifier, "calibrator_", None))
+    if type(calibrator) in IN_TORCH:
+        return _module_graph(classifier.as_module(), shape, opset, "probabilities")
+    nets = getattr(classifier, "estimators_", [classifier])
+    logits = _module_graph(LogitModule(nets), shape, opset, "logits")
+    calibrated = _calibrator_graph(calibrator, weight, len(classifier.classes_), opset)
+    calibrated.ir_version = logits.ir_version
+    ends = ("logits", calibrated.graph.input[0].name)
+    return _import("onnx.compose").merge_models(logits, calibrated, [ends])
+
+
+def _calibrator_graph(
+    calibrator: Any, weight: float | NDArray, n_classes: int, opset: int
+) -> onnx.ModelProto:
+    """Let skl2onnx make the graph of a calibrator of the user's own, without weights of classes."""
+    helper, numpy_helper = _import("onnx.helper"), _import("onnx.numpy_helper")
+    try:
+        model = _import("skl2onnx").to_onnx(
+            calibrator,
+            np.zeros((1, n_classes), np.float32),
+            target_opset=opset,
+            options={"zipmap": False},
+        )
+    except Exception as error:  # of many kinds
+        raise TypeError(
+            f"The calibrator is a {type(calibrator).__name__}, which skl2onnx cannot turn into "
+            "ONNX; the error above says why. Use calibration='temperature', 'norm_temperature', "
+            "None, or a classifier or pipeline of scikit-learn that skl2onnx knows, such as "
+            "LogisticRegression()."
+        ) from error
+    model = _import("onnx.compose").add_prefix(model, "calibrator_")
+    graph = model.graph
+    weighted = graph.output[-1].name  # the labels before it are class indices
+    constants = {"class_weight": np.asarray(weight, np.float32), "class_axis": np.array([1])}
+    graph.initializer.extend(numpy_helper.from_array(own, name) for name, own in constants.items())
+    nodes = (
+        helper.make_node("Div", [weighted, "class_weight"], ["odds"]),
+        helper.make_node("ReduceSum", ["odds", "class_axis"], ["odds_sum"]),
+        helper.make_node("Div", ["odds", "odds_sum"], ["probabilities"]),
+    )
+    graph.node.extend(nodes)
+    del graph.output[:]
+    shape = [graph.input[0].type.tensor_type.shape.dim[0].dim_param, n_classes]
+    graph.output.append(
+        helper.make_tensor_value_info("probabilities", _import("onnx").TensorProto.FLOAT, shape)
+    )
     return model
 
 
@@ -219,16 +271,17 @@ def _labels(classifier: Any) -> NDArray:
     )
 
 
-def _module_graph(module: Any, shape: Sequence[int], opset: int) -> onnx.ModelProto:
+def _module_graph(module: Any, shape: Sequence[int], opset: int, output: str) -> onnx.ModelProto:
     """Let torch make the graph of a classifier's module."""
     _import("onnxscript")
+    module = module.cpu()
     example = torch.zeros(3, *shape)  # the number of 0 or 1 row would be taken for a constant
     try:
         program: Any = torch.onnx.export(
             torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},)),
             dynamo=True,
             input_names=["rows"],
-            output_names=OUTPUTS[1:],
+            output_names=[output],
             opset_version=opset,
             verbose=False,
         )

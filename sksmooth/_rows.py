@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from sksmooth._batches import EncodedDataset, TensorRows, read_labels, row_of_other_label
 from sksmooth._checks import warn_user, without_tensor
 from sksmooth._labels import are_codes, distinct, encode, refuse_missing
-from sksmooth._private import check_sample_weight
+from sksmooth.calibration import weights_of_rows
 from sksmooth.encoding import Encoding, check_encoding
 from sksmooth.modules import input_dtype
 
@@ -461,18 +461,15 @@ def _weigh_rows(
     """Multiply `sample_weight` by the rows' class weights; give both, None where all are alike."""
     if sample_weight is None and estimator.class_weight is None:
         return None, None
-    weight = check_sample_weight(
-        as_array(sample_weight), X, dtype=np.float64, ensure_non_negative=True
-    )
-    if not weight.any():
-        raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
+    weight = weights_of_rows(as_array(sample_weight), X)
     class_weight = None
     if estimator.class_weight is not None:
         class_weight = _class_weights(estimator.class_weight, codes, weight, classes)
         weight = weight * class_weight[codes]
         if not weight.any():
             raise ValueError(
-                f"class_weight={estimator.class_weight!r} leaves no row a weight above 0."
+                f"class_weight={estimator.class_weight!r} gives every row a weight of zero; give "
+                "some a weight above 0."
             )
     largest = weight.max()
     weight = weight * (np.clip(largest, *FLOAT32_WEIGHTS) / largest)

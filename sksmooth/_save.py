@@ -145,7 +145,7 @@ def _read(path: Path) -> bytes:
     """Read a file's content, which is what was written."""
     line, _, body = path.read_bytes().partition(b"\n")
     words = line.split(b" ")
-    if words[0] != MAGIC or len(words) < 2 or not words[1].isdigit():
+    if words[0] != MAGIC or len(words) < 2 or not words[1].isdigit() or int(words[1]) < 1:
         raise ValueError(f"{path} is no file that sksmooth.save has written.")
     if int(words[1]) > FORMAT:
         raise ValueError(

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from sksmooth._checks import check_class_indices, warn_user, without_tensor
+from sksmooth._checks import check_class_indices, naming, warn_user, without_tensor
 from sksmooth._private import Interval, check_sample_weight
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
 from sksmooth.engine.threads import limit_threads
@@ -121,11 +121,7 @@ class TemperatureScaling(BaseEstimator):
         logits = check_logits(logits)
         y = check_class_indices("y", column_or_1d(without_tensor(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
-        weight = check_sample_weight(
-            without_tensor(sample_weight), logits, dtype=np.float64, ensure_non_negative=True
-        )
-        if not weight.any():
-            raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
+        weight = weights_of_rows(without_tensor(sample_weight), logits)
         return self.solve(logits, y, weight)
 
     def solve(
@@ -506,3 +502,41 @@ def check_logits(logits: Any) -> NDArray[np.float64]:
     return check_array(
         without_tensor(logits), dtype=np.float64, input_name="logits", ensure_min_features=2
     )
+
+
+def weights_of_rows(sample_weight: Any, X: Any) -> NDArray[np.float64]:
+    """Check the weights of rows; those of all are 1 where there are none.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,), float or None
+        What the user gave; a number is the weight of every row.
+    X : array-like of shape (n_samples, ...)
+        The rows.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), float64
+        The weights.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no finite numbers, one for each row, none of them negative and one above 0.
+
+    Examples
+    --------
+    >>> weights_of_rows(2, [[1], [1]])
+    array([2., 2.])
+    >>> weights_of_rows(["a", "b"], [[1], [1]])
+    Traceback (most recent call last):
+    ...
+    ValueError: sample_weight: could not convert string to float: 'a'
+    """
+    with naming("sample_weight"):
+        weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    if not np.isfinite(weight).all():
+        raise ValueError(f"sample_weight must be finite, got {sample_weight!r}.")
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every row; give some a weight above 0.")
+    return weight

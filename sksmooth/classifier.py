@@ -306,12 +306,12 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             Where there are too few rows to hold any out: it trains on all of them, uncalibrated.
         """
         self.check_training_readiness()
-        goes_on = self.warm_start and self.initialized_
+        goes_on = self.initialized_ and self.warm_start
         with self.unchanged_on_error(in_place=goes_on):
             self.check_parameters()
             knows_rows = goes_on and hasattr(self, "classes_inferred_")
-            classes = self.classes_inferred_ if knows_rows else self.classes
-            table = check_rows(self, X, y, sample_weight, classes, reset=not knows_rows)
+            known = self.classes_inferred_ if knows_rows else self.classes
+            table = check_rows(self, X, y, sample_weight, known, reset=not knows_rows)
             if goes_on:
                 check_smoothing(self.smoothing, len(table.classes))
                 if not knows_rows:

@@ -154,7 +154,7 @@ class LabelSmoothingLoss(nn.Module):
         """
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_choice("form", self.form, FORMS)
-        if not isinstance(self.ignore_index, Integral):
+        if not isinstance(self.ignore_index, Integral) or isinstance(self.ignore_index, bool):
             raise TypeError(f"ignore_index must be an integer, got {self.ignore_index!r}.")
         shape = _check_shapes(logits, target, self.weight, sample_weight)
         if logits.ndim != 2:

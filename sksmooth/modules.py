@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral
@@ -294,12 +294,11 @@ def read_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 def _check_hidden_layer_sizes(sizes: object) -> tuple[int, ...]:
     if isinstance(sizes, Integral) and not isinstance(sizes, bool):
         return (check_whole("hidden_layer_sizes", sizes),)
-    try:
-        widths: tuple[object, ...] = tuple(sizes)  # type: ignore[arg-type]
-    except TypeError:
+    if isinstance(sizes, bytes | Mapping) or not isinstance(sizes, Iterable):
         raise TypeError(
             f"hidden_layer_sizes must be a positive integer or a sequence of them, got {sizes!r}."
-        ) from None
+        )
+    widths: tuple[object, ...] = tuple(sizes)
     return tuple(check_whole(f"hidden_layer_sizes[{i}]", w) for i, w in enumerate(widths))
 
 

@@ -6,6 +6,7 @@ import copy
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -25,12 +26,16 @@ from tqdm import tqdm
 from sksmooth import metrics
 from sksmooth._callbacks import Evaluation, is_heard
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
+from sksmooth._folds import Split
 from sksmooth._private import Interval, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
 from sksmooth.classifier import LabelSmoothingClassifier
 
 # tqdm's own, in words: fits that stop early leave epochs out.
 _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, at most {remaining} left, {rate_fmt}]"
+
+# How often at most fits are begun anew that a cluster loses with its workers.
+MAX_TRIES = 3
 
 
 class BatchedGridSearchCV(GridSearchCV):
@@ -268,6 +273,8 @@ class _Training:
         search = self.search
         cv = check_cv(search.cv, self.y, classifier=is_classifier(search.estimator))
         self.splits = list(cv.split(self.X, self.y, **routed.splitter.split))
+        for pair in self.splits:
+            Split.of(pair, np.arange(len(self.y)))
         routed.splitter.split = {}
         self.fit_params = routed.estimator.fit
         self.stand_in = _StandIn(search.estimator)
@@ -327,32 +334,54 @@ class _Training:
     def _fit_jobs(self, fits: Sequence[_Fit]) -> None:
         """Fit, in as many tasks as run at the same time, or more."""
         search = self.search
-        jobs = [fit.job for fit in fits]
-        parts = divide(jobs, effective_n_jobs(search.n_jobs))
-        epochs = [_max_epochs(job.estimator) for job in jobs]
-        # A generator tells of every task that is done; not all of joblib's backends have it.
-        tells = search.verbose and get_active_backend()[0].supports_return_generator
+        epochs = [_max_epochs(fit.job.estimator) for fit in fits]
+        todo = divide([fit.job for fit in fits], effective_n_jobs(search.n_jobs))
+        total = sum(epochs)
+        with tqdm(total=total, unit="epoch", bar_format=_BAR, disable=not search.verbose) as bar:
+            n_done = 0
+            for tries_left in reversed(range(MAX_TRIES)):
+                parts = [[fits[k].job for k in part] for part in todo]
+                try:
+                    for done in self._run_tasks(parts, bar):
+                        part, *todo = todo
+                        for k, job in zip(part, done, strict=True):
+                            fits[k].job = job
+                        n_done += sum(epochs[k] for k in part)
+                        bar.update(n_done - bar.n)
+                    return
+                except CancelledError:
+                    # Dask does again what a dead worker did, unless rows were on no other one.
+                    if not tries_left:
+                        raise
+
+    def _run_tasks(self, parts: Sequence[list[Job]], bar: Any) -> Iterable[list[Job]]:
+        """Give the jobs of each part as they are fitted, in order."""
+        search = self.search
+        # Not all of joblib's backends have a generator.
+        generates = get_active_backend()[0].supports_return_generator
         parallel = Parallel(
             n_jobs=search.n_jobs,
             pre_dispatch=search.pre_dispatch,
-            return_as="generator" if tells else "list",
+            return_as="generator" if generates else "list",
         )
-        total = sum(epochs)
-        with tqdm(total=total, unit="epoch", bar_format=_BAR, disable=not search.verbose) as bar:
-            outcomes = parallel(
-                delayed(_fit_part)([jobs[k] for k in part], search.max_members, _Progress(bar))
-                for part in parts
-            )
-            n_done = 0
-            for part, done in zip(parts, outcomes, strict=True):
-                for k, job in zip(part, done, strict=True):
-                    fits[k].job = job
-                n_done += sum(epochs[k] for k in part)
-                bar.update(n_done - bar.n)
+        return parallel(_as_task(part, search.max_members, _Progress(bar)) for part in parts)
 
 
-def _fit_part(jobs: list[Job], max_members: int, on_epoch: Callable[[int], None]) -> list[Job]:
+def _as_task(jobs: list[Job], max_members: int, on_epoch: Callable[[int], None]) -> Any:
+    """Give a task of joblib, whose arguments the rows are.
+
+    Dask and Ray send an array that several tasks have for an argument once, not with each.
+    """
+    rows: dict[int, tuple[int, Any]] = {}
+    bare = [job.of_rows(lambda own: rows.setdefault(id(own), (len(rows), own))[0]) for job in jobs]
+    return delayed(_fit_part)(bare, max_members, on_epoch, *(own for _, own in rows.values()))
+
+
+def _fit_part(
+    jobs: list[Job], max_members: int, on_epoch: Callable[[int], None], *rows: Any
+) -> list[Job]:
     """Fit some of the jobs, perhaps in another process; leave their rows behind."""
+    jobs = [job.of_rows(rows.__getitem__) for job in jobs]
     fit_together(jobs, max_members=max_members, on_epoch=on_epoch)
     return [replace(job, X=None, y=None, fit_params={}, evaluation=None) for job in jobs]
 

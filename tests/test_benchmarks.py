@@ -135,3 +135,17 @@ def test_a_service_is_asked_by_each_of_its_clients(monkeypatch):
             service.ask(port, b'{"rows": [[0]]}', seconds=0.2)
     assert 0 < row["median_ms"] <= row["percentile_99_ms"]
     assert row["requests_a_second"] >= 2 * 2 / 0.4  # one at least by each client in each round
+
+
+def test_costs_of_a_cluster_are_those_that_explain_its_timings(monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    cluster = importlib.import_module("cluster")
+    cost = cluster.Cost(search=0.5, fit=0.01, group=0.03)
+    timings = [
+        cluster.Timing(n_fits, n_groups, cost.of(n_fits, n_groups) + 6.0 / 2, training=6.0)
+        for n_fits, n_groups in [(60, 2), (240, 2), (240, 24)]
+    ]
+    assert cluster.solve(timings, n_workers=2) == pytest.approx(cost)
+    told = cluster.estimate(cost, seconds_per_fit=0.2, n_candidates=1000, n_workers=100)
+    assert "63.5 s, 10.0 s of it training and 53.5 s the rest" in told

@@ -374,3 +374,16 @@ def test_a_last_step_after_which_the_rows_overflow_is_refused(lr, n_features):
     with pytest.raises(ValueError, match=r"turned infinite or NaN.*lower learning rate"):
         net.fit(X, [0, 1])
     assert not hasattr(net, "module_")
+
+
+@pytest.mark.parametrize("labels", [["x", "y", "z"], [5, 6, 7], [0, 1, 3]])
+def test_warm_start_refuses_labels_that_are_none_of_its_classes(labels):
+    X, y = make_tabular(90, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=2, warm_start=True, random_state=0).fit(X, y)
+    before = net.predict_proba(X)
+    with pytest.raises(ValueError, match=r"y has labels that are none of the classes \[0, 1, 2\]"):
+        net.fit(X, np.array(labels)[y])
+    np.testing.assert_array_equal(net.predict_proba(X), before)
+    some = y > 0  # rows of some of the classes keep their places
+    net.set_params(max_epochs=40, lr=0.02, train_split=None, calibration=None)
+    assert net.fit(X[some], y[some]).score(X[some], y[some]) > 0.8

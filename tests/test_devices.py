@@ -5,6 +5,7 @@ Most of it is shown without a GPU, on torch's device "meta", whose tensors have 
 
 import pickle
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -23,7 +24,10 @@ from sksmooth import (
     LabelSmoothingClassifierCV,
     LabelSmoothingLoss,
     SimpleNet,
+    load,
     make_tabular,
+    save,
+    trusted_types,
 )
 from sksmooth._batches import TensorRows, make_batches, merge_repeated
 from sksmooth.engine import randomness
@@ -276,3 +280,57 @@ def test_own_randomness_reaches_a_gpu():
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+@pytest.fixture
+def tagged_cuda(monkeypatch):
+    """Let files and pickles say of their tensors that they were on CUDA, as those of a GPU do."""
+
+    @contextmanager
+    def tagging(net):
+        nets = getattr(net, "estimators_", [net])
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+            for own in nets:
+                patch.setattr(own, "device", "cuda")
+            yield
+
+    return tagging
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is of machines without a GPU")
+@pytest.mark.filterwarnings("ignore:.*CUDA|.*device=.cuda. is not there")
+class TestWithoutTheGPUOfTheNet:
+    @pytest.mark.parametrize("kind", [LabelSmoothingClassifier, LabelSmoothingClassifierCV])
+    @pytest.mark.parametrize("way", ["save", "pickle", "skops"])
+    def test_a_file_is_loaded(self, kind, way, tagged_cuda, tmp_path):
+        X, y = make_tabular(90, random_state=0)
+        net = LabelSmoothingClassifier(max_epochs=2, random_state=0)
+        if kind is LabelSmoothingClassifierCV:
+            net = kind(net, cv=2, label_smoothings=[0.1], encodings=[None], random_state=0)
+        expected = net.fit(X, y).predict_proba(X)
+        skops = pytest.importorskip("skops.io") if way == "skops" else None
+        with tagged_cuda(net):
+            if way == "save":
+                save(net, tmp_path / "net")
+            written = pickle.dumps(net) if skops is None else skops.dumps(net)
+        if way == "save":
+            loaded = load(tmp_path / "net")
+        elif way == "pickle":
+            assert b"cuda:0" in written
+            loaded = pickle.loads(written)
+        else:
+            loaded = skops.loads(written, trusted=trusted_types())
+        nets = getattr(loaded, "estimators_", [loaded])
+        assert {torch.device(own.device).type for own in nets} == {"cpu"}
+        np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+        np.testing.assert_array_equal(loaded.fit(X, y).predict_proba(X), expected)
+
+    def test_parameters_are_loaded(self, tagged_cuda, tmp_path):
+        X, y = make_tabular(90, random_state=0)
+        net = LabelSmoothingClassifier(max_epochs=2, calibration=None, random_state=0).fit(X, y)
+        with tagged_cuda(net):
+            net.save_params(f_params=tmp_path / "net.pt", f_optimizer=tmp_path / "optimizer.pt")
+        other = LabelSmoothingClassifier(max_epochs=1, calibration=None, random_state=1).fit(X, y)
+        other.load_params(f_params=tmp_path / "net.pt", f_optimizer=tmp_path / "optimizer.pt")
+        np.testing.assert_array_equal(other.predict_proba(X), net.predict_proba(X))

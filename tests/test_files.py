@@ -47,3 +47,14 @@ def test_a_folder_that_is_not_there(tmp_path):
     file = tmp_path / "none" / "file"
     with pytest.raises(FileNotFoundError), whole_file(file) as unfinished:
         unfinished.write_text("new")
+
+
+def test_who_may_read_it_stays(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o600)
+    with whole_file(path) as unfinished:
+        unfinished.write_text("new")
+        assert stat.S_IMODE(unfinished.stat().st_mode) == 0o600
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

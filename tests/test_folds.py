@@ -1,5 +1,6 @@
 """The nets of all ε and folds: each as a fit of its own, and the choice among them."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.model_selection import (
     ShuffleSplit,
     StratifiedKFold,
 )
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, Checkpoint, LRScheduler
 from torch import nn
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
@@ -33,6 +34,10 @@ def fit_alone(net, rows, labels):
 @pytest.fixture(scope="module")
 def fitted():
     return make_cv(short(max_epochs=40, patience=5)).fit(X, Y)
+
+
+def _always_one(epoch):
+    return 1.0
 
 
 class WithBatchNorm(nn.Module):
@@ -230,6 +235,51 @@ class TestAlone:
         assert model.alone_because_ == "callbacks are set"
         for net in model.estimators_:
             assert net.history[:, "event_lr"] == [0.003, 0.0015, 0.00075]
+
+    def test_a_schedule_that_changes_nothing_changes_nothing(self):
+        schedule = LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=_always_one)
+        net = short(max_epochs=4)
+        plain, scheduled = (
+            make_cv(own).fit(X, Y) for own in (net, clone(net).set_params(callbacks=[schedule]))
+        )
+        assert scheduled.best_epoch_ == plain.best_epoch_
+        np.testing.assert_allclose(scheduled.oof_proba_, plain.oof_proba_, atol=1e-5)
+
+    def test_a_schedule_acts_on_each_net_as_on_one_alone(self):
+        class ByHand(Callback):
+            def on_epoch_begin(self, net, **kwargs):
+                rate = net.lr * 0.1 ** (len(net.history) - 1)
+                net.optimizer_.param_groups[0]["lr"] = rate
+
+        schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.1)
+        scheduled, by_hand = (
+            make_cv(short(callbacks=[callback], max_epochs=4)).fit(X, Y)
+            for callback in (schedule, ByHand())
+        )
+        np.testing.assert_allclose(scheduled.oof_proba_, by_hand.oof_proba_, atol=1e-6)
+
+    def test_the_first_net_that_stops_ends_the_training_of_all(self):
+        class StopOne(Callback):
+            def on_train_begin(self, net, **kwargs):
+                self.is_chosen = next(numbers) == 1
+
+            def on_epoch_end(self, net, **kwargs):
+                if self.is_chosen and len(net.history) == 2:
+                    raise KeyboardInterrupt  # as EarlyStopping does
+
+        numbers = itertools.count()
+        model = make_cv(short(callbacks=[StopOne()], max_epochs=5)).fit(X, Y)
+        assert next(numbers) > 2
+        assert {len(net.history) for net in model.estimators_} == {2}
+        assert model.best_epoch_ <= 2
+
+    def test_a_checkpoint_that_loads_its_best_leaves_the_nets_their_own_parameters(self, tmp_path):
+        net = short(max_epochs=4)
+        checkpoint = Checkpoint(monitor="train_loss_best", load_best=True, dirname=str(tmp_path))
+        plain, saved = (
+            make_cv(own).fit(X, Y) for own in (net, clone(net).set_params(callbacks=[checkpoint]))
+        )
+        np.testing.assert_allclose(saved.predict_proba(X), plain.predict_proba(X), atol=1e-5)
 
     def test_nothing_of_the_training_is_left_on_the_nets(self):
         model = make_cv(short(callbacks=[("none", None)])).fit(X, Y)

@@ -1,5 +1,7 @@
 """Parameters are loaded whole or not at all."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +79,61 @@ def test_parameters_are_saved_and_loaded(iris, tmp_path):
     assert not np.allclose(other.forward(X), net.forward(X))
     other.load_params(f_params=tmp_path / "net.pt")
     assert torch.equal(other.forward(X), net.forward(X))
+
+
+def test_a_damaged_file_of_parameters_is_refused_or_changes_nothing(tmp_path, record_property):
+    path = tmp_path / "net.pt"
+    net = make(calibration=None)
+    net.save_params(f_params=path)
+    whole, expected = path.read_bytes(), net.predict_proba(X)
+    generator = np.random.default_rng(0)
+    places = generator.integers(len(whole), size=60)
+    lengths = (1, len(whole) // 2, len(whole) - 1)
+    record_property("injected", len(places) + len(lengths))
+    n_refused = 0
+    for place in places:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << generator.integers(8)
+        path.write_bytes(flipped)
+        try:
+            net.load_params(f_params=path)
+        except (ValueError, RuntimeError):
+            n_refused += 1
+        np.testing.assert_array_equal(net.predict_proba(X), expected)
+    assert n_refused > 20  # the others are in what fills up the file
+    for length in lengths:
+        path.write_bytes(whole[:length])
+        with pytest.raises((ValueError, RuntimeError)):
+            net.load_params(f_params=path)
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", pickle.dumps({"a": object}, 2), b"sksmooth 1 abc 3\nabc"]
+)
+def test_a_file_of_something_else_is_refused(content, tmp_path):
+    (tmp_path / "net.pt").write_bytes(content)
+    net = make()
+    expected = net.predict_proba(X)
+    with pytest.raises(ValueError, match="is no file of save_params"):
+        net.load_params(f_params=tmp_path / "net.pt")
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
+class Masked(torch.nn.Module):
+    """A module with a buffer that is infinite on purpose, as masks of attention are."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = torch.nn.Linear(n_features, n_classes)
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    def forward(self, X):
+        return self.layer(X)
+
+
+def test_infinity_in_a_buffer_is_loaded(tmp_path):
+    net = LabelSmoothingClassifier(Masked, max_epochs=1, calibration=None, random_state=0)
+    net.fit(X, Y).save_params(f_params=tmp_path / "net.pt")
+    net.load_params(f_params=tmp_path / "net.pt")
+    assert net.predict_proba(X).shape == (120, 3)

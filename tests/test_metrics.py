@@ -678,3 +678,11 @@ def test_scikit_learns_brier_score_serves_several_classes_and_weights():
             scale_by_half=scale_by_half,
         )
         assert score == pytest.approx(scale * np.average(squares, weights=weight))
+
+
+@pytest.mark.parametrize("value", [3.7, "nonsense", {"a": 1}, [None] * 4, np.ones((4, 2)) * 1j])
+@pytest.mark.parametrize("name", ["y_proba", "sample_weight"])
+def test_what_is_no_numbers_is_refused_by_its_name(name, value):
+    given = {"y_true": [0, 1, 0, 1], "y_proba": [0.1, 0.9, 0.2, 0.7], name: value}
+    with pytest.raises((TypeError, ValueError), match=name):
+        expected_calibration_error(**given)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
 import torch
 from helpers import WithMembers, needs_sklearn
 from sklearn.calibration import CalibratedClassifierCV
@@ -12,8 +13,16 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.exceptions import NotFittedError
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    OneHotEncoder,
+    RobustScaler,
+    StandardScaler,
+)
 
 from sksmooth import (
     BatchedGridSearchCV,
@@ -89,6 +98,25 @@ def test_every_calibrator(load, params):
     assert [given.name for given in model.graph.input] == ["X"]
     assert [given.name for given in model.graph.output] == ["label", "probabilities"]
     assert_gives_the_same(model, net, X)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [LogisticRegression(), make_pipeline(StandardScaler(), CalibratedClassifierCV(GaussianNB()))],
+)
+@pytest.mark.parametrize("params", [{}, UNDONE], ids=["", "class_weight"])
+def test_calibrators_of_scikit_learn(calibration, params):
+    X, y = tabular()
+    net = quick(calibration=calibration, **params).fit(X, y)
+    assert_gives_the_same(to_onnx(net, X), net, X)
+
+
+def test_a_calibrator_of_scikit_learn_for_pooled_nets():
+    X, y = tabular()
+    estimator = LabelSmoothingClassifierCV(
+        quick(calibration=LogisticRegression()), cv=2, random_state=0
+    ).fit(X, y)
+    assert_gives_the_same(to_onnx(estimator, X), estimator, X)
 
 
 def test_pooled_nets_of_several_encodings():
@@ -258,8 +286,10 @@ class Equal:
 def test_names_what_it_cannot_turn_into_a_graph():
     X, y = tabular()
     net = quick(max_epochs=2).fit(X, y)
-    with pytest.raises(TypeError, match="calibrator is a Equal"):
-        to_onnx(quick(calibration=Equal(), max_epochs=2).fit(X, y), X)
+    softmax = FunctionTransformer(scipy.special.softmax, kw_args={"axis": 1})
+    for own in (Equal(), make_pipeline(softmax, LogisticRegression())):
+        with pytest.raises(TypeError, match=rf"is a {type(own).__name__}, which skl2onnx"):
+            to_onnx(quick(calibration=own, max_epochs=2).fit(X, y), X)
     with pytest.raises(ValueError, match="cannot turn module=OneByOne into ONNX"):
         to_onnx(quick(OneByOne, max_epochs=2).fit(X, y), X)
     with pytest.raises(TypeError, match="got CalibratedClassifierCV"):

@@ -135,6 +135,8 @@ def test_every_damage_is_refused(tmp_path, record_property):
     [
         (pickle.dumps([1]), "is no file that sksmooth.save has written"),
         (b"", "is no file that sksmooth.save has written"),
+        (b"sksmooth 0 abc 3\nabc", "is no file that sksmooth.save has written"),
+        (b"PK\x03\x04 of another program", "is no file that sksmooth.save has written"),
         (b"sksmooth 7 abc 3\nabc", "is of format 7, but sksmooth .* reads formats up to 1"),
         (b"sksmooth 1\nabc", "is damaged: its first line"),
         (b"sksmooth 1 abc 30\nabc", "is cut off: 3 of 30 bytes"),
@@ -222,3 +224,28 @@ def test_all_that_was_learned_is_in_the_file(tmp_path):
     for estimator in (make(class_weight="balanced"), make_cv()):
         save(estimator.fit(X, Y), tmp_path / "net")
         assert set(vars(load(tmp_path / "net"))) == set(vars(estimator))
+
+
+def test_a_file_stays_whole_on_a_disk_that_fills_up(tmp_path):
+    code = """
+import resource, signal, sys
+from sksmooth import *
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+X, y = make_tabular(150, random_state=0)
+net = LabelSmoothingClassifier(max_epochs=1, random_state=0).fit(X, y)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+for write in (save, lambda net, path: net.save_params(f_params=path)):
+    try:
+        write(net, sys.argv[1])
+    except (OSError, RuntimeError) as error:  # torch's is RuntimeError
+        print(type(error).__name__)
+"""
+    path = tmp_path / "net"
+    save(make().fit(X, Y), path)
+    before = path.read_bytes()
+    command = [sys.executable, "-c", code, str(path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert len(told.stdout.split()) == 2
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["net"]

@@ -32,8 +32,9 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Checkpoint, EarlyStopping, LRScheduler, ProgressBar
 from skorch.helper import predefined_split
+from skorch.utils import noop
 
 from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
 from sksmooth.search import BatchedGridSearchCV
@@ -508,8 +509,21 @@ class TestFailures:
 
 
 class TestAlone:
-    def test_nets_with_callbacks_are_fitted_by_themselves(self):
-        net = clone(NET).set_params(callbacks=[LRScheduler("StepLR", step_size=2)])
+    @pytest.mark.parametrize(
+        "callback",
+        [
+            LRScheduler("StepLR", step_size=2),
+            LRScheduler("CyclicLR", base_lr=0.001, max_lr=0.1, step_every="batch"),
+            EarlyStopping("train_loss", patience=1, threshold=10.0, sink=noop),
+            Checkpoint(monitor="train_loss_best", load_best=True),
+            ProgressBar(detect_notebook=False),
+        ],
+        ids=lambda callback: type(callback).__name__,
+    )
+    def test_nets_with_callbacks_are_fitted_by_themselves(self, callback, tmp_path):
+        net = clone(NET).set_params(callbacks=[("own", callback)])
+        if isinstance(callback, Checkpoint):
+            net.set_params(callbacks__own__dirname=str(tmp_path))
         _, ours = _both(net, EPS)
         assert ours.alone_because_ == ["callbacks are set"] * 2
 
@@ -621,6 +635,14 @@ class _CountsPasses(_OwnNet):
         return super().forward(X)
 
 
+class _CountsPickles(np.ndarray):
+    n_pickles = 0
+
+    def __reduce_ex__(self, protocol):
+        _CountsPickles.n_pickles += 1
+        return super().__reduce_ex__(protocol)
+
+
 class _KillsOnce(SimpleNet):
     """Ends the first worker that builds it, or that trains it for so many steps."""
 
@@ -678,6 +700,22 @@ class TestParallel:
             spread = BatchedGridSearchCV(pipe, grid, cv=3, verbose=1).fit(X, Y)
         _assert_same(alone, spread)
         assert "45/45" in capsys.readouterr().err
+
+    def test_rows_go_to_the_machines_of_a_cluster_once_and_not_with_each_group(
+        self, cluster, monkeypatch
+    ):
+        rows = np.repeat(X, 5, axis=1).view(_CountsPickles)
+        weight = np.linspace(0.5, 1.5, len(Y))
+        monkeypatch.setattr(_CountsPickles, "n_pickles", 0)
+        pickle.dumps(rows)
+        assert _CountsPickles.n_pickles == 1
+        grid = {"label_smoothing": [0.0, 0.2], "lr": [0.01, 0.02, 0.03, 0.04]}
+        alone = BatchedGridSearchCV(NET, grid, cv=3).fit(rows, Y, sample_weight=weight)
+        with parallel_config("dask"):
+            spread = BatchedGridSearchCV(NET, grid, cv=3).fit(rows, Y, sample_weight=weight)
+        _assert_same(alone, spread)
+        # Dask sends arrays by themselves; what goes with a task is pickled.
+        assert _CountsPickles.n_pickles == 1
 
     def test_tells_of_its_epochs_by_a_backend_that_gives_all_at_once(self, capsys):
         class AtOnce(ThreadingBackend):  # as Ray's, or multiprocessing's

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, make_tabular
+from sksmooth import (
+    BatchedGridSearchCV,
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    LabelSmoothingLoss,
+    NormTemperatureScaling,
+    TemperatureScaling,
+    make_tabular,
+)
 
 X, Y = make_tabular(120, random_state=0)
 NAN = float("nan")
@@ -43,6 +51,14 @@ NAN = float("nan")
         *(("compile", value) for value in (float("inf"), None, "no")),
         ("torch_load_kwargs", 3),
         ("class_weight", {0: "a"}),
+        ("class_weight", {0: NAN}),
+        ("class_weight", {0: -1.0}),
+        ("class_weight", {7: 1.0}),
+        ("class_weight", {0: 0, 1: 0, 2: 0}),
+        ("classes", {"a": 1}),
+        ("classes", torch.tensor(1.0)),
+        ("warm_start", np.array([1, 2])),
+        *(("module__hidden_layer_sizes", value) for value in (b"x", "8", {8: 4}, 2.5)),
     ],
 )
 def test_wrong_type_is_refused_by_its_name(name, value):
@@ -69,6 +85,52 @@ def test_what_is_no_callback_is_refused(given):
 def test_what_are_no_splits_is_refused(cv):
     with pytest.raises(ValueError, match=r"cv must give pairs \(train, test\)"):
         LabelSmoothingClassifierCV(cv=cv).fit(X, Y)
+
+
+@pytest.mark.parametrize("cv", [[(1, 2)], [([0, 1], [NAN])], [(np.arange(9), [9999])]])
+def test_what_are_no_splits_of_a_search_is_refused(cv):
+    with pytest.raises(ValueError, match=r"cv must give pairs \(train, test\)"):
+        BatchedGridSearchCV(LabelSmoothingClassifier(), {"lr": [0.1]}, cv=cv).fit(X, Y)
+
+
+WRONG_WEIGHTS = [
+    NAN,
+    float("inf"),
+    -1.0,
+    0,
+    "balanced",
+    {0: 1.0},
+    np.zeros(120),
+    np.full(120, NAN),
+    np.r_[float("inf"), np.ones(119)],
+    np.r_[-1.0, np.ones(119)],
+    np.ones(119),
+    np.ones((120, 2)),
+    np.full(120, "a"),
+    np.full(120, None),
+    np.full(120, 1j),
+]
+
+
+@pytest.mark.parametrize("weight", WRONG_WEIGHTS, ids=lambda weight: repr(weight)[:20])
+def test_wrong_weights_are_refused_by_their_name(weight):
+    ensemble = LabelSmoothingClassifierCV(LabelSmoothingClassifier(max_epochs=2))
+    for estimator in (LabelSmoothingClassifier(max_epochs=2), ensemble):
+        with pytest.raises((TypeError, ValueError), match=r"(?i)sample.weight"):
+            estimator.fit(X, Y, sample_weight=weight)
+        assert not hasattr(estimator, "classes_")
+    with pytest.raises((TypeError, ValueError), match=r"(?i)sample.weight"):
+        LabelSmoothingClassifier().partial_fit(X, Y, sample_weight=weight)
+    for calibrator in (TemperatureScaling(), NormTemperatureScaling()):
+        with pytest.raises((TypeError, ValueError), match=r"(?i)sample.weight"):
+            calibrator.fit(X[:, :3], Y, sample_weight=weight)
+        assert not hasattr(calibrator, "temperature_")
+
+
+@pytest.mark.parametrize("value", [None, "a", 1.5, True, NAN, [0]])
+def test_ignore_index_of_a_wrong_type(value):
+    with pytest.raises(TypeError, match="ignore_index must be an integer"):
+        LabelSmoothingLoss(ignore_index=value)(torch.zeros(2, 3), torch.tensor([0, 1]))
 
 
 def test_error_of_a_module_of_ones_own_says_what_it_was_made_with():
