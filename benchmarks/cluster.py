@@ -53,7 +53,7 @@ class Timing(NamedTuple):
 def run(n_candidates: int, n_rates: int, epochs: int, n_workers: int) -> Timing:
     """Search once, inside the active backend."""
     X, y = make_tabular(1000, random_state=0)
-    net = LabelSmoothingClassifier(max_epochs=epochs, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=epochs, train_split=0.2, random_state=0)
     grid = {
         "label_smoothing": np.linspace(0, 0.3, n_candidates // n_rates).tolist(),
         "lr": np.geomspace(0.001, 0.01, n_rates).tolist(),

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import joblib
 import numpy as np
@@ -18,22 +18,24 @@ from numpy.typing import NDArray
 from skorch.callbacks import PrintLog
 from torch.nn.parameter import is_lazy
 
-from sksmooth._batches import TensorBatches
+from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import Evaluation, FitTask, heard
 from sksmooth._rows import Table, check_rows
 from sksmooth._session import learned_so_far, tell_time_left
 from sksmooth.classifier import LabelSmoothingClassifier
+from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import (
     BY_HAND,
     against_company,
     against_stacking,
+    choose_folds,
     draws_random_numbers,
     plan_stack,
 )
 from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
-from sksmooth.engine.stack import InMemoryStack, Member, Selection
+from sksmooth.engine.stack import InMemoryStack, Member, Selection, members_that_pay
 from sksmooth.engine.threads import outlives_fork
 
 # What classifiers may differ in and still be trained in one stack.
@@ -247,10 +249,17 @@ class _Runner:
             checked[key] = table
         self.estimator.prepare(table)
         self.seed = self.estimator.draw_seed()
+        estimator, rows = self.estimator, cast(TensorRows, table.rows)
+        n_folds = choose_folds(estimator, rows, {}, "fit")
         with OwnRandomness(self.seed):
-            train, held_out = self.estimator.get_split_datasets(table.rows, table.codes)
-            self.batches: Any = self.estimator.get_iterator(train, training=True)
-            self.held_out: Any = held_out and self.estimator.get_iterator(held_out)
+            if n_folds:
+                datasets: tuple = (rows, None)
+            else:
+                datasets = estimator.get_split_datasets(rows, table.codes)
+            train, held_out = datasets
+            self.batches: Any = estimator.get_iterator(train, training=True)
+            self.held_out: Any = held_out and estimator.get_iterator(held_out)
+            self.folds = Folds.of(estimator, rows, n_folds) if n_folds else None
 
     def reason_to_go_alone(self) -> str | None:
         """Tell what in the classifier's parts keeps its kind from being trained in a stack."""
@@ -276,6 +285,7 @@ class _Runner:
             n_classes,
             n_batches,
             self.held_out is None,
+            self.folds and self.folds.kind,
             id(self.estimator.learned_.get("encoding")),
         )
         return _common_params(self.estimator), others
@@ -323,7 +333,10 @@ def _run_stacks(
     runners: list[_Runner], max_members: int, on_epoch: Callable[[int], None] | None
 ) -> None:
     """Train nets of one kind, in as few stacks as hold them."""
-    n_stacks = -(-len(runners) // max_members)
+    first = runners[0]
+    n_nets = 1 + len(first.folds.seeds) if first.folds else 1
+    at_once = max(1, members_that_pay(first.estimator.module_, max_members) // n_nets)
+    n_stacks = -(-len(runners) // at_once)
     for stack in np.array_split(np.arange(len(runners)), n_stacks):
         members = [runners[number] for number in stack]
         with _timed([runner.job for runner in members]), single_precision():
@@ -351,14 +364,19 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     # All rows at once are of different numbers, in folds of unequal size.
     batch_size = max(runner.batches.batch_size for runner in runners)
     chosen = plan_stack(first, members[0].train)
-    stack = InMemoryStack(
+    by_hand = chosen.kind == BY_HAND
+    stack: Any = InMemoryStack(
         members,
         first.optimizer_,
         batch_size,
         len(first.classes_inferred_),
-        by_hand=chosen.kind == BY_HAND,
+        by_hand=by_hand,
         rows_at_once=first.rows_at_once(),
     )
+    folds = [runner.folds for runner in runners if runner.folds is not None]
+    if folds:
+        nets = [runner.estimator for runner in runners]
+        stack = CrossFitted(stack, nets, folds, by_hand=by_hand)
     monitor = Monitor([stack], patience=first.patience if first.early_stopping else None)
     records = _Records(runners)
 

@@ -28,7 +28,14 @@ from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Best, Monitor
 from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack
 from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
-from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection
+from sksmooth.engine.stack import (
+    InMemoryStack,
+    Losses,
+    Member,
+    Scored,
+    Selection,
+    members_that_pay,
+)
 from sksmooth.engine.threads import limit_threads
 
 
@@ -103,6 +110,8 @@ class FoldsTraining:
         Their class indices and weights.
     monitor : Monitor
         Its sets are the ε, each over all folds.
+    running : list of stacks
+        Those whose nets are trained in the epoch at hand.
     alone_because : str or None
         Why the nets are not trained in lockstep.
     """
@@ -133,6 +142,7 @@ class FoldsTraining:
         if rows.sample_weight is not None:
             self.weight = to_numpy(rows.sample_weight)[self.left_out].astype(np.float64)
         self.recorded: list[tuple] = []
+        self.running: list[Any] = []
 
     def make_net(self, label_smoothing: float, fold: int) -> LabelSmoothingClassifier:
         """Make an untrained net."""
@@ -168,11 +178,13 @@ class FoldsTraining:
             self.stacks,
             [np.asarray(stack.values) for stack in self.stacks],
             estimator.patience if estimator.early_stopping else None,
-            self._collect,
+            lambda stacks: self._collect(),
         )
 
         def begin_epoch() -> None:
-            for stack in self.stacks:
+            numbers = range(len(self.stacks))
+            self.running = [self.stacks[own] for own in numbers if not self.monitor.is_done(own)]
+            for stack in self.running:
                 stack.begin_epoch()
             task.begin_epoch()
 
@@ -180,7 +192,8 @@ class FoldsTraining:
             if verbose:
                 self._print_epoch(epoch)
             for stack, losses in zip(self.stacks, epoch.losses, strict=True):
-                stack.end_epoch(epoch.number, losses)
+                if stack in self.running:
+                    stack.end_epoch(epoch.number, losses)
             if task.end_epoch(learned):
                 self.monitor.stop()
 
@@ -207,7 +220,8 @@ class FoldsTraining:
         kinds = [(fold.n_batches, id(self.encodings[k])) for k, fold in enumerate(folds)]
         for kind in dict.fromkeys(kinds):
             alike = [(value, k) for value, k in pairs if kinds[k] == kind]
-            for chosen in np.array_split(alike, -(-len(alike) // max_members)):
+            at_once = members_that_pay(folds[alike[0][1]].net.module_, max_members)
+            for chosen in np.array_split(alike, -(-len(alike) // at_once)):
                 if len(chosen) == 1:
                     (pair,) = chosen.tolist()
                     stacks.append(_Alone(self, pair, folds[pair[1]]))
@@ -215,13 +229,13 @@ class FoldsTraining:
                     stacks.append(_Together(self, chosen.tolist(), folds))
         return stacks
 
-    def _collect(self, stacks: Sequence[Any]) -> Scored:
-        """Give the out-of-fold logits of each ε."""
+    def _collect(self) -> Scored:
+        """Give the out-of-fold logits of each ε that is still trained for."""
         n_values, n_left_out = len(self.label_smoothings), len(self.left_out)
-        scores = [stack.score() for stack in stacks]
+        scores = [stack.score() for stack in self.running]
         with limit_threads(0.0):  # to copy is too little work for more
             logits = torch.zeros(n_values * n_left_out, self.n_classes)
-            for stack, scored in zip(stacks, scores, strict=True):
+            for stack, scored in zip(self.running, scores, strict=True):
                 if scored is not None:
                     own = torch.from_numpy(scored.logits).flatten(0, 1)
                     logits.index_add_(0, stack.target, own.index_select(0, stack.source))

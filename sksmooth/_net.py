@@ -39,7 +39,7 @@ from sksmooth._progress import go_on, load_parts, random_state_of, state_of
 from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far, show
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
-from sksmooth.engine.plan import overrides
+from sksmooth.engine.plan import N_FOLDS, choose_folds, overrides
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
 from sksmooth.engine.targets import (
     check_logits,
@@ -144,12 +144,17 @@ class SmoothedNet(StoredNet):
             return dataset_train, self._encode_given(dataset_valid)
         if self.train_split is None:
             return dataset, None
-        train, held_out = hold_out(get_len(dataset), y, self.train_split, self.draw_seed())
+        train, held_out = hold_out(get_len(dataset), y, self.share_held_out(), self.draw_seed())
         if held_out is None:
             return dataset, None
         indices: list[Any] = [train, held_out]
         dataset_train, dataset_valid = (Subset(dataset, index) for index in indices)
         return dataset_train, dataset_valid
+
+    def share_held_out(self) -> float:
+        """Give the fraction of the rows to hold out, where they are not scored in folds."""
+        n_folds = N_FOLDS if self.train_split == "auto" else self.train_split
+        return n_folds if n_folds < 1 else 1 / n_folds
 
     def _encode_given(self, held_out: Dataset | None) -> Dataset | None:
         """Encode the labels of held-out rows that skorch's ``predefined_split`` was made with.
@@ -475,11 +480,16 @@ class SmoothedNet(StoredNet):
             self._random_state = random_state_of(progress)
         drawn_from = self._drawing_from().get_state()
         randomness = OwnRandomness(self.draw_seed())
+        n_folds = choose_folds(self, X, fit_params, _routing_method)
         with randomness:
             split_params = self._split_params(_routing_method, fit_params)
-            datasets = self.get_split_datasets(X, y, **split_params)
+            datasets: Any = (X, None)
+            if not n_folds:
+                datasets = self.get_split_datasets(X, y, **split_params)
         with self.in_training() as training:
-            session = Session(self, *datasets, randomness, fit_params, drawn_from)
+            session = Session(
+                self, datasets[0], datasets[1], randomness, fit_params, n_folds, drawn_from
+            )
             monitor = Monitor([session.stack], patience=training.patience)
             if progress is not None:
                 go_on(self, randomness, monitor, progress)

@@ -287,10 +287,10 @@ def _check_labels_of(dataset: Any, y: NDArray | None, labels: NDArray, train_spl
         if y is not None and len(y) != len(dataset):
             raise ValueError(f"y has {len(y)} labels, but X is a {kind} of {len(dataset)} rows.")
         return
-    if isinstance(train_split, Real):
+    if isinstance(train_split, Real | str):
         raise ValueError(
-            f"train_split={train_split} holds out rows by their numbers, which those of a {kind}, "
-            "an IterableDataset, do not have; set train_split=None, or to "
+            f"train_split={train_split!r} holds out rows by their numbers, which those of a "
+            f"{kind}, an IterableDataset, do not have; set train_split=None, or to "
             "skorch.helper.predefined_split(dataset)."
         )
     if not are_codes(labels):

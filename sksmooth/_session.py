@@ -18,9 +18,17 @@ from sksmooth._batches import TensorBatches
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import warn_user
 from sksmooth.engine.by_skorch import SkorchStack
+from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.loop import Epoch
 from sksmooth.engine.monitor import Monitor
-from sksmooth.engine.plan import BY_HAND, BY_SKORCH, may_change_parts, plan, replaces_steps
+from sksmooth.engine.plan import (
+    BY_HAND,
+    BY_SKORCH,
+    may_change_parts,
+    plan,
+    plan_stack,
+    replaces_steps,
+)
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
 from sksmooth.engine.stack import InMemoryStack, Member, Remade, Selection
 
@@ -205,6 +213,8 @@ class Session:
         From which all is drawn.
     fit_params : dict
         Arguments of the module's forward.
+    n_folds : int, default=0
+        In how many folds the rows are scored; 0: in none.
     drawn_from : state of a RandomState, default=None
         From which the seeds of this training were drawn.
 
@@ -221,6 +231,7 @@ class Session:
         dataset_valid: Dataset | None,
         randomness: OwnRandomness,
         fit_params: Mapping[str, Any],
+        n_folds: int = 0,
         drawn_from: Any = None,
     ) -> None:
         self.net = net
@@ -235,6 +246,12 @@ class Session:
         _refuse_no_batches(self.train)
         _part_from_single_rows(net, self.train)
         self.stack: Any = Remade(self._stack) if may_change_parts(net) else self._stack()
+        if n_folds:
+            rows: Any = dataset_train
+            with randomness:
+                folds = Folds.of(net, rows, n_folds)
+            by_hand = plan_stack(net, Selection.of(rows)).kind == BY_HAND
+            self.stack = CrossFitted(self.stack, [net], [folds], by_hand=by_hand)
 
     def _stack(self) -> InMemoryStack | SkorchStack:
         """Make the stack that the net's parts and batches call for."""
@@ -280,7 +297,7 @@ class Session:
         history.record("train_loss", float(epoch.train_loss[0]))
         if epoch.scores is not None:
             scores = {name: float(own[0]) for name, own in epoch.scores.named().items()}
-            if net.trained_by_ != BY_SKORCH:
+            if net.trained_by_ != BY_SKORCH and self.held_out is not None:
                 batch = {"valid_loss": scores["valid_loss"]}
                 batch["valid_batch_size"] = self.held_out.n_rows
                 history[-1]["batches"].append(batch)

@@ -57,7 +57,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     """A neural classifier with smoothed labels and calibrated probabilities.
 
     Smoothing the labels often makes a net more accurate and always makes its confidence wrong.
-    This classifier holds out some rows, stops training where the refined loss on them is best,
+    This classifier stops training where the refined loss on rows that were not trained on is best,
     and fits a temperature to them, so that ``predict_proba`` can be trusted.
 
     It is a :class:`skorch.NeuralNetClassifier`: all of skorch's parameters, callbacks and methods
@@ -100,7 +100,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     early_stopping : bool, default=True
         Stop when the refined loss on the held-out rows has not fallen for `patience` epochs, and
         go back to the epoch where it was lowest.
-    patience : int, default=40
+    patience : int, default=25
         See `early_stopping`.
     criterion : torch criterion (class or instance), default=LabelSmoothingLoss
         Gets the logits, the class indices and, in its attributes `label_smoothing` and `smoothing`,
@@ -108,9 +108,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         criterion for ``label_smoothing=0``.
     optimizer : torch optimizer (class), default=torch.optim.AdamW
         The update rule.
-    lr : float, default=0.001
+    lr : float, default=0.002
         The learning rate.
-    max_epochs : int, default=300
+    max_epochs : int, default=150
         The most epochs of a fit.
     max_time : float or None, default=None
         Seconds after which no further epoch of a call begins. In a search in lockstep, of which
@@ -122,10 +122,16 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         Training rows are shuffled unless ``iterator_train__shuffle=False``.
     dataset : torch Dataset (class), default=TensorRows
         Holds the rows.
-    train_split : float, callable or None, default=0.2
-        The rows held out for early stopping and calibration: a fraction of them, drawn by
-        `random_state` and stratified by class; a callable such as
-        :class:`skorch.dataset.ValidSplit`; or None to train on all rows.
+    train_split : "auto", int, float, callable or None, default="auto"
+        What early stopping and calibration look at. An int, of folds: all rows, each scored by
+        another net that did not see it; for every fold such a net is trained beside this one. A
+        float: that fraction of the rows, which are then not trained on. Both are drawn by
+        `random_state`, stratified by class. A callable such as :class:`skorch.dataset.ValidSplit`:
+        the rows that it holds out. None: nothing. "auto": 5 folds of up to 2,000 rows, for a module
+        of up to 100,000 numbers; else, or where rows are not in memory, nets of its kind cannot be
+        stacked, ``warm_start`` is set or a callback may change it (all but ``ProgressBar``,
+        ``PrintLog`` and this package's), a fifth of the rows. ``partial_fit`` holds out a fraction,
+        for k folds one in k.
     callbacks : list of skorch callbacks, "disable" or None, default=None
         See skorch. scikit-learn's, from its version 1.9 on, are set by ``set_callbacks``.
     predict_nonlinearity : "auto", callable or None, default="auto"
@@ -214,17 +220,17 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         calibration_weight: str = "weighted",
         random_state: int | np.random.RandomState | None = None,
         early_stopping: bool = True,
-        patience: int = 40,
+        patience: int = 25,
         criterion: Any = LabelSmoothingLoss,
         optimizer: Any = torch.optim.AdamW,
-        lr: float = 0.001,
-        max_epochs: int = 300,
+        lr: float = 0.002,
+        max_epochs: int = 150,
         max_time: float | None = None,
         batch_size: int = 64,
         iterator_train: Callable = make_batches,
         iterator_valid: Callable = make_batches,
         dataset: Any = TensorRows,
-        train_split: float | Callable | None = 0.2,
+        train_split: str | float | Callable | None = "auto",
         callbacks: list | str | None = None,
         predict_nonlinearity: str | Callable | None = "auto",
         warm_start: bool = False,
@@ -501,7 +507,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self.calibrator_ = None
             if self.train_split is not None:
                 warn_user(
-                    f"Too few rows to hold any out by train_split={self.train_split}: trained on "
+                    f"Too few rows to hold any out by train_split={self.train_split!r}: trained on "
                     "all of them, without calibration"
                     + (" and early stopping." if self.early_stopping else "."),
                 )

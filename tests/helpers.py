@@ -29,7 +29,7 @@ def needs_sklearn(version, what):
 def quick(**params):
     """Make a classifier that is trained in a moment, reproducibly."""
     module = {} if "module" in params else {"module__dropout": 0.0}
-    small = {"max_epochs": 3, "lr": 0.003, "random_state": 0, **module}
+    small = {"max_epochs": 3, "lr": 0.003, "train_split": 0.2, "random_state": 0, **module}
     return LabelSmoothingClassifier(**{**small, **params})
 
 

@@ -21,6 +21,7 @@ callback = pytest.importorskip("sklearn.callback")
 
 X, Y = make_tabular(n_samples=180, random_state=0)
 NET = LabelSmoothingClassifier(
+    train_split=0.2,
     max_epochs=6,
     patience=2,
     lr=0.03,

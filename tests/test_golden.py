@@ -82,6 +82,7 @@ SETTINGS = {
     "all rows": lambda: single(train_split=None, batch_size=-1, lr=0.02),
     "no early stopping, tanh": lambda: single(early_stopping=False, module__activation="tanh"),
     "SGD": lambda: single(optimizer=torch.optim.SGD, optimizer__momentum=0.9, lr=0.05),
+    "a fifth held out": lambda: single(train_split=0.2),
     "module of one's own": lambda: single(module=TwoLayers, lr=0.02),
     "partial_fit": continued,
     "CV": chosen,

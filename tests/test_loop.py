@@ -41,6 +41,9 @@ class Watching:
     def is_over(self):
         return not self.active.any()
 
+    def is_done(self, stack):
+        return not self.active[stack % len(self.active)]
+
     def look(self, losses):
         self.n_epochs += 1
         for number, epoch in self.failing.items():
@@ -99,6 +102,13 @@ def test_it_ends_when_the_monitor_says_so():
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     # In the epoch in which a set is done, it was still in training.
     assert [epoch.active.tolist() for epoch in epochs] == [[1, 1], [1, 1], [0, 1]]
+
+
+def test_a_stack_whose_nets_are_done_is_trained_no_further():
+    stacks = [Counted(), Counted()]
+    _, epochs = run(stacks, Watching(n_sets=2, done={0: 2}), 5)
+    assert [stack.n_epochs for stack in stacks] == [2, 5]
+    assert all(len(epoch.losses) == 2 for epoch in epochs)
 
 
 def test_a_failure_is_told_in_its_epoch_only():

@@ -45,7 +45,8 @@ def data():
 
 
 def make_net(**parameters):
-    return LabelSmoothingClassifier(**{"max_epochs": 5, "random_state": 0, **parameters})
+    settings = {"max_epochs": 5, "train_split": 0.2, "random_state": 0}
+    return LabelSmoothingClassifier(**{**settings, **parameters})
 
 
 def same_parameters(one, other):

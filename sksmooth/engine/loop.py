@@ -88,6 +88,7 @@ def train(
     start = time.perf_counter()
     recorded = monitor.n_epochs, monitor.best
     n_before = monitor.n_epochs
+    losses: list[Losses] = []
     try:
         for number in range(n_before + 1, max_epochs + 1):
             if monitor.is_over:
@@ -95,7 +96,10 @@ def train(
             on_epoch_begin()
             begin = time.perf_counter()
             with telling():
-                losses = [stack.run_epoch() for stack in stacks]
+                losses = [
+                    losses[own] if monitor.is_done(own) else stack.run_epoch()
+                    for own, stack in enumerate(stacks)
+                ]
                 active = monitor.active.copy()
                 train_loss, scores = monitor.look(losses)
             failed = {own: what for own, what in monitor.failed.items() if active[own]}

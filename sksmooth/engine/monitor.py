@@ -128,6 +128,10 @@ class Monitor:
         """Whether no set is left to train for."""
         return not self.active.any()
 
+    def is_done(self, stack: int) -> bool:
+        """Tell whether no set of the stack with that number is left to train for."""
+        return not self.active[self.sets[stack]].any()
+
     def look(self, losses: Sequence[Losses]) -> tuple[NDArray[np.float64], Scores | None]:
         """Look at the epoch that has just ended.
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
-from skorch.callbacks import Callback, LRScheduler, PassthroughScoring
+from skorch.callbacks import (
+    Callback,
+    EpochTimer,
+    LRScheduler,
+    PassthroughScoring,
+    PrintLog,
+    ProgressBar,
+)
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sksmooth._batches import TensorBatches, TensorRows, make_batches
+from sksmooth._batches import FEWEST_HELD_OUT, TensorBatches, TensorRows, make_batches
 from sksmooth._private import has_hooks, has_step_hooks
 from sksmooth.encoding import Encoding
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
@@ -34,6 +42,15 @@ _ONE_BY_ONE = (
 
 # Where hooks are defined that are no user's.
 _OWN_ROOMS = ("sksmooth._net", "sksmooth.classifier", "skorch.classifier", "skorch.net")
+
+# Callbacks that look at a training and leave it as it is, as those of this package do.
+_OBSERVERS = (EpochTimer, PrintLog, ProgressBar)
+
+# Unless told otherwise, rows are scored in folds, in so many, where that pays: the most rows, since
+# many can spare some, and the most numbers of a module, since others take long.
+N_FOLDS = 5
+MOST_ROWS_IN_FOLDS = 2_000
+MOST_NUMBERS = 100_000
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _STEP_HOOKS = (
@@ -84,7 +101,7 @@ def plan(net: Any, train: Any, held_out: Any, fit_params: Mapping[str, Any]) -> 
     Plan
         The choice.
     """
-    reason = _against_the_engine(net, (train, held_out), fit_params)
+    reason = _against_batches(net, (train, held_out)) or _against_parts(net, fit_params)
     if reason is not None:
         return Plan(BY_SKORCH, reason)
     return plan_stack(net, Selection.of_batches(train))
@@ -121,17 +138,24 @@ def _n_classes(net: Any) -> int:
     return len(getattr(net, "classes_inferred_", ()))  # unknown to a bare fit_loop
 
 
-def _against_the_engine(net: Any, batches: tuple, fit_params: Mapping[str, Any]) -> str | None:
-    """Tell what needs skorch's own steps."""
+def _against_batches(net: Any, batches: tuple) -> str | None:
+    """Tell what in the batches, or in who listens to them, needs skorch's own steps."""
+    reasons = {
+        "a callback listens to the batches": _listens_to_batches(net),
+        "the rows are not in memory": not all(
+            isinstance(own, TensorBatches) for own in batches if own is not None
+        ),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _against_parts(net: Any, fit_params: Mapping[str, Any]) -> str | None:
+    """Tell what in the net's parts and parameters needs skorch's own steps."""
     parts = (net._modules, net._criteria, net._optimizers)
     if parts != (["module"], ["criterion"], ["optimizer"]):
         return "there are other parts than module, criterion and optimizer"
     reasons = {
-        "a callback listens to the batches": _listens_to_batches(net),
         "a hook of skorch is overridden": replaces_steps(net),
-        "the rows are not in memory": not all(
-            isinstance(own, TensorBatches) for own in batches if own is not None
-        ),
         "arguments of forward are given": bool(fit_params),
         "compile is set": bool(net.compile),
         "the criterion is not known": not is_known(net.criterion_) or has_hooks(net.criterion_),
@@ -141,6 +165,83 @@ def _against_the_engine(net: Any, batches: tuple, fit_params: Mapping[str, Any])
         "the criterion's weight does not fit": not _weight_fits(net),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def choose_folds(net: Any, rows: Any, fit_params: Mapping[str, Any], method: str) -> int:
+    """Choose in how many folds the rows are scored, once the parts of a net are built.
+
+    Parameters
+    ----------
+    net : LabelSmoothingClassifier
+        Whose `train_split` is "auto", a number of folds, or else something.
+    rows : torch Dataset
+        All rows.
+    fit_params : dict
+        Arguments of the module's forward.
+    method : {"fit", "partial_fit"}
+        What is called.
+
+    Returns
+    -------
+    int
+        0: in none; rows are held out, or not.
+
+    Raises
+    ------
+    ValueError
+        If `train_split` asks for folds that there cannot be.
+    """
+    split: Any = net.train_split
+    is_auto = isinstance(split, str)
+    if method == "partial_fit" or not (is_auto or isinstance(split, Integral)):
+        return 0
+    if is_auto and not (_pays(net, rows) and _uses_held_out_rows(net)):
+        return 0
+    n_folds = N_FOLDS if is_auto else int(split)
+    reason = _against_folds(net, rows, fit_params)
+    if reason is None:
+        return 0 if len(rows) // n_folds < FEWEST_HELD_OUT else n_folds
+    if is_auto:
+        return 0
+    raise ValueError(
+        f"train_split={split} trains {split} nets more beside this one, each on all rows but a "
+        f"fold, but {reason}. Give a fraction of the rows, such as train_split={1 / split:.2g}."
+    )
+
+
+def _pays(net: Any, rows: Any) -> bool:
+    """Tell whether nets of folds are worth their time: of few rows, in memory, and small."""
+    if not isinstance(rows, TensorRows) or len(rows) > MOST_ROWS_IN_FOLDS:
+        return False
+    parameters = list(net.module_.parameters())
+    return not any(map(is_lazy, parameters)) and sum(p.numel() for p in parameters) <= MOST_NUMBERS
+
+
+def _uses_held_out_rows(net: Any) -> bool:
+    return net.early_stopping or net.calibration is not None
+
+
+def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | None:
+    """Tell what keeps nets of folds from being trained beside a net as it is trained."""
+    reason = _against_parts(net, fit_params)
+    if reason is not None:
+        return reason
+    reasons = {
+        "a hook of skorch is overridden": overrides(net, "get_split_datasets", "get_iterator"),
+        "a callback may change the net": any(map(_may_change_nets, net.callbacks_)),
+        "warm_start is set": bool(net.warm_start),
+        "the rows are not in memory": not isinstance(rows, TensorRows),
+    }
+    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    if reason is None and not isinstance(net.get_iterator(rows, training=True), TensorBatches):
+        reason = "an iterator of one's own is set"
+    parts = (net.module_, net.criterion_, net.optimizer_)
+    return reason or against_stacking(*parts, rows.X[:2], _n_classes(net))
+
+
+def _may_change_nets(named: tuple[str, Callback]) -> bool:
+    kind = type(named[1])
+    return kind not in _OBSERVERS and not kind.__module__.startswith("sksmooth.")
 
 
 def _weight_fits(net: Any) -> bool:

@@ -28,6 +28,10 @@ GATHERED_ENTRIES = 2**22
 # Numbers of encoded rows that are kept for all epochs; more are encoded batch by batch.
 ENCODED_ENTRIES = 2**25
 
+# Parameters of a stack on the CPU. A step goes over them, their gradients and moments: more of them
+# leave the processor's cache, and nets take longer in company than alone.
+PARAMETERS_OF_A_STACK = 2**18
+
 # Rows of one forward pass of SimpleNet: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
 ROWS_AT_ONCE = 2048
@@ -459,6 +463,32 @@ class InMemoryStack:
         own: list[Tensor] = list(module.parameters())
         values = [stacked[m].view_as(value) for stacked, value in zip(state, own, strict=True)]
         copy_all(own, values)
+
+
+def members_that_pay(module: torch.nn.Module, most: int) -> int:
+    """Give how many nets of a kind one stack is to have.
+
+    Parameters
+    ----------
+    module : torch module
+        One of them, on the device of its rows.
+    most : int
+        The most that are allowed.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Examples
+    --------
+    >>> members_that_pay(torch.nn.Linear(1000, 100), most=64)
+    2
+    """
+    parameters = list(module.parameters())
+    if any(own.is_cuda for own in parameters):
+        return most
+    return max(1, min(most, PARAMETERS_OF_A_STACK // sum(own.numel() for own in parameters)))
 
 
 class Remade:

@@ -1,0 +1,175 @@
+"""Nets trained beside others of their kind, each on all rows but a fold, which it scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Subset
+
+from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth.engine.randomness import make_generator
+from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection, Stack
+
+
+def draw_folds(y: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Draw disjoint folds of one size, in which classes are as frequent as in all rows.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n_rows,), int64
+        Class indices.
+    n_folds : int
+        How many folds.
+    seed : int
+        Seeds the draw.
+
+    Returns
+    -------
+    ndarray of shape (n_folds, size), int64
+        The rows of each. So that all are of one size, fewer rows than there are folds may be in
+        none; nor is the only row of a class, which a net that did not see it cannot know.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.arange(62) % 3
+    >>> folds = draw_folds(y, n_folds=5, seed=0)
+    >>> folds.shape, np.bincount(y[folds[0]])
+    ((5, 12), array([5, 4, 3]))
+    """
+    order = np.random.RandomState(seed).permutation(len(y))
+    order = order[(np.bincount(y) > 1)[y[order]]]
+    kept = order[: len(order) - len(order) % n_folds]
+    by_class = kept[np.argsort(y[kept], kind="stable")]
+    return by_class.reshape(-1, n_folds).T
+
+
+class Folds(NamedTuple):
+    """The rows of one net, in folds.
+
+    Parameters
+    ----------
+    seeds : list of int
+        Of the nets that leave out a fold: they seed the order of their rows, and dropout.
+    batches : list of TensorBatches
+        The batches that each of them is trained on.
+    held_out : tensor of shape (n_folds, size), int64
+        The rows that each leaves out.
+    rows : TensorRows
+        All rows.
+    """
+
+    seeds: list[int]
+    batches: list[TensorBatches]
+    held_out: Tensor
+    rows: TensorRows
+
+    @classmethod
+    def of(cls, net: Any, rows: TensorRows, n_folds: int) -> Folds:
+        """Draw the folds of a net, of skorch's kind."""
+        seed = net.draw_seed()
+        held_out = draw_folds(rows.y.cpu().numpy(), n_folds, seed)
+        batches = []
+        for fold in held_out:
+            train = np.delete(np.arange(len(rows)), fold)
+            batches.append(net.get_iterator(Subset(rows, train.tolist()), training=True))
+        seeds = np.random.RandomState(seed).randint(2**31 - 1, size=n_folds).tolist()
+        return cls(seeds, batches, torch.from_numpy(held_out).to(rows.X.device), rows)
+
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """Numbers that are the same for nets that can be trained in one stack."""
+        return *self.held_out.shape, len(self.batches[0])
+
+    def members(self, net: Any, generators: dict[tuple[int, int], torch.Generator]) -> list[Member]:
+        """Give the members of a stack, which begin as `net` does.
+
+        Parameters
+        ----------
+        net : skorch net
+            With its parts.
+        generators : dict
+            Those of all that draw the same, by seed and number of rows; new ones are added.
+        """
+        members = []
+        for seed, batches, fold in zip(self.seeds, self.batches, self.held_out, strict=True):
+            train = Selection.of_batches(batches)
+            key = seed, len(train.chosen)
+            if key not in generators:
+                generators[key] = make_generator(seed, train.table.X.device)
+            held_out = Selection(self.rows, fold)
+            members.append(Member(net.module_, net.criterion_, train, held_out, generators[key]))
+        return members
+
+
+class CrossFitted:
+    """A stack whose rows are scored by nets that did not see them.
+
+    Beside each net, others of its kind are trained, which begin as it does and take the same kind
+    of steps, each on all rows but a fold. Only their logits of that fold are of use.
+
+    Parameters
+    ----------
+    stack : Stack
+        M nets, each trained on all of its rows.
+    nets : sequence of M skorch nets
+        The same, with their parts.
+    folds : sequence of M Folds
+        Of their rows, all of one kind.
+    by_hand : bool
+        Whether the steps of the others are those written out by hand, or autograd's.
+    """
+
+    def __init__(
+        self, stack: Stack, nets: Sequence[Any], folds: Sequence[Folds], *, by_hand: bool
+    ) -> None:
+        self.stack = stack
+        self.n_members = stack.n_members
+        self.state, self.write_back = stack.state, stack.write_back
+        generators: dict[tuple[int, int], torch.Generator] = {}
+        members = [
+            member
+            for net, own in zip(nets, folds, strict=True)
+            for member in own.members(net, generators)
+        ]
+        batches = [own for each in folds for own in each.batches]
+        self.others = InMemoryStack(
+            members,
+            nets[0].optimizer_,
+            max(own.batch_size for own in batches),
+            len(nets[0].classes_inferred_),
+            by_hand=by_hand,
+            shuffle=batches[0].shuffle,
+            drop_last=batches[0].drop_last,
+            rows_at_once=nets[0].rows_at_once(),
+        )
+
+    def run_epoch(self) -> Losses:
+        """Train every net by one pass over its rows; give the losses of those that are kept."""
+        self.others.run_epoch()
+        return self.stack.run_epoch()
+
+    def score(self) -> Scored:
+        """Give the logits of all rows in folds, a set for each net that is kept."""
+        scored = self.others.score()
+        assert scored is not None
+        assert scored.losses is not None
+        n_nets = self.n_members
+        n_rows = scored.y.size // n_nets
+        losses, weight, of_folds = scored.losses.reshape(n_nets, -1), scored.weight, None
+        if weight is not None:
+            of_folds = weight.sum(1).reshape(losses.shape)
+            weight = weight.reshape(n_nets, n_rows)
+        return Scored(
+            scored.logits.reshape(n_nets, n_rows, -1),
+            scored.y.reshape(n_nets, n_rows),
+            weight,
+            [n_rows] * n_nets,
+            scored.is_weighted,
+            np.average(losses, axis=1, weights=of_folds),
+        )
