@@ -54,7 +54,7 @@ def main(argv=None):
         # `refit` has trained the winner on all training rows. Its score is the negative log-loss.
         accuracy = (search.predict(X_test) == y_test).mean()
         print(
-            f"\nbest label_smoothing: {search.best_params_[PARAMETER]}; on the test rows: "
+            f"\nbest label_smoothing: {search.best_params_[PARAMETER]:g}; on the test rows: "
             f"log-loss {-search.score(X_test, y_test):.4f}, accuracy {accuracy:.4f}"
         )
         pictures[name] = draw(name, search.best_estimator_, X_test, y_test, options.output)

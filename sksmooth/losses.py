@@ -252,9 +252,9 @@ class LabelSmoothingLoss(nn.Module):
 
 
 def mean_loss(
-    criterion: nn.Module, logits: Tensor, target: Tensor, sample_weight: Tensor
+    criterion: nn.Module, logits: Tensor, target: Tensor, sample_weight: Tensor | None
 ) -> Tensor:
-    """Compute a criterion's mean over weighted rows.
+    """Compute a criterion's mean over the rows of a batch; zero where it ignores all of them.
 
     Parameters
     ----------
@@ -264,13 +264,13 @@ def mean_loss(
         The net's raw output.
     target : tensor of shape (n,), integer
         Class indices.
-    sample_weight : tensor of shape (n,)
+    sample_weight : tensor of shape (n,) or None
         Weights of the rows; an integer weight counts as that many copies of the row.
 
     Returns
     -------
     tensor of shape ()
-        The weighted mean.
+        The mean.
 
     Raises
     ------
@@ -284,6 +284,11 @@ def mean_loss(
     >>> mean_loss(torch.nn.CrossEntropyLoss(), logits, target, torch.tensor([1.0, 0.0]))
     tensor(0.3133)
     """
+    ignored = getattr(criterion, "ignore_index", -1)
+    if isinstance(ignored, int) and ignored >= 0 and bool((target == ignored).all()):
+        return logits.sum() * 0
+    if sample_weight is None:
+        return criterion(logits, target)
     if isinstance(criterion, LabelSmoothingLoss):
         return criterion(logits, target, sample_weight)
     plain: Any = criterion

@@ -1193,3 +1193,10 @@ def test_smoothed_part_is_skewed_by_the_criterions_weight_as_torch_does_it():
     expected = nn.CrossEntropyLoss(weight=weight, label_smoothing=0.3)(logits, y)
     assert abs(skewed - smoothed) > 0.01
     torch.testing.assert_close(skewed, expected)
+
+
+def test_batch_whose_rows_are_all_ignored_is_passed_over():
+    settings = {"criterion__ignore_index": 0, "train_split": None, "calibration": None}
+    net = single(batch_size=2, max_epochs=3, **settings).fit(X, Y)
+    assert min(net.history[-1, "batches", :, "train_loss"]) == 0  # there was such a batch
+    assert np.isfinite(net.predict_proba(X)).all()
