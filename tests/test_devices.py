@@ -6,6 +6,7 @@ Most of it is shown without a GPU, on torch's device "meta", whose tensors have 
 import pickle
 import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ from sksmooth import (
     trusted_types,
 )
 from sksmooth._batches import TensorRows, make_batches, merge_repeated
-from sksmooth.engine import randomness
+from sksmooth.engine import cross_fit, randomness
+from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import against_stacking, draws_random_numbers
 from sksmooth.engine.randomness import OwnRandomness
@@ -89,7 +91,8 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
     # It has no generators; nothing is drawn from those of the CPU.
-    monkeypatch.setattr(randomness, "make_generator", lambda seed, device: torch.Generator())
+    for room in (randomness, cross_fit):
+        monkeypatch.setattr(room, "make_generator", lambda seed, device: torch.Generator())
 
 
 def make_net(dropout=0.0, own=False):
@@ -153,6 +156,32 @@ def test_an_epoch_needs_nothing_of_another_device(sizes, by_hand, dropout, n_hel
     assert (scored is None) == (n_held_out == 0)
     if scored is not None:
         assert scored.logits.shape == (n_members, n_held_out, 4)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_nets_of_folds_need_nothing_of_another_device(by_hand, weighted):
+    with OneDevice(), NoNumbers(answer=weighted):
+        stack = make_stack([40], by_hand, weighted=weighted)
+        (member,) = stack.members
+        held_out = torch.arange(40).view(4, 10)
+        train = [list({*range(40)} - {*fold.tolist()}) for fold in held_out]
+        rows = member.train.table
+        batches = [make_batches(Subset(rows, own), 16, shuffle=True) for own in train]
+        folds = Folds([1, 2, 3, 4], batches, held_out.to(ELSEWHERE), rows)
+        net = SimpleNamespace(
+            module_=member.module,
+            criterion_=member.criterion,
+            optimizer_=torch.optim.AdamW(member.module.parameters(), fused=True),
+            classes_inferred_=range(4),
+            rows_at_once=lambda: None,
+        )
+        fitted = CrossFitted(stack, [net], [folds], by_hand=by_hand)
+        losses, scored = fitted.run_epoch(), fitted.score()
+    assert losses.values.shape == (1, 3)
+    assert scored.logits.shape == (1, 40, 4)
+    assert are_elsewhere([*fitted.state(), *fitted.others.state(), fitted.others.X])
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -232,6 +261,7 @@ def on_gpu(**params):
 
 ON_GPU = {
     "SimpleNet": on_gpu(),
+    "a fifth held out": on_gpu(train_split=0.2),
     "weighted": on_gpu(class_weight="balanced", smoothing="prior"),
     "all rows in one batch": on_gpu(batch_size=-1, max_epochs=60),
     "unshuffled": on_gpu(iterator_train__shuffle=False, train_split=None),
