@@ -27,9 +27,6 @@ INDICES_AT_ONCE = 2**14
 # Rows whose labels tell whether an attribute holds those of all.
 LABELS_TO_LOOK_AT = 20
 
-# Rows of a batch where nobody says how many; of few rows fewer, so that a pass is some steps.
-MOST_IN_A_BATCH = 64
-
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
 
@@ -201,43 +198,6 @@ class TensorBatches:
         """Go over every distinct row once, with the weight of its repetitions."""
         rows = self.rows if self.chosen is None else self.rows.take(self.chosen)
         self.rows, self.chosen = merge_repeated(rows), None
-
-
-def choose_batch_size(dataset: Any) -> int:
-    """Give how many rows a batch is to have where nobody says.
-
-    Parameters
-    ----------
-    dataset : torch Dataset
-        The rows to train on.
-
-    Returns
-    -------
-    int
-        Of 50 to 511 distinct rows of one weight, 8 for each 64 of them; else 64. In a small batch,
-        rows of several weights would count by the company that they have; and fewer than 50
-        distinct ones are best in one batch, where weight two is the row twice.
-
-    Examples
-    --------
-    >>> import torch
-    >>> y = torch.zeros(600, dtype=torch.int64)
-    >>> rows = TensorRows(torch.arange(600.0)[:, None], y)
-    >>> [choose_batch_size(rows.take(range(n_rows))) for n_rows in (49, 50, 150, 500, 600)]
-    [64, 8, 16, 56, 64]
-    """
-    rows, index = rows_in_memory(dataset)
-    weight = None if rows is None else rows.sample_weight
-    is_weighted = weight is not None and bool(weight.min() < weight.max())
-    if isinstance(dataset, IterableDataset) or is_weighted or len(dataset) >= MOST_IN_A_BATCH * 8:
-        return MOST_IN_A_BATCH
-    n_distinct = len(dataset)
-    if rows is not None:
-        X = rows.X if index is None else rows.X[index]
-        n_distinct = len(np.unique(X.flatten(1).cpu().numpy(), axis=0))
-    if n_distinct < 5 * FEWEST_HELD_OUT:
-        return MOST_IN_A_BATCH
-    return max(1, n_distinct // MOST_IN_A_BATCH) * 8
 
 
 def lengths_of_batches(

@@ -279,13 +279,11 @@ class _Runner:
         parameters = list(self.estimator.module_.parameters())
         shapes = None if any(map(is_lazy, parameters)) else tuple(p.shape for p in parameters)
         n_classes = len(self.estimator.classes_inferred_)
-        batches = None
-        if isinstance(self.batches, TensorBatches):
-            batches = len(self.batches), len(self.batches) > 1 and self.batches.batch_size
+        n_batches = len(self.batches) if isinstance(self.batches, TensorBatches) else None
         others = (
             shapes,
             n_classes,
-            batches,
+            n_batches,
             self.held_out is None,
             self.folds and self.folds.kind,
             id(self.estimator.learned_.get("encoding")),

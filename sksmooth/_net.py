@@ -22,7 +22,6 @@ from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch.utils.data import Dataset, Subset
 
 from sksmooth._batches import (
-    MOST_IN_A_BATCH,
     EncodedDataset,
     TensorBatches,
     TensorRows,
@@ -191,18 +190,13 @@ class SmoothedNet(StoredNet):
             Gives pairs (X, y).
         """
         name = "iterator_train" if training else "iterator_valid"
+        batches: Any
         with naming(self, name):
-            make = getattr(self, name)
-            defaults: dict[str, Any] = {"batch_size": self.batch_size}
-            if self.batch_size == "auto":  # in evaluation, small batches are of no use
-                learned = vars(self).get("batch_size_", MOST_IN_A_BATCH)
-                defaults["batch_size"] = learned if training else MOST_IN_A_BATCH
-            if training and make is make_batches:
-                defaults["shuffle"] = True
-            given = {**defaults, **self.get_params_for(name)}
-            if given["batch_size"] == -1:
-                given["batch_size"] = get_len(dataset)
-            batches: Any = make(dataset, **given)
+            if training and self.iterator_train is make_batches:
+                given = {"shuffle": True, **self.get_params_for("iterator_train")}
+                batches = make_batches(dataset, **{"batch_size": self.batch_size, **given})
+            else:
+                batches = super().get_iterator(dataset, training=training)
         if not isinstance(batches, TensorBatches):
             if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
                 raise ValueError(
@@ -536,8 +530,6 @@ class SmoothedNet(StoredNet):
         if given is None and type(getattr(self, "module_", None)) is SimpleNet:
             return None
         size = self.batch_size if given is None else given
-        if size == "auto":
-            return MOST_IN_A_BATCH
         return None if size == -1 else int(size)
 
     def weighing(self, weight: torch.Tensor | None) -> AbstractContextManager:

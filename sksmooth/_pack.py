@@ -25,17 +25,9 @@ LIBRARIES = {"torch.nn": torch.nn, "torch.optim": torch.optim}
 
 # What a fitted estimator has learned, its nets' parts excepted.
 LEARNED = (
-    *(
-        "alone_because_",
-        "batch_size_",
-        "best_epoch_",
-        "calibrator_",
-        "class_prior_",
-        "classes_",
-        "cv_results_",
-    ),
+    *("alone_because_", "best_epoch_", "calibrator_", "class_prior_", "classes_", "cv_results_"),
     *("classes_inferred_", "estimators_", "feature_names_in_", "history_", "label_smoothing_"),
-    *("batch_size_", "class_weight_", "learned_"),
+    *("class_weight_", "learned_"),
     *("n_features_in_", "n_inputs_", "oof_log_loss_", "oof_proba_", "temperature_"),
     *("trained_by_", "trained_by_reason_", "_random_state", "_trains_on"),
 )

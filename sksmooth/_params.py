@@ -126,7 +126,7 @@ class NamedParams(NeuralNetClassifier):
         "lr": [Interval(Real, 0, None, closed="neither")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "max_time": [None, Interval(Real, 0, None, closed="neither")],
-        "batch_size": [*BATCH_SIZE, StrOptions({"auto"})],
+        "batch_size": BATCH_SIZE,
         **{f"{name}__batch_size": [None, *BATCH_SIZE] for name in BATCHES_BY},
         **{f"iterator_train__{name}": ["boolean"] for name in ("shuffle", "drop_last")},
         "train_split": [

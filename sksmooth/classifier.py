@@ -14,7 +14,7 @@ from skorch.utils import is_dataset, to_numpy
 from torch.utils.data import IterableDataset
 
 from sksmooth._adapters import WithoutClassWeight, fit_given
-from sksmooth._batches import TensorRows, choose_batch_size, make_batches
+from sksmooth._batches import TensorRows, make_batches
 from sksmooth._callbacks import FitTask, heard
 from sksmooth._checks import check_whole, warn_user
 from sksmooth._net import SmoothedNet
@@ -113,14 +113,13 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     max_epochs : int, default=150
         The most epochs of a fit.
     max_time : float or None, default=None
-        Seconds after which no further epoch of a call begins. In a search in lockstep each net has
-        as many; in LabelSmoothingClassifierCV they are those of all nets together.
-    batch_size : int or "auto", default="auto"
-        Rows per mini-batch; -1 takes all rows at once. "auto": 64; of 50 to 511 distinct rows of
-        one weight, 8 for each 64 of them.
+        Seconds after which no further epoch of a call begins. In a search in lockstep, of which
+        each net has as many; in LabelSmoothingClassifierCV, of all nets together.
+    batch_size : int, default=64
+        Rows per mini-batch; -1 takes all rows at once.
     iterator_train, iterator_valid : callable, default=make_batches
         Make the iterator over a dataset's mini-batches: called with the dataset and `batch_size`.
-        Rows to train on are shuffled unless ``iterator_train__shuffle=False``.
+        Training rows are shuffled unless ``iterator_train__shuffle=False``.
     dataset : torch Dataset (class), default=TensorRows
         Holds the rows.
     train_split : "auto", int, float, callable or None, default="auto"
@@ -164,8 +163,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         The labels, in the order of the columns of ``predict_proba``.
     calibrator_ : object or None
         The fitted calibrator; None where there is none.
-    batch_size_ : int
-        What "auto" comes to.
     best_epoch_ : int
         The epoch, from 1, whose parameters are kept.
     trained_by_ : {"by hand", "by autograd", "by skorch"}
@@ -185,6 +182,11 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         Their names, where X had names that are all strings.
     module_, criterion_, optimizer_, callbacks_ : objects
         skorch's parts.
+
+    Notes
+    -----
+    Pickling keeps the whole classifier. ``save_params`` keeps, as in skorch, the parts that it is
+    told to: not the calibrator and not the labels.
 
     References
     ----------
@@ -224,7 +226,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         lr: float = 0.002,
         max_epochs: int = 150,
         max_time: float | None = None,
-        batch_size: int | str = "auto",
+        batch_size: int = 64,
         iterator_train: Callable = make_batches,
         iterator_valid: Callable = make_batches,
         dataset: Any = TensorRows,
@@ -317,7 +319,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             known = self.classes_inferred_ if knows_rows else self.classes
             table = check_rows(self, X, y, sample_weight, known, reset=not knows_rows)
             if goes_on:
-                self.batch_size_ = choose_batch_size(table.rows)
                 check_smoothing(self.smoothing, len(table.classes))
                 if not knows_rows:
                     table.introduce_to(self)
@@ -337,7 +338,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         table.introduce_to(self)
         check_smoothing(self.smoothing, len(table.classes))
-        self.batch_size_ = choose_batch_size(table.rows)
         self.__dict__.pop("calibrator_", None)
         with self.building():  # a mixin may initialize in an order of its own
             self.initialize()

@@ -30,7 +30,6 @@ def quick(**params):
     """Make a classifier that is trained in a moment, reproducibly."""
     module = {} if "module" in params else {"module__dropout": 0.0}
     small = {"max_epochs": 3, "lr": 0.003, "train_split": 0.2, "random_state": 0, **module}
-    small["batch_size"] = 64
     return LabelSmoothingClassifier(**{**small, **params})
 
 

@@ -17,7 +17,6 @@ from sksmooth._batches import (
     ShuffledIndices,
     TensorBatches,
     TensorRows,
-    choose_batch_size,
     hold_out,
     make_batches,
     merge_repeated,
@@ -495,31 +494,3 @@ def test_rows_chosen_are_counted_from_the_end_where_negative():
 
 def test_of_no_rows_there_is_no_batch():
     assert list(TensorBatches(numbered_rows(0), batch_size=2)) == []
-
-
-class TestChooseBatchSize:
-    @pytest.mark.parametrize(
-        ("n_rows", "expected"),
-        [(10, 64), (49, 64), (50, 8), (127, 8), (128, 16), (511, 56), (512, 64), (10**5, 64)],
-    )
-    def test_a_pass_over_few_rows_is_some_steps(self, n_rows, expected):
-        assert choose_batch_size(make_rows(n_rows)) == expected
-        assert choose_batch_size(Subset(make_rows(n_rows + 5), range(n_rows))) == expected
-
-    def test_rows_that_repeat_count_once(self):
-        rows = make_rows(40).take(list(range(40)) * 5)
-        assert choose_batch_size(rows) == 64
-
-    def test_weights_that_are_equal_are_none(self):
-        rows = make_rows(200)
-        ones = TensorRows(rows.X, rows.y, torch.ones(200))
-        assert choose_batch_size(ones) == choose_batch_size(rows) == 24
-        assert choose_batch_size(TensorRows(rows.X, rows.y, torch.arange(1.0, 201))) == 64
-
-    def test_datasets_that_have_a_length_are_as_rows(self):
-        pairs = [(torch.zeros(2), 0)] * 200
-        assert choose_batch_size(pairs) == 24
-
-
-def make_rows(n_rows):
-    return TensorRows(torch.arange(float(n_rows))[:, None], torch.zeros(n_rows, dtype=torch.int64))

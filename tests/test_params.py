@@ -221,7 +221,7 @@ def test_fitted_attributes_are_those_of_the_documentation(net):
     assert "Fitted attributes" not in net._repr_html_()
     net.set_params(max_epochs=2).fit(*make_tabular(60, random_state=0))
     assert set(FITTED.findall(net._repr_html_())) == {
-        *("batch_size_", "best_epoch_", "calibrator_", "class_prior_", "class_weight_", "classes_"),
+        *("best_epoch_", "calibrator_", "class_prior_", "class_weight_", "classes_"),
         *("history_", "n_features_in_"),
         *("callbacks_", "criterion_", "module_", "optimizer_", "trained_by_", "trained_by_reason_"),
     }

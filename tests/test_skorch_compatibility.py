@@ -45,7 +45,7 @@ def data():
 
 
 def make_net(**parameters):
-    settings = {"max_epochs": 5, "train_split": 0.2, "batch_size": 64, "random_state": 0}
+    settings = {"max_epochs": 5, "train_split": 0.2, "random_state": 0}
     return LabelSmoothingClassifier(**{**settings, **parameters})
 
 
