@@ -260,6 +260,11 @@ class TestAskedFor:
         with pytest.raises(ValueError, match=rf"train_split=4 .*{reason}.*train_split=0\.25"):
             quick(train_split=4, **params).fit(X, Y)
 
+    def test_there_may_be_many_folds(self):
+        net = quick(train_split=20, max_epochs=2, calibration=Kept()).fit(X[:150], Y[:150])
+        assert n_trained_on(net) == 150
+        assert len(net.calibrator_.y_) == 140  # all folds of one size
+
     def test_there_may_be_many_rows(self):
         net = quick(train_split=2, max_epochs=1, batch_size=1000)
         assert n_trained_on(net.fit(np.resize(X, (2_001, 10)), np.resize(Y, 2_001))) == 2_001

@@ -49,6 +49,7 @@ _OBSERVERS = (EpochTimer, PrintLog, ProgressBar)
 # Unless told otherwise, rows are scored in folds, in so many, where that pays: the most rows, since
 # many can spare some, and the most numbers of a module, since others take long.
 N_FOLDS = 5
+FEWEST_IN_FOLDS = N_FOLDS * FEWEST_HELD_OUT
 MOST_ROWS_IN_FOLDS = 2_000
 MOST_NUMBERS = 100_000
 
@@ -200,7 +201,7 @@ def choose_folds(net: Any, rows: Any, fit_params: Mapping[str, Any], method: str
     n_folds = N_FOLDS if is_auto else int(split)
     reason = _against_folds(net, rows, fit_params)
     if reason is None:
-        return 0 if len(rows) // n_folds < FEWEST_HELD_OUT else n_folds
+        return n_folds if len(rows) >= max(n_folds, FEWEST_IN_FOLDS) else 0
     if is_auto:
         return 0
     raise ValueError(
