@@ -182,7 +182,9 @@ class StoredNet(NamedParams):
                 ) from error
         has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
         is_calibrated = getattr(self, "calibrator_", None) is not None
-        if has_module and is_calibrated and self._training is None:
+        if self._training is not None:
+            self._training.was_loaded = True
+        elif has_module and is_calibrated:
             warn_user(
                 "calibrator_ was fitted to the parameters before; set it to that of the net whose "
                 "parameters were loaded, or to None."

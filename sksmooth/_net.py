@@ -480,7 +480,11 @@ class SmoothedNet(StoredNet):
             self._random_state = random_state_of(progress)
         drawn_from = self._drawing_from().get_state()
         randomness = OwnRandomness(self.draw_seed())
-        n_folds = choose_folds(self, X, fit_params, _routing_method)
+        if progress is not None:
+            n_folds = progress["n_folds"]
+        else:
+            was_loaded = self._training is not None and self._training.was_loaded
+            n_folds = choose_folds(self, X, fit_params, _routing_method, was_loaded=was_loaded)
         with randomness:
             split_params = self._split_params(_routing_method, fit_params)
             datasets: Any = (X, None)

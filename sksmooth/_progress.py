@@ -79,7 +79,7 @@ def state_of(net: Any, session: Any, monitor: Monitor) -> dict[str, Any]:
     dict
         Numbers, text and tensors, which later epochs do not change.
     """
-    best = monitor.best
+    best, stack = monitor.best, session.stack
     return {
         "parts": {name: _copied(part.state_dict()) for name, part in parts_of(net).items()},
         "history": json.dumps(net.history.to_list()),
@@ -89,6 +89,8 @@ def state_of(net: Any, session: Any, monitor: Monitor) -> dict[str, Any]:
             ":".join(map(str, device)): generator.get_state()
             for device, generator in session.randomness.generators.items()
         },
+        "n_folds": session.n_folds,
+        "folds": stack.progress() if session.n_folds else None,
         "n_epochs": monitor.n_epochs,
         "active": _copied(monitor.active),
         "inverse_temperature": _copied(monitor.inverse_temperature),
@@ -127,6 +129,9 @@ def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[
     for device, own in state["generators"].items():
         kind, _, index = device.partition(":")
         randomness.generator(f"{kind}:{index}").set_state(own.cpu())
+    if state["n_folds"]:
+        folds: Any = monitor.stacks[0]
+        folds.go_on(state["folds"])
     monitor.n_epochs = state["n_epochs"]
     monitor.active = state["active"].numpy()
     monitor.inverse_temperature = _as_array(state["inverse_temperature"])

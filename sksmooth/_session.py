@@ -159,6 +159,8 @@ class Training:
         None before ``fit_loop``.
     last : dict or None
         How far the training had come after its last epoch, where a callback saves that.
+    was_loaded : bool
+        Whether parameters were loaded since it began.
     unsaved : dict of str to Exception
         What could not be saved, of what a callback was to save, and why.
     """
@@ -172,6 +174,7 @@ class Training:
         self.session: Session | None = None
         self.monitor: Monitor | None = None
         self.last: dict[str, Any] | None = None
+        self.was_loaded = False
         self.unsaved: dict[str, Exception] = {}
 
     @contextmanager
@@ -239,6 +242,7 @@ class Session:
         self.randomness = randomness
         self.fit_params = fit_params
         net.draw_from(None if replaces_steps(net) else randomness)
+        self.n_folds = n_folds
         self.drawn_from = drawn_from
         with randomness:
             self.train: Any = net.get_iterator(dataset_train, training=True)

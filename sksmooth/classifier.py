@@ -130,7 +130,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         the rows that it holds out. None: nothing. "auto": 5 folds of up to 2,000 rows, for a module
         of up to 100,000 numbers; else, or where rows are not in memory, nets of its kind cannot be
         stacked, ``warm_start`` is set, a callback may change it (all but ``ProgressBar``,
-        ``PrintLog`` and this package's) or nothing is stopped nor calibrated, a fifth of the rows.
+        ``Checkpoint`` and the like) or nothing is stopped nor calibrated, a fifth of the rows.
         ``partial_fit`` holds out a fraction, for k folds one in k.
     callbacks : list of skorch callbacks, "disable" or None, default=None
         See skorch. scikit-learn's, from its version 1.9 on, are set by ``set_callbacks``.

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback, LRScheduler, PrintLog, ProgressBar
+from skorch.callbacks import (
+    Callback,
+    Checkpoint,
+    LoadInitState,
+    LRScheduler,
+    PrintLog,
+    ProgressBar,
+)
 from skorch.dataset import Dataset
 from torch import nn
 
@@ -219,6 +226,27 @@ class TestAuto:
         assert watched.trained_by_ == "by skorch"
         assert_allclose(watched.predict_proba(X), unwatched.predict_proba(X), atol=1e-5)
         assert_allclose(watched.history[:, "valid_loss"], unwatched.history[:, "valid_loss"])
+
+    def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(self, tmp_path):
+        def train(max_epochs):
+            checkpoint = Checkpoint(monitor=None, dirname=tmp_path, f_training="training.pt")
+            callbacks = [checkpoint, LoadInitState(checkpoint)]
+            params = {"max_epochs": max_epochs, "random_state": 0}
+            return LabelSmoothingClassifier(callbacks=callbacks, **params).fit(X, Y)
+
+        train(4)
+        net, whole = train(9), LabelSmoothingClassifier(max_epochs=9, random_state=0).fit(X, Y)
+        assert n_trained_on(net) == n_trained_on(whole) == N_ROWS
+        assert net.history[:, "refined_loss"] == whole.history[:, "refined_loss"]
+        assert_array_equal(net.predict_proba(X), whole.predict_proba(X))
+
+    def test_who_begins_with_parameters_that_have_seen_the_rows_holds_some_out(self, tmp_path):
+        checkpoint = Checkpoint(monitor=None, dirname=tmp_path)
+        first = quick(train_split="auto", callbacks=[checkpoint]).fit(X, Y)
+        assert n_trained_on(first) == N_ROWS
+        net = quick(train_split="auto", callbacks=[LoadInitState(checkpoint)]).fit(X, Y)
+        sizes = [sum(row) for row in net.history[:, "batches", :, "train_batch_size"]]
+        assert sizes == [N_ROWS] * 3 + [N_ROWS - N_ROWS // 5] * 3
 
     def test_subclass_that_overrides_nothing_is_the_same(self):
         params = {"max_epochs": 2, "random_state": 0}

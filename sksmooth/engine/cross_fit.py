@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth._private import copy_all
+from sksmooth.engine.adam import Updates
 from sksmooth.engine.randomness import make_generator
 from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection, Stack
 
@@ -148,6 +151,25 @@ class CrossFitted:
             drop_last=batches[0].drop_last,
             rows_at_once=nets[0].rows_at_once(),
         )
+
+    def progress(self) -> dict[str, Any]:
+        """Give what the others' next epochs depend on."""
+        return {
+            "parameters": [own.detach().clone() for own in self.others.nets.parameters],
+            "optimizer": copy.deepcopy(self.others.optimizer.state_dict()),
+            "generators": [own.get_state() for own in dict.fromkeys(self.others.generators)],
+        }
+
+    @torch.no_grad()
+    def go_on(self, progress: Mapping[str, Any]) -> None:
+        """Bring the others to where they were."""
+        others = self.others
+        copy_all(others.nets.parameters, progress["parameters"])
+        others.optimizer.load_state_dict(progress["optimizer"])
+        others.updates = Updates(others.optimizer)
+        generators = dict.fromkeys(others.generators)
+        for generator, state in zip(generators, progress["generators"], strict=True):
+            generator.set_state(state.cpu())
 
     def run_epoch(self) -> Losses:
         """Train every net by one pass over its rows; give the losses of those that are kept."""

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from skorch.callbacks import (
     Callback,
+    Checkpoint,
     EpochTimer,
+    LoadInitState,
     LRScheduler,
     PassthroughScoring,
     PrintLog,
     ProgressBar,
+    TrainEndCheckpoint,
 )
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -44,7 +47,7 @@ _ONE_BY_ONE = (
 _OWN_ROOMS = ("sksmooth._net", "sksmooth.classifier", "skorch.classifier", "skorch.net")
 
 # Callbacks that look at a training and leave it as it is, as those of this package do.
-_OBSERVERS = (EpochTimer, PrintLog, ProgressBar)
+_OBSERVERS = (Checkpoint, EpochTimer, LoadInitState, PrintLog, ProgressBar, TrainEndCheckpoint)
 
 # Unless told otherwise, rows are scored in folds, in so many, where that pays: the most rows, since
 # many can spare some, and the most numbers of a module, since others take long.
@@ -168,7 +171,9 @@ def _against_parts(net: Any, fit_params: Mapping[str, Any]) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def choose_folds(net: Any, rows: Any, fit_params: Mapping[str, Any], method: str) -> int:
+def choose_folds(
+    net: Any, rows: Any, fit_params: Mapping[str, Any], method: str, *, was_loaded: bool = False
+) -> int:
     """Choose in how many folds the rows are scored, once the parts of a net are built.
 
     Parameters
@@ -181,6 +186,8 @@ def choose_folds(net: Any, rows: Any, fit_params: Mapping[str, Any], method: str
         Arguments of the module's forward.
     method : {"fit", "partial_fit"}
         What is called.
+    was_loaded : bool, default=False
+        Whether the net has loaded parameters.
 
     Returns
     -------
@@ -199,7 +206,8 @@ def choose_folds(net: Any, rows: Any, fit_params: Mapping[str, Any], method: str
     if is_auto and not (_pays(net, rows) and _uses_held_out_rows(net)):
         return 0
     n_folds = N_FOLDS if is_auto else int(split)
-    reason = _against_folds(net, rows, fit_params)
+    seen = "its parameters were loaded, and may have seen all rows" if was_loaded else None
+    reason = seen or _against_folds(net, rows, fit_params)
     if reason is None:
         return n_folds if len(rows) >= max(n_folds, FEWEST_IN_FOLDS) else 0
     if is_auto:
@@ -242,6 +250,8 @@ def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | 
 
 def _may_change_nets(named: tuple[str, Callback]) -> bool:
     kind = type(named[1])
+    if getattr(named[1], "load_best", False):
+        return True
     return kind not in _OBSERVERS and not kind.__module__.startswith("sksmooth.")
 
 

@@ -277,6 +277,7 @@ class InMemoryStack:
         modules: list[Any] = [member.module for member in self.members]
         randomness = OwnRandomness.of(self.generators[0])
         nets: Any
+        self.optimizer = optimizer
         if self.n_members == 1:
             if self.by_hand:
                 nets = HandNets.around(modules[0], self.generators)
@@ -287,7 +288,8 @@ class InMemoryStack:
             nets = HandNets.of(modules, self.generators)
         else:
             nets = StackedModules(modules, randomness)
-        return nets, Updates(restacked(optimizer, nets.parameters, nets.gradients))
+        self.optimizer = restacked(optimizer, nets.parameters, nets.gradients)
+        return nets, Updates(self.optimizer)
 
     def _sizes_of_batches(self) -> list[list[int]]:
         """Give how many rows of each member are in each batch, (n_batches, M)."""
