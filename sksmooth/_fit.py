@@ -34,7 +34,7 @@ from sksmooth.engine.plan import (
     draws_random_numbers,
     plan_stack,
 )
-from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
+from sksmooth.engine.randomness import OwnRandomness, shared_generators, single_precision
 from sksmooth.engine.stack import InMemoryStack, Member, Selection, members_that_pay
 from sksmooth.engine.threads import outlives_fork
 
@@ -252,9 +252,8 @@ class _Runner:
         estimator, rows = self.estimator, cast(TensorRows, table.rows)
         n_folds = choose_folds(estimator, rows, {}, "fit")
         with OwnRandomness(self.seed):
-            if n_folds:
-                datasets: tuple = (rows, None)
-            else:
+            datasets: Any = (rows, None)
+            if not n_folds:
                 datasets = estimator.get_split_datasets(rows, table.codes)
             train, held_out = datasets
             self.batches: Any = estimator.get_iterator(train, training=True)
@@ -290,15 +289,13 @@ class _Runner:
         )
         return _common_params(self.estimator), others
 
-    def member(self, generators: dict[tuple[int, int], torch.Generator]) -> Member:
+    def member(self, generator: Callable[[int, int], torch.Generator]) -> Member:
         """Give the member of a stack, with the generator of all that draw the same."""
         train = Selection.of_batches(self.batches)
-        key = (self.seed, len(train.chosen))
-        if key not in generators:
-            generators[key] = make_generator(self.seed, train.table.X.device)
         held_out = self.held_out and Selection.of_batches(self.held_out)
         module, criterion = self.estimator.module_, self.estimator.criterion_
-        return Member(module, criterion, train, held_out, generators[key])
+        own = generator(self.seed, len(train.chosen))
+        return Member(module, criterion, train, held_out, own)
 
     def record(self, row: dict[str, Any]) -> None:
         """Record an epoch in the history, and print it where that was asked for."""
@@ -359,8 +356,8 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     for runner in runners:
         rows = runner.batches.rows
         runner.estimator.notify("on_train_begin", X=rows.X, y=rows.y)
-    generators: dict[tuple[int, int], torch.Generator] = {}
-    members = [runner.member(generators) for runner in runners]
+    generator = shared_generators(runners[0].batches.rows.X.device)
+    members = [runner.member(generator) for runner in runners]
     # All rows at once are of different numbers, in folds of unequal size.
     batch_size = max(runner.batches.batch_size for runner in runners)
     chosen = plan_stack(first, members[0].train)

@@ -27,7 +27,7 @@ from sksmooth.encoding import Encoding
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Best, Monitor
 from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack
-from sksmooth.engine.randomness import OwnRandomness, make_generator, single_precision
+from sksmooth.engine.randomness import OwnRandomness, shared_generators, single_precision
 from sksmooth.engine.stack import (
     InMemoryStack,
     Losses,
@@ -457,15 +457,14 @@ class _Together:
             net.label_smoothing = training.label_smoothings[value]
             criteria[value] = net.initialize_criterion().criterion_
         device = training.rows.X.device
-        seeds = {(fold.seed, len(fold.batches.index)): fold.seed for fold in own}
-        generators = {key: make_generator(seed, device) for key, seed in seeds.items()}
+        generator = shared_generators(device)
         members = [
             Member(
                 fold.net.module_,
                 criteria[value],
                 Selection.of_batches(fold.batches),
                 Selection(training.rows, fold.scored.to(device)) if len(fold.scored) else None,
-                generators[fold.seed, len(fold.batches.index)],
+                generator(fold.seed, len(fold.batches.index)),
             )
             for value, fold in zip(self.values, own, strict=True)
         ]

@@ -31,7 +31,7 @@ from sksmooth import (
     trusted_types,
 )
 from sksmooth._batches import TensorRows, make_batches, merge_repeated
-from sksmooth.engine import cross_fit, randomness
+from sksmooth.engine import randomness
 from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import against_stacking, draws_random_numbers
@@ -91,8 +91,7 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(adam, "_device_dtype_check_for_fused", lambda *_: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)
     # It has no generators; nothing is drawn from those of the CPU.
-    for room in (randomness, cross_fit):
-        monkeypatch.setattr(room, "make_generator", lambda seed, device: torch.Generator())
+    monkeypatch.setattr(randomness, "make_generator", lambda seed, device: torch.Generator())
 
 
 def make_net(dropout=0.0, own=False):

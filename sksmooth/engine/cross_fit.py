@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._private import copy_all
 from sksmooth.engine.adam import Updates
-from sksmooth.engine.randomness import make_generator
+from sksmooth.engine.randomness import shared_generators
 from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selection, Stack
 
 
@@ -89,24 +89,22 @@ class Folds(NamedTuple):
         """Numbers that are the same for nets that can be trained in one stack."""
         return *self.held_out.shape, len(self.batches[0])
 
-    def members(self, net: Any, generators: dict[tuple[int, int], torch.Generator]) -> list[Member]:
+    def members(self, net: Any, generator: Callable[[int, int], torch.Generator]) -> list[Member]:
         """Give the members of a stack, which begin as `net` does.
 
         Parameters
         ----------
         net : skorch net
             With its parts.
-        generators : dict
-            Those of all that draw the same, by seed and number of rows; new ones are added.
+        generator : callable
+            Gives that of all that draw the same, by seed and number of rows.
         """
         members = []
         for seed, batches, fold in zip(self.seeds, self.batches, self.held_out, strict=True):
             train = Selection.of_batches(batches)
-            key = seed, len(train.chosen)
-            if key not in generators:
-                generators[key] = make_generator(seed, train.table.X.device)
             held_out = Selection(self.rows, fold)
-            members.append(Member(net.module_, net.criterion_, train, held_out, generators[key]))
+            own = generator(seed, len(train.chosen))
+            members.append(Member(net.module_, net.criterion_, train, held_out, own))
         return members
 
 
@@ -134,11 +132,11 @@ class CrossFitted:
         self.stack = stack
         self.n_members = stack.n_members
         self.state, self.write_back = stack.state, stack.write_back
-        generators: dict[tuple[int, int], torch.Generator] = {}
+        generator = shared_generators(folds[0].rows.X.device)
         members = [
             member
             for net, own in zip(nets, folds, strict=True)
-            for member in own.members(net, generators)
+            for member in own.members(net, generator)
         ]
         batches = [own for each in folds for own in each.batches]
         self.others = InMemoryStack(

@@ -143,6 +143,29 @@ def make_generator(seed: int, device: Any = None) -> torch.Generator:
     return torch.Generator("cpu" if device is None else device).manual_seed(seed)
 
 
+def shared_generators(device: torch.device) -> Callable[[int, int], torch.Generator]:
+    """Give what makes the generators of nets that are trained side by side.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of their rows.
+
+    Returns
+    -------
+    callable
+        From a seed and a number of rows to a generator: nets that have both in common draw the
+        same, from the same one.
+
+    Examples
+    --------
+    >>> generator = shared_generators(torch.device("cpu"))
+    >>> generator(0, 100) is generator(0, 100), generator(0, 100) is generator(0, 99)
+    (True, False)
+    """
+    return cache(lambda seed, n_rows: make_generator(seed, device))
+
+
 @cache
 def _drawing(func: Any) -> Callable | None:
     """Give the operation that draws as `func` does, but from a generator; None if it draws none."""
