@@ -101,6 +101,8 @@ class FoldsTraining:
         The folds.
     random_state : RandomState
         Draws a seed for each fold.
+    scorer : callable, default=None
+        One of scikit-learn's kind, of which ε and epoch are the best; None: the log-loss.
 
     Attributes
     ----------
@@ -124,8 +126,10 @@ class FoldsTraining:
         table: Table,
         splits: Sequence[Split],
         random_state: np.random.RandomState,
+        scorer: Any = None,
     ) -> None:
         self.estimator = estimator
+        self.scorer = scorer
         self.label_smoothings = list(label_smoothings)
         self.table = table
         self.rows = rows = cast(TensorRows, table.rows)
@@ -179,6 +183,7 @@ class FoldsTraining:
             [np.asarray(stack.values) for stack in self.stacks],
             estimator.patience if estimator.early_stopping else None,
             lambda stacks: self._collect(),
+            None if self.scorer is None else self._cost_of_epoch,
         )
 
         def begin_epoch() -> None:
@@ -256,7 +261,8 @@ class FoldsTraining:
             what = f"The loss of {label_smoothing=} turned NaN or infinite"
             raise self.first.diverged(what, epoch.number)
         assert epoch.scores is not None
-        columns = (epoch.scores.refined_loss, epoch.scores.accuracy, epoch.train_loss)
+        scores = epoch.scores
+        columns = (scores.refined_loss, scores.accuracy, epoch.train_loss, -scores.cost)
         self.recorded += [
             (int(value), epoch.number, *(column[value] for column in columns))
             for value in np.flatnonzero(epoch.active)
@@ -274,38 +280,40 @@ class FoldsTraining:
         logits = self.best.scored.logits[value]
         return self.first.fit_calibrator(logits, self.y, self.weight, warn=warn)
 
-    def choose(self, scorer: Any = None) -> int:
+    def choose(self) -> int:
         """Give the number of the ε whose calibrated out-of-fold probabilities are best.
-
-        Parameters
-        ----------
-        scorer : callable, default=None
-            One of scikit-learn's kind; None: the log-loss.
 
         Returns
         -------
         int
             The first of the best.
         """
-        if len(self.best.loss) == 1 or (scorer is None and self.estimator.calibration is None):
+        is_refined = self.scorer is None and self.estimator.calibration is None
+        if len(self.best.loss) == 1 or is_refined:
             return int(np.argmin(self.best.loss))
         costs = []
         for value, logits in enumerate(self.best.scored.logits):
             # A warning is for the ε that is chosen.
             calibrator = self.calibrate(value, warn=False)
             proba = probabilities(logits.astype(np.float64), calibrator)
-            costs.append(self.log_loss(proba) if scorer is None else -self._score(scorer, proba))
+            costs.append(self.log_loss(proba) if self.scorer is None else self._cost(proba))
         if np.isnan(costs).all():
-            raise ValueError(f"scoring={scorer!r} gave NaN for every ε.")
+            raise ValueError(f"scoring={self.scorer!r} gave NaN for every ε.")
         return int(np.nanargmin(costs))
 
-    def _score(self, scorer: Any, proba: NDArray) -> float:
-        """Score out-of-fold probabilities."""
-        takes_weight = "sample_weight" in signature(scorer).parameters
+    def _cost_of_epoch(self, logits: NDArray, inverse_temperature: float) -> float:
+        """Give the scorer's cost of out-of-fold logits, refined if they are to be calibrated."""
+        beta = 1.0 if self.estimator.calibration is None else inverse_temperature
+        return self._cost(probabilities(beta * logits.astype(np.float64), None))
+
+    def _cost(self, proba: NDArray) -> float:
+        """Give what the scorer says of out-of-fold probabilities, the lower the better."""
+        takes_weight = "sample_weight" in signature(self.scorer).parameters
         weight = {"sample_weight": self.weight} if takes_weight and self.weight is not None else {}
         rows = np.arange(len(proba))[:, None]
         labels = self.table.classes
-        return float(scorer(KnownProbabilities(labels, proba), rows, labels[self.y], **weight))
+        known = KnownProbabilities(labels, proba)
+        return -float(self.scorer(known, rows, labels[self.y], **weight))
 
     def log_loss(self, proba: NDArray) -> float:
         """Give the log-loss of out-of-fold probabilities."""
@@ -326,10 +334,13 @@ class FoldsTraining:
 
     def results(self) -> dict[str, NDArray]:
         """Give the scores of each ε and epoch, one row after the other."""
-        names = ("label_smoothing", "epoch", "refined_loss", "accuracy", "train_loss")
+        names = ["label_smoothing", "epoch", "refined_loss", "accuracy", "train_loss", "score"]
         columns: list[Any] = list(zip(*sorted(self.recorded), strict=True))
         columns[0] = [self.label_smoothings[value] for value in columns[0]]
-        return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+        results = {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+        if self.scorer is None:  # it is the refined loss, negative
+            del results["score"]
+        return results
 
     def trained_nets(self, value: int) -> list[LabelSmoothingClassifier]:
         """Give the nets of the ε with that number, of each fold, as at its best epoch."""

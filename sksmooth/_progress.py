@@ -137,7 +137,8 @@ def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[
     monitor.inverse_temperature = _as_array(state["inverse_temperature"])
     if state["best"] is not None:
         epoch, loss, scored, kept = state["best"]
-        monitor.best = Best(epoch.numpy(), loss.numpy(), Scored(*map(_as_array, scored)), kept)
+        cost = loss = loss.numpy()
+        monitor.best = Best(epoch.numpy(), cost, loss, Scored(*map(_as_array, scored)), kept)
     for name, callback in net.callbacks_:
         for attribute, own in state["callbacks"].get(name, {}).items():
             before: Any = getattr(callback, attribute, None)

@@ -151,9 +151,10 @@ class LabelSmoothingClassifierCV(
         else as in scikit-learn. Where a row is left out several times, as by a repeated splitter,
         its logits are averaged; rows never left out have no part in the choice.
     scoring : str, callable or None, default=None
-        What ε is chosen by, of the calibrated out-of-fold probabilities: a scorer of scikit-learn's
-        or one of its kind, such as "roc_auc_ovr"; the higher, the better. None: the log-loss. The
-        epoch of each ε is that of the lowest refined loss.
+        What ε and epoch are chosen by, of the calibrated out-of-fold probabilities: a scorer of
+        scikit-learn's or one of its kind, such as "roc_auc_ovr"; the higher, the better. After an
+        epoch, the temperature of the refined loss calibrates them; among epochs that score alike,
+        that loss decides. None: the log-loss.
     ensemble : bool, default=True
         Keep the nets of the folds. With False, keep one net of each encoding, trained on all rows
         for the chosen number of epochs: it is trained beside the others.
@@ -186,7 +187,8 @@ class LabelSmoothingClassifierCV(
         Their log-loss.
     cv_results_ : dict of ndarrays of shape (n,)
         For each ε and epoch a row, as ``pandas.DataFrame`` reads it: `label_smoothing`, `epoch`,
-        `refined_loss` and `accuracy` (out-of-fold), `train_loss` (mean over the folds).
+        `refined_loss` and `accuracy` (out-of-fold), `train_loss` (mean over the folds), and with
+        `scoring` `score`, which the epoch is chosen by.
     history : skorch.history.History
         The epochs of the chosen ε: `epoch`, `train_loss`, `refined_loss`, `valid_acc`.
     estimators_ : list of LabelSmoothingClassifier
@@ -375,12 +377,14 @@ class LabelSmoothingClassifierCV(
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
-        training = FoldsTraining(net, self.label_smoothings, encodings, table, splits, random_state)
         scorer = None if self.scoring is None else check_scoring(self, self.scoring)
+        training = FoldsTraining(
+            net, self.label_smoothings, encodings, table, splits, random_state, scorer
+        )
         with heard(self, X, y, sample_weight, net.max_epochs) as task:
-            learned = partial(self._learned, training, scorer, is_over=False)
+            learned = partial(self._learned, training, is_over=False)
             training.run(self.max_members, self.verbose, task, learned)
-            self.__dict__.update(self._learned(training, scorer))
+            self.__dict__.update(self._learned(training))
             task.end()
 
     def _check_parameters(self) -> None:
@@ -452,11 +456,9 @@ class LabelSmoothingClassifierCV(
         checked = [check_encoding(encoding) for encoding in given]
         return [encoding and table.encode(encoding) for encoding in checked]
 
-    def _learned(
-        self, training: FoldsTraining, scorer: Any, *, is_over: bool = True
-    ) -> dict[str, Any]:
+    def _learned(self, training: FoldsTraining, *, is_over: bool = True) -> dict[str, Any]:
         """Give the attributes of the fitted estimator, or what they would be if it were over."""
-        best = training.choose(scorer)
+        best = training.choose()
         nets = training.trained_nets(best) if is_over else training.nets_so_far(best)
         if not self.ensemble:  # the last split of each encoding holds all rows
             n_splits = len(nets) // len(set(map(id, training.encodings)))

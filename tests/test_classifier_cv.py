@@ -219,6 +219,44 @@ class TestScoring:
         ).fit(X, Y)
         assert chosen.label_smoothing_ == 0.9
 
+    @pytest.mark.parametrize("scoring", ["accuracy", "roc_auc_ovr", "neg_brier_score"])
+    def test_the_epoch_of_each_smoothing_is_the_one_that_scores_best(self, scoring):
+        estimator = short(max_epochs=12, patience=12, calibration="temperature")
+        model = make_cv(estimator, label_smoothings=self.SMOOTHINGS, scoring=scoring).fit(X, Y)
+        results = pd.DataFrame(model.cv_results_)
+        own = results[results["label_smoothing"] == model.label_smoothing_]
+        ranked = own.sort_values(["score", "refined_loss"], ascending=[False, True])
+        assert model.best_epoch_ == ranked["epoch"].iloc[0]
+        if scoring == "accuracy":  # which no temperature changes
+            np.testing.assert_allclose(results["score"], results["accuracy"], atol=1e-12)
+        known = KnownProbabilities(model.classes_, model.oof_proba_)
+        score = get_scorer(scoring)(known, np.arange(len(X))[:, None], Y)
+        assert score == pytest.approx(ranked["score"].iloc[0], abs=1e-3)
+
+    def test_the_log_loss_as_a_scorer_chooses_what_it_does_unasked(self):
+        plain, asked = (
+            make_cv(short(calibration="temperature"), scoring=scoring).fit(X, Y)
+            for scoring in (None, "neg_log_loss")
+        )
+        assert "score" not in plain.cv_results_
+        assert (asked.best_epoch_, asked.label_smoothing_) == (
+            plain.best_epoch_,
+            plain.label_smoothing_,
+        )
+        score, loss = asked.cv_results_["score"], asked.cv_results_["refined_loss"]
+        np.testing.assert_allclose(-score, loss, rtol=1e-6)
+
+    def test_an_epoch_whose_score_is_nan_is_not_the_best(self):
+        n_calls = 0
+
+        def undefined_at_first(model, rows, labels):
+            nonlocal n_calls
+            n_calls += 1
+            return np.nan if n_calls == 1 else -n_calls
+
+        model = make_cv(short(), label_smoothings=(0.1,), scoring=undefined_at_first).fit(X, Y)
+        assert model.best_epoch_ == 2
+
     def test_an_unknown_name_is_refused_before_training(self):
         with pytest.raises(ValueError, match=r"'scoring' parameter.*Got 'accuracee'"):
             make_cv(scoring="accuracee").fit(X, Y)

@@ -77,6 +77,16 @@ def test_the_best_epoch_is_the_one_of_the_lowest_refined_loss():
     assert stack.written == {0: 3}
 
 
+def test_a_cost_of_its_own_decides_and_of_equal_ones_the_refined_loss():
+    costs = iter([np.nan, 2.0, 1.0, 1.0, 1.0])
+    monitor = Monitor(
+        [Played(0.9, 0.9, 0.5, 0.8, 0.7)], patience=10, cost=lambda logits, beta: next(costs)
+    )
+    look(monitor, 5)
+    assert monitor.best.epoch.tolist() == [4]
+    assert monitor.best.cost.tolist() == [1.0]
+
+
 @pytest.mark.parametrize("patience", [1, 2, 3])
 def test_a_set_is_done_after_its_patience(patience):
     monitor = Monitor([Played(0.5, 0.9, 0.8, 0.7, 0.6, 0.5)], patience=patience)

@@ -37,11 +37,14 @@ class Scores(NamedTuple):
         The log-loss after fitting the temperature, and the share of rows classified correctly.
     losses : ndarray of shape (S,) or None
         The training losses on these rows.
+    cost : ndarray of shape (S,)
+        What is lowest at the best epoch; the refined loss, if nothing else is asked for.
     """
 
     refined_loss: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     losses: NDArray | None
+    cost: NDArray[np.float64]
 
     def named(self) -> dict[str, NDArray]:
         """Give the scores by their names in skorch's history."""
@@ -56,8 +59,8 @@ class Best(NamedTuple):
     ----------
     epoch : ndarray of shape (S,), int
         From 1; 0 where there is none yet.
-    loss : ndarray of shape (S,)
-        The refined loss.
+    cost, loss : ndarrays of shape (S,)
+        What was lowest, and the refined loss.
     scored : Scored
         The logits of the held-out rows.
     state : list of tensors
@@ -65,6 +68,7 @@ class Best(NamedTuple):
     """
 
     epoch: NDArray[np.int64]
+    cost: NDArray[np.float64]
     loss: NDArray[np.float64]
     scored: Scored
     state: list[Tensor]
@@ -88,6 +92,10 @@ class Monitor:
         epoch is the best.
     collect : callable, default=None
         Takes the stacks, gives the Scored of all sets. None: what the only stack scores.
+    cost : callable, default=None
+        Takes the logits of a set's rows and the inverse temperature that refines them; gives what
+        is to be lowest at the best epoch, and of equal ones the refined loss decides. None: the
+        refined loss. NaN is the highest.
 
     Attributes
     ----------
@@ -109,11 +117,13 @@ class Monitor:
         sets: Sequence[NDArray[np.intp]] | None = None,
         patience: int | None = None,
         collect: Callable[[Sequence[Stack]], Scored | None] | None = None,
+        cost: Callable[[NDArray, float], float] | None = None,
     ) -> None:
         self.stacks = stacks
         self.sets = [np.arange(stacks[0].n_members)] if sets is None else sets
         self.patience = patience
         self.collect = collect or _score_the_only_one
+        self.cost = cost
         n_sets = 1 + max(int(own.max()) for own in self.sets)
         self.n_epochs = 0
         self.active = np.ones(n_sets, dtype=bool)
@@ -173,7 +183,7 @@ class Monitor:
         n_sets = len(self.active)
         self._give_up(~np.isfinite(scored.logits).all(axis=(1, 2)), [BAD_LOGITS] * n_sets)
         active = np.flatnonzero(self.active)
-        refined_loss, accuracy = np.full(n_sets, np.nan), np.full(n_sets, np.nan)
+        refined_loss, accuracy, cost = (np.full(n_sets, np.nan) for _ in range(3))
         if len(active):
             everywhere = len(active) == n_sets
             own = slice(None) if everywhere else active
@@ -193,22 +203,24 @@ class Monitor:
             self.inverse_temperature = known
             refined_loss[active] = refined.log_loss
             accuracy[active] = np.average(logits.argmax(-1) == y, axis=1, weights=weight)
-        return Scores(refined_loss, accuracy, scored.losses)
+            cost[active] = refined.log_loss
+            if self.cost is not None:
+                costs = list(map(self.cost, logits, refined.inverse_temperature))
+                cost[active] = np.nan_to_num(costs, nan=np.inf, posinf=np.inf, neginf=-np.inf)
+        return Scores(refined_loss, accuracy, scored.losses, cost)
 
     def _look_for_best(self, scored: Scored, scores: Scores) -> None:
-        n_sets, before = len(self.active), self.best
+        before = self.best
         if before is None or self.patience is None:
             improved = self.active.copy()
         else:
-            improved = self.active & (scores.refined_loss < before.loss)
-        if before is None:
-            epoch, loss = np.zeros(n_sets, dtype=np.int64), np.full(n_sets, np.inf)
-        else:
-            epoch, loss = before.epoch, before.loss
+            is_lower, is_equal = scores.cost < before.cost, scores.cost == before.cost
+            improved = self.active & (is_lower | is_equal & (scores.refined_loss < before.loss))
         if improved.any() or before is None:
             self.best = Best(
-                np.where(improved, self.n_epochs, epoch),
-                np.where(improved, scores.refined_loss, loss),
+                np.where(improved, self.n_epochs, 0 if before is None else before.epoch),
+                np.where(improved, scores.cost, np.inf if before is None else before.cost),
+                np.where(improved, scores.refined_loss, np.inf if before is None else before.loss),
                 scored if before is None else _merge(before.scored, scored, improved),
                 self._copy_state(improved),
             )
