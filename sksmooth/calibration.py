@@ -133,7 +133,7 @@ class TemperatureScaling(BaseEstimator):
         *,
         warn: bool = True,
     ) -> TemperatureScaling:
-        """Find the temperature for arrays that are known to be as `fit` wants them.
+        """Find what `fit` finds, for arrays that are known to be as it wants them.
 
         Parameters
         ----------
@@ -154,18 +154,6 @@ class TemperatureScaling(BaseEstimator):
         TemperatureScaling
             Itself.
         """
-        self._solve_temperature(logits, y, sample_weight, start, warn)
-        return self
-
-    def _solve_temperature(
-        self,
-        logits: NDArray,
-        y: NDArray,
-        sample_weight: NDArray | None,
-        start: NDArray | float | None,
-        warn: bool,
-    ) -> bool:
-        """Find the temperature; tell whether it is a minimum, not a bound."""
         refined = refine(logits, y, sample_weight, prior_strength=self.prior_strength, start=start)
         self.temperature_ = float(1 / refined.inverse_temperature)
         self.classes_ = np.arange(logits.shape[1])
@@ -182,7 +170,13 @@ class TemperatureScaling(BaseEstimator):
                 f"temperature_={self.temperature_:.3g}. {remedy}",
                 ConvergenceWarning,
             )
-        return not refined.bound
+        self._solve_others(logits, y, sample_weight, has_minimum=not refined.bound)
+        return self
+
+    def _solve_others(
+        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None, *, has_minimum: bool
+    ) -> None:
+        """Find what depends on the temperature, which may have no minimum: here, nothing."""
 
     def predict_proba(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Give calibrated probabilities.
@@ -313,37 +307,10 @@ class NormTemperatureScaling(TemperatureScaling):
            [0.78, 0.22]])
     """
 
-    def solve(
-        self,
-        logits: NDArray,
-        y: NDArray,
-        sample_weight: NDArray | None = None,
-        start: NDArray | float | None = None,
-        *,
-        warn: bool = True,
-    ) -> NormTemperatureScaling:
-        """Find temperature and power for arrays that are known to be as `fit` wants them.
-
-        Parameters
-        ----------
-        logits : ndarray of shape (n_samples, n_classes)
-            Finite logits.
-        y : ndarray of shape (n_samples,), int
-            Class indices.
-        sample_weight : ndarray of shape (n_samples,), default=None
-            Weights of the rows, not all zero.
-        start : float, default=None
-            An inverse temperature to start from, as in :func:`refine`.
-        warn : bool, default=True
-            Whether to warn, as `fit` does, where the log-loss has no minimum. Without, for many
-            fits of which one is kept: Python's filters of warnings are not for threads.
-
-        Returns
-        -------
-        NormTemperatureScaling
-            Itself.
-        """
-        has_minimum = self._solve_temperature(logits, y, sample_weight, start, warn)
+    def _solve_others(
+        self, logits: NDArray, y: NDArray, sample_weight: NDArray | None, *, has_minimum: bool
+    ) -> None:
+        """Find the power, and the temperature with it."""
         norm = _norm_of(logits)
         self.norm_ = float(np.average(norm, weights=shares(sample_weight, norm.shape)[0]))
         self.power_ = 0.0
@@ -352,7 +319,6 @@ class NormTemperatureScaling(TemperatureScaling):
             loss = _NormLogLoss(logits, log_ratio, y, sample_weight, self.prior_strength)
             solved = _damped_newton(loss, np.array([-np.log(self.temperature_), 0.0]))
             self.temperature_, self.power_ = float(np.exp(-solved[0])), float(solved[1])
-        return self
 
     def _log_ratio(self, norm: NDArray) -> NDArray:
         """Give the logarithm of norms over the typical one, within bounds."""
