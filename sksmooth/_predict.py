@@ -270,6 +270,18 @@ def fill_up(X: torch.Tensor, block: int = ROWS_OF_A_BLOCK) -> torch.Tensor:
     return torch.cat([X, X[:1].expand(n_missing, *X.shape[1:])])
 
 
+def whole_blocks(most: int) -> tuple[int, int]:
+    """Give how many rows to predict at once, `most` at most, and of which blocks they are whole.
+
+    Examples
+    --------
+    >>> whole_blocks(100), whole_blocks(3)
+    ((96, 16), (3, 3))
+    """
+    block = min(ROWS_OF_A_BLOCK, most)
+    return most - most % block, block
+
+
 def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.float64]:
     """Join chunks of rows, in one array made beforehand, lest they break up the memory.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
     PREDICTION_ROWS,
-    ROWS_OF_A_BLOCK,
     ROWS_THAT_TELL,
     PredictsByProbability,
     fill_up,
@@ -32,6 +30,7 @@ from sksmooth._predict import (
     mend_overflow,
     probabilities,
     warn_of_probabilities,
+    whole_blocks,
 )
 from sksmooth._private import CallbackSupportMixin
 from sksmooth._rows import (
@@ -588,15 +587,10 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         NotFittedError
             Before ``fit``.
         """
-        to_probabilities = self._to_probabilities()  # refuses a wrong predict_nonlinearity
-        return to_probabilities(self.logits(X))
-
-    def _to_probabilities(self) -> Callable[[NDArray], NDArray]:
-        """Give what turns logits, which it may overwrite, into probabilities."""
-        if self.predict_nonlinearity != "auto":
-            nonlinearity = self._get_predict_nonlinearity()
-            return lambda logits: to_numpy(nonlinearity(torch.from_numpy(logits)))
-        return partial(probabilities, calibrator=self._calibrator())
+        if self.predict_nonlinearity == "auto":
+            return probabilities(self.logits(X), self._calibrator())
+        nonlinearity = self._get_predict_nonlinearity()  # refuses a wrong one
+        return to_numpy(nonlinearity(torch.from_numpy(self.logits(X))))
 
     def _calibrator(self) -> Any:
         calibrator = getattr(self, "calibrator_", None)
@@ -679,9 +673,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad(), single_precision():
-            most = self.rows_at_once() or PREDICTION_ROWS
-            block = min(ROWS_OF_A_BLOCK, most)
-            at_once = most - most % block  # whole blocks, no more rows than the user set
+            at_once, block = whole_blocks(self.rows_at_once() or PREDICTION_ROWS)
             with threads_for_rows(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:
                     return self._forward(X, block).astype(np.float64)

@@ -41,6 +41,7 @@ from sksmooth._predict import (
     mend_overflow,
     probabilities,
     warn_of_probabilities,
+    whole_blocks,
 )
 from sksmooth._private import CallbackSupportMixin, Interval, StrOptions, routing_enabled
 from sksmooth._rows import (
@@ -551,8 +552,7 @@ class LabelSmoothingClassifierCV(
             return np.stack([net.logits_of(rows) for net in self.estimators_])
         rows = check_new_rows(self, X).flatten(1)
         n_nets, device = len(self.estimators_), stacks[0][1].weights[0].device
-        n_blocks = PREDICTION_ROWS // (n_nets * ROWS_OF_A_BLOCK)
-        at_once = ROWS_OF_A_BLOCK * max(1, n_blocks)
+        at_once, _ = whole_blocks(max(PREDICTION_ROWS // n_nets, ROWS_OF_A_BLOCK))
         with threads_for_rows(stacks[-1][0], min(len(rows), at_once) * n_nets):
             chunks = (chunk.to(device) for chunk in fill_up(rows).split(at_once))
             outputs = [
