@@ -287,7 +287,7 @@ def check_range(parameter: str, codes: Any, n_classes: int, note: str = "") -> N
 
 
 def check_proportions(
-    parameter: str, value: Any, shape: tuple[int, ...], expected: str, tolerance: float = 1e-6
+    parameter: str, value: Any, shape: tuple[int, ...], expected: str
 ) -> NDArray[np.float64]:
     """Return numbers that are not negative and sum to one along the last axis.
 
@@ -301,8 +301,6 @@ def check_proportions(
         What shape it must have.
     expected : str
         That in words.
-    tolerance : float, default=1e-6
-        How far from one a sum may be.
 
     Returns
     -------
@@ -346,7 +344,7 @@ def check_proportions(
             f"{parameter} must be finite and non-negative, but {parameter}{list(index)} "
             f"is {array[index]}."
         )
-    check_sums(parameter, array, tolerance)
+    check_sums(parameter, array, 1e-6)
     return array
 
 

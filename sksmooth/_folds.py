@@ -222,7 +222,7 @@ class FoldsTraining:
         if self.alone_because is not None:
             return [_Alone(self, pair, folds[pair[1]]) for pair in pairs]
         stacks: list[Any] = []
-        kinds = [(fold.n_batches, id(self.encodings[k])) for k, fold in enumerate(folds)]
+        kinds = [(len(fold.batches), id(self.encodings[k])) for k, fold in enumerate(folds)]
         for kind in dict.fromkeys(kinds):
             alike = [(value, k) for value, k in pairs if kinds[k] == kind]
             at_once = members_that_pay(folds[alike[0][1]].net.module_, max_members)
@@ -414,10 +414,6 @@ class _Fold(NamedTuple):
             _, first, group = np.unique(X, axis=0, return_index=True, return_inverse=True)
             scored, place = held_out[first], group.ravel()
         return cls(net, seed, batches, held_out, torch.from_numpy(scored), torch.from_numpy(place))
-
-    @property
-    def n_batches(self) -> int:
-        return len(self.batches)
 
     def reason_against_stacking(self, n_classes: int) -> str | None:
         """Tell what keeps the net from being trained in a stack with those of other folds."""

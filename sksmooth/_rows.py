@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import skorch.dataset
 import torch
 from numpy.typing import NDArray
@@ -370,14 +371,12 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
         raise
 
 
-def _frame(X: Any, *, of_any: bool = False) -> Any:
+def _frame(X: Any, *, of_any: bool = False) -> pd.DataFrame:
     """Give rows as a pandas frame; an empty one where nothing can be said of their columns.
 
     Rows that are no frame have numbers for columns. Whether a list of them holds text is found out
     only where `of_any` says so, as that takes a copy.
     """
-    import pandas as pd
-
     if isinstance(X, pd.DataFrame):
         return X if X.columns.is_unique else pd.DataFrame()
     if hasattr(X, "columns") and hasattr(X, "__getitem__"):  # such as polars'
@@ -389,10 +388,8 @@ def _frame(X: Any, *, of_any: bool = False) -> Any:
     return pd.DataFrame(X) if is_table and (of_any or X.dtype.kind in "mM") else pd.DataFrame()
 
 
-def _columns_without_numbers(frame: Any) -> dict[Any, str]:
+def _columns_without_numbers(frame: pd.DataFrame) -> dict[Any, str]:
     """Give the columns of a pandas frame that hold text or gaps, and what they hold."""
-    import pandas as pd
-
     found: dict[Any, str] = {}
     for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
         values = frame[column]
