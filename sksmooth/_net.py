@@ -32,7 +32,7 @@ from sksmooth._batches import (
 from sksmooth._callbacks import FitTask
 from sksmooth._labels import are_codes, distinct
 from sksmooth._load import StoredNet, copy_part
-from sksmooth._params import naming
+from sksmooth._params import naming_part
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
@@ -108,7 +108,7 @@ class SmoothedNet(StoredNet):
             The rows.
         """
         if is_dataset(X) or self.dataset is not TensorRows:
-            with naming(self, "dataset"):
+            with naming_part(self, "dataset"):
                 return super().get_dataset(X, y)
         if not isinstance(X, torch.Tensor | np.ndarray):  # several inputs, perhaps
             return skorch.dataset.Dataset(X, y)
@@ -191,7 +191,7 @@ class SmoothedNet(StoredNet):
         """
         name = "iterator_train" if training else "iterator_valid"
         batches: Any
-        with naming(self, name):
+        with naming_part(self, name):
             if training and self.iterator_train is make_batches:
                 given = {"shuffle": True, **self.get_params_for("iterator_train")}
                 batches = make_batches(dataset, **{"batch_size": self.batch_size, **given})
@@ -270,7 +270,7 @@ class SmoothedNet(StoredNet):
 
     def initialize_module(self) -> Self:
         """Build the module, for the data's numbers of features and classes. A hook of skorch's."""
-        with naming(self, "module"):
+        with naming_part(self, "module"):
             given = self.get_params_for("module")
             given.update(copy.deepcopy(getattr(self, "learned_", {})))
             sizes = {}
@@ -310,13 +310,13 @@ class SmoothedNet(StoredNet):
 
     def initialize_optimizer(self) -> Self:
         """Build the optimizer. A hook of skorch's."""
-        with naming(self, "optimizer"):
+        with naming_part(self, "optimizer"):
             return super().initialize_optimizer()
 
     def initialize_criterion(self) -> Self:
         """Build the criterion and tell it how to smooth. A hook of skorch's."""
         given = self.get_params_for("criterion")
-        with naming(self, "criterion"):
+        with naming_part(self, "criterion"):
             self.criterion_ = self.initialized_instance(copy_part(self.criterion), given)
         self.set_smoothing()
         return self

@@ -321,7 +321,7 @@ def _is_set_only(name: str) -> bool:
 
 
 @contextmanager
-def naming(net: Any, part: str) -> Iterator[None]:
+def naming_part(net: Any, part: str) -> Iterator[None]:
     """Let what goes wrong when a part is made say which part, and with which parameters.
 
     Parameters

@@ -187,12 +187,12 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
             return self
         refuse_dataset(X, "A search takes folds of the rows")
         X, y = indexable(X, y)
-        search = copy.copy(self)  # whatever is raised leaves nothing half-fitted behind
+        twin = copy.copy(self)  # whatever is raised leaves nothing half-fitted behind
         sequential = parallel_config(backend="sequential")  # scores are cheap
         with sequential:
-            search._training = _Training(self, X, y, sequential.unregister)
-            super(BatchedGridSearchCV, search).fit(X, y, **params)
-        self.__dict__.update((k, v) for k, v in vars(search).items() if k.endswith("_"))
+            twin._training = _Training(self, X, y, sequential.unregister)
+            super(BatchedGridSearchCV, twin).fit(X, y, **params)
+        self.__dict__.update((k, v) for k, v in vars(twin).items() if k.endswith("_"))
         return self
 
     def _validate_params(self) -> None:
@@ -281,15 +281,18 @@ class _Training:
         return self.stand_in, self.splits
 
     def run(
-        self, candidates: list[dict], search: BatchedGridSearchCV, callback_ctx: Any
+        self, candidates: list[dict], twin: BatchedGridSearchCV, callback_ctx: Any
     ) -> list[list[_Fit]]:
-        """Fit each candidate on the training rows of each split, for the stand-in to give."""
+        """Fit each candidate on the training rows of each split, for the stand-in to give.
+
+        Callbacks are told of the `twin`, the copy of the search that is being fitted.
+        """
         self.resume_backend()
         fits = self._prepare_fits(candidates)
         for number, fit in enumerate(chain.from_iterable(fits)):
-            if callback_ctx is not None and (is_heard(search) or is_heard(fit.job.estimator)):
+            if callback_ctx is not None and (is_heard(twin) or is_heard(fit.job.estimator)):
                 task = callback_ctx.subcontext("candidate-split-evaluation", task_id=number)
-                fit.job.evaluation = Evaluation(search, task)
+                fit.job.evaluation = Evaluation(twin, task)
         n_fits = len(candidates) * len(self.splits)
         if self.search.verbose:
             print(
