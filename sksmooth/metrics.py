@@ -251,7 +251,7 @@ def expected_calibration_error(
     """
     check_choice("norm", norm, _NORMS)
     codes, y_proba = check_probabilities(y_true, y_proba, labels)
-    confidence, correct = _top_label(codes, y_proba)
+    confidence, correct = top_label(codes, y_proba)
     return _calibration_error(
         confidence, correct, norm, n_bins=n_bins, strategy=strategy, sample_weight=sample_weight
     )
@@ -373,7 +373,7 @@ def overconfidence(
     -0.4
     """
     codes, y_proba = check_probabilities(y_true, y_proba, labels)
-    confidence, correct = _top_label(codes, y_proba)
+    confidence, correct = top_label(codes, y_proba)
     sample_weight, _ = scale_to_unit(check_weight(sample_weight, len(codes)))
     # In float64, so that the mean of many float16 confidences does not overflow.
     return float(np.average(confidence.astype(np.float64) - correct, weights=sample_weight))
@@ -534,7 +534,7 @@ def area_under_risk_coverage(
     0.5208...
     """
     codes, y_proba = check_probabilities(y_true, y_proba, labels)
-    top_probability, correct = _top_label(codes, y_proba)
+    top_probability, correct = top_label(codes, y_proba)
     if confidence is None:
         confidence = top_probability
     confidence = check_vector("confidence", confidence, len(codes))
@@ -604,7 +604,11 @@ def _calibration_error(
     **bin_options: Any,
 ) -> float:
     weight, _ = scale_to_unit(check_weight(sample_weight, len(confidence)))
-    bins = calibration_bins(confidence, correct, sample_weight=weight, **bin_options)
+    return gap_of(calibration_bins(confidence, correct, sample_weight=weight, **bin_options), norm)
+
+
+def gap_of(bins: CalibrationBins, norm: Norm = 1) -> float:
+    """Put together how far confidence and accuracy of the bins lie apart."""
     filled = bins.weight > 0
     gap = np.abs(bins.confidence[filled] - bins.accuracy[filled])
     return float(_NORMS[norm](gap, bins.weight[filled]))
@@ -617,7 +621,8 @@ _NORMS: dict[Norm, Callable[[Vector, Vector], float]] = {
 }
 
 
-def _top_label(codes: Vector, y_proba: Vector) -> tuple[Vector, Vector]:
+def top_label(codes: Vector, y_proba: Vector) -> tuple[Vector, Vector]:
+    """Give the confidence of each row's predicted class, and whether that is right."""
     return y_proba.max(axis=1), y_proba.argmax(axis=1) == codes
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sksmooth._checks import as_numpy, check_choice, check_share
 from sksmooth._labels import check_probabilities
-from sksmooth.metrics import CalibrationBins, Strategy, calibration_bins
+from sksmooth.metrics import CalibrationBins, Strategy, calibration_bins, gap_of, top_label
 from sksmooth.plotting._shared import (
     GREY,
     add_grid,
@@ -131,9 +131,7 @@ class ReliabilityDisplay:
     @property
     def calibration_error(self) -> float:
         """Mean distance of the points from the diagonal, weighted by their bins."""
-        filled = self.bins.weight > 0
-        gap = np.abs(self.prob_true - self.prob_pred)[filled]
-        return float(np.average(gap, weights=self.bins.weight[filled]))
+        return gap_of(self.bins)
 
     def prob_true_interval(self, confidence_level: float = 0.95) -> NDArray[np.float64]:
         """Tell between which frequencies the true one of each bin may lie.
@@ -436,7 +434,7 @@ class ReliabilityDisplay:
         import_pyplot(cls.__name__)
         codes, proba = check_probabilities(y_true, y_proba, labels)
         if pos_label is None:
-            probability, correct = proba.max(axis=1), proba.argmax(axis=1) == codes
+            probability, correct = top_label(codes, proba)
         else:
             classes = (np.unique(as_numpy(y_true)) if labels is None else as_numpy(labels)).tolist()
             check_choice("pos_label", pos_label, classes)
