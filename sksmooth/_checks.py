@@ -1,4 +1,7 @@
-"""Checks of what users give, each written once: names, class indices, probabilities."""
+"""Checks of what users give, each written once: names, class indices, probabilities.
+
+What they have for `parameter` is the name by which messages call the value.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,7 @@ _LIBRARIES = ("sksmooth.", "sklearn.", "skorch.", "torch.", "joblib.", "contextl
 
 
 def nearest(word: object, known: Collection[object]) -> str:
-    """Give the end of a message that names the known word most like `word`.
-
-    Parameters
-    ----------
-    word : object
-        What the user gave.
-    known : collection of objects
-        What there is. Only strings are words.
-
-    Returns
-    -------
-    str
-        The hint with a space before it; empty where no word is near.
+    """Give the end of a message that names the known word most like `word`; empty if none is near.
 
     Examples
     --------
@@ -49,23 +40,7 @@ def nearest(word: object, known: Collection[object]) -> str:
 
 
 def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's own code, through however many libraries it called.
-
-    Parameters
-    ----------
-    message : str
-        The warning.
-    category : type of warning, default=UserWarning
-        Its kind.
-
-    Examples
-    --------
-    >>> import warnings
-    >>> with warnings.catch_warnings(record=True, action="always") as caught:
-    ...     warn_user("Too few rows.")
-    >>> str(caught[0].message)
-    'Too few rows.'
-    """
+    """Warn at the line of the user's own code, through however many libraries it called."""
     depth = 1
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and str(frame.f_globals.get("__name__")).startswith(_LIBRARIES):
@@ -76,26 +51,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
 def check_choice(parameter: str, value: Any, choices: Collection[Any]) -> Any:
     """Return `value` if it is one of `choices`; otherwise say which were allowed.
 
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    value : object
-        What the user gave.
-    choices : collection of objects
-        The allowed values, most often names.
-
-    Returns
-    -------
-    object
-        `value`, unchanged.
-
-    Raises
-    ------
-    TypeError
-        If it is not a string and all choices are.
-    ValueError
-        If it is an unknown one. The message suggests the nearest known name.
+    What is no string is a TypeError where all choices are strings.
 
     Examples
     --------
@@ -118,20 +74,7 @@ def check_choice(parameter: str, value: Any, choices: Collection[Any]) -> Any:
 def as_numpy(values: Any) -> NDArray[Any]:
     """Give the numbers of a tensor, of any dtype and on any device, or of anything else, as array.
 
-    Parameters
-    ----------
-    values : tensor or array-like
-        What the user gave.
-
-    Returns
-    -------
-    ndarray
-        The same numbers; those of bfloat16, which NumPy lacks, as float32.
-
-    Examples
-    --------
-    >>> as_numpy(torch.ones(2, dtype=torch.bfloat16, requires_grad=True))
-    array([1., 1.], dtype=float32)
+    Those of bfloat16, which NumPy lacks, are then float32.
     """
     return np.asarray(without_tensor(values))
 
@@ -140,29 +83,8 @@ def without_tensor(values: Any) -> Any:
     """Give the numbers of a tensor as an array, and anything else as it is.
 
     So that scikit-learn's checks see no tensor: with ``array_api_dispatch`` they want torch's
-    dtypes, and without it they fail on a gradient, another device or bfloat16.
-
-    Parameters
-    ----------
-    values : object
-        What the user gave.
-
-    Returns
-    -------
-    object
-        An ndarray, as :func:`as_numpy` gives it, or `values`.
-
-    Raises
-    ------
-    ValueError
-        For masked values, whose mask scikit-learn would drop.
-
-    Examples
-    --------
-    >>> without_tensor(torch.ones(2, requires_grad=True))
-    array([1., 1.], dtype=float32)
-    >>> without_tensor([1, 2])
-    [1, 2]
+    dtypes, and without it they fail on a gradient, another device or bfloat16. Masked values, whose
+    mask scikit-learn would drop, are refused.
     """
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(
@@ -178,15 +100,7 @@ def without_tensor(values: Any) -> Any:
 def grain_of(values: Any) -> float:
     """Give the relative distance of neighbouring numbers in the type in which they were given.
 
-    Parameters
-    ----------
-    values : tensor, array or array-like
-        What the user gave.
-
-    Returns
-    -------
-    float
-        That of float64 for what has no floating type.
+    It is that of float64 for what has no floating type.
 
     Examples
     --------
@@ -203,30 +117,9 @@ def grain_of(values: Any) -> float:
 def check_class_indices(
     parameter: str, y: Any, n_classes: int | None = None, error: type[Exception] = TypeError
 ) -> NDArray[np.int64]:
-    """Return class indices as a vector of int64.
+    """Return class indices as a vector of int64, all below `n_classes` where that is given.
 
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    y : array-like or tensor of shape (n_samples,)
-        What the user gave.
-    n_classes : int, default=None
-        The number of classes; None: any number.
-    error : type of exception, default=TypeError
-        What is raised for anything but integers.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), int64
-        The indices.
-
-    Raises
-    ------
-    TypeError
-        If they are not integers.
-    ValueError
-        If they have another shape or are out of range.
+    Anything but integers raises `error`.
 
     Examples
     --------
@@ -252,23 +145,7 @@ def check_class_indices(
 
 
 def check_range(parameter: str, codes: Any, n_classes: int, note: str = "") -> None:
-    """Name the first class index that is out of range.
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    codes : ndarray or tensor of any shape, int
-        Class indices.
-    n_classes : int
-        The number of classes.
-    note : str, default=""
-        Where that number is from.
-
-    Raises
-    ------
-    ValueError
-        If there is one.
+    """Name the first class index that is out of range; `note` says where `n_classes` is from.
 
     Examples
     --------
@@ -291,29 +168,7 @@ def check_proportions(
 ) -> NDArray[np.float64]:
     """Return numbers that are not negative and sum to one along the last axis.
 
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    value : array-like or tensor
-        What the user gave.
-    shape : tuple of int
-        What shape it must have.
-    expected : str
-        That in words.
-
-    Returns
-    -------
-    ndarray of that shape, float64
-        The numbers.
-
-    Raises
-    ------
-    TypeError
-        If they are no numbers.
-    ValueError
-        If they have another shape, a negative or infinite one is among them, or their sums are not
-        one.
+    `expected` says in words what is wanted.
 
     Examples
     --------
@@ -349,21 +204,7 @@ def check_proportions(
 
 
 def check_sums(parameter: str, array: NDArray[Any], tolerance: float) -> None:
-    """Name the first row, or the vector, that does not sum to one.
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    array : ndarray of shape (n,) or (n_rows, n)
-        Finite numbers.
-    tolerance : float
-        How far from one a sum may be.
-
-    Raises
-    ------
-    ValueError
-        If there is one.
+    """Name the first row of finite numbers, or the vector, that does not sum to one.
 
     Examples
     --------
@@ -383,26 +224,7 @@ def check_sums(parameter: str, array: NDArray[Any], tolerance: float) -> None:
 
 
 def check_whole(parameter: str, value: Any) -> int:
-    """Return a positive integer.
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    value : int
-        What the user gave. NumPy's integers are integers too; bool is not.
-
-    Returns
-    -------
-    int
-        The same as a Python int.
-
-    Raises
-    ------
-    TypeError
-        If it is no integer.
-    ValueError
-        If it is not positive.
+    """Return a positive integer as a Python int; NumPy's are integers too, bool is not.
 
     Examples
     --------
@@ -419,26 +241,7 @@ def check_whole(parameter: str, value: Any) -> int:
 
 
 def check_share(parameter: str, value: Any) -> float:
-    """Return a real number in [0, 1).
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    value : float
-        What the user gave. NumPy scalars are real numbers too; bool, str, None and arrays are not.
-
-    Returns
-    -------
-    float
-        The same as a Python float.
-
-    Raises
-    ------
-    TypeError
-        If it is no real number.
-    ValueError
-        If it is NaN or outside [0, 1).
+    """Return a real number in [0, 1) as a Python float; NumPy's scalars are numbers, bool is not.
 
     Examples
     --------
@@ -461,19 +264,9 @@ def check_share(parameter: str, value: Any) -> float:
 def scale_to_unit(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[Any]]:
     """Scale weights by a power of two, so without rounding, that brings the largest to about one.
 
-    Sums and products of weights then neither overflow nor underflow, whatever their scale.
-
-    Parameters
-    ----------
-    weight : ndarray of shape (..., n_samples), float64
-        Weights of one set of rows, or of a stack of sets.
-
-    Returns
-    -------
-    weight : ndarray of that shape, float64
-        The largest of each set is in [1/2, 1), or 0.
-    exponent : ndarray of shape (..., 1), int
-        ``np.ldexp(weight, exponent)`` is what was given.
+    Sums and products of weights then neither overflow nor underflow, whatever their scale. Of a
+    stack of sets, of shape (..., n_samples), each is scaled by itself: its largest weight is then
+    in [1/2, 1), or 0. ``np.ldexp(weight, exponent)`` is what was given.
 
     Examples
     --------
@@ -487,20 +280,6 @@ def scale_to_unit(weight: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
 @contextmanager
 def naming(parameter: str) -> Iterator[None]:
     """Let what others say of a parameter begin with its name, unless it is in it.
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter.
-
-    Yields
-    ------
-    None
-
-    Raises
-    ------
-    TypeError, ValueError
-        Those that the block raises.
 
     Examples
     --------
@@ -522,24 +301,7 @@ def naming(parameter: str) -> Iterator[None]:
 def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None) -> NDArray[Any]:
     """Return finite numbers as a vector, in their own precision where they have one.
 
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    values : array-like of shape (n_samples,)
-        What the user gave.
-    n_samples : int, default=None
-        How many there must be. None: any number but zero.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), float64, float32 or float16
-        The numbers.
-
-    Raises
-    ------
-    ValueError
-        If they are no finite numbers, or have another shape.
+    There must be `n_samples` of them, or any number but zero.
 
     Examples
     --------
@@ -559,24 +321,7 @@ def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None
 
 
 def check_unit_interval(parameter: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return probabilities that lie in [0, 1].
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    values : ndarray of any shape but an empty one
-        Finite numbers.
-
-    Returns
-    -------
-    ndarray
-        `values`, unchanged.
-
-    Raises
-    ------
-    ValueError
-        If one lies outside.
+    """Return probabilities, unchanged, of any shape but an empty one, that all lie in [0, 1].
 
     Examples
     --------
@@ -595,30 +340,7 @@ def check_unit_interval(parameter: str, values: NDArray[Any]) -> NDArray[Any]:
 
 
 def check_weight(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[Any]:
-    """Return the rows' weights, ones if there are none.
-
-    Parameters
-    ----------
-    sample_weight : array-like of float, shape (n_samples,), or None
-        What the user gave.
-    n_samples : int
-        The number of rows.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), float64
-        The weights.
-
-    Raises
-    ------
-    ValueError
-        If one is negative, all are zero, or their number is another.
-
-    Examples
-    --------
-    >>> check_weight(None, 2)
-    array([1., 1.])
-    """
+    """Return the rows' weights, none below 0 and one above it; ones where there are none."""
     if sample_weight is None:
         return np.ones(n_samples)
     weight = check_vector("sample_weight", sample_weight, n_samples).astype(np.float64)

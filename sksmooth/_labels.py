@@ -23,24 +23,7 @@ from sksmooth._checks import (
 
 
 def sorted_labels(parameter: str, labels: ArrayLike) -> NDArray[Any]:
-    """Give the distinct labels, in their order.
-
-    Parameters
-    ----------
-    parameter : str
-        Name of the parameter, for the message.
-    labels : array-like of shape (n_samples,)
-        Labels.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        Each once.
-
-    Raises
-    ------
-    TypeError
-        If they have no order, being of several types.
+    """Give the distinct labels, in their order; refuse those of several types, which have none.
 
     Examples
     --------
@@ -60,26 +43,9 @@ def sorted_labels(parameter: str, labels: ArrayLike) -> NDArray[Any]:
 
 
 def distinct(estimator: Any, labels: Any, name: str) -> NDArray:
-    """Give the distinct labels.
+    """Give the distinct labels, sorted; refuse fewer than two.
 
-    Parameters
-    ----------
-    estimator : object
-        Who asks, for the message.
-    labels : array-like
-        Labels.
-    name : str
-        The argument as which they came, for the message.
-
-    Returns
-    -------
-    ndarray
-        Each once, sorted.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two.
+    `name` is the argument as which they came.
     """
     labels = list(labels) if isinstance(labels, Set) else labels
     if np.ndim(labels) == 0:
@@ -97,44 +63,13 @@ def distinct(estimator: Any, labels: Any, name: str) -> NDArray:
 
 
 def refuse_missing(labels: Any, name: str) -> None:
-    """Refuse labels of which some are missing.
-
-    Parameters
-    ----------
-    labels : array-like or None
-        Labels.
-    name : str
-        The argument as which they came, for the message.
-
-    Raises
-    ------
-    ValueError
-        For NaN and None.
-    """
+    """Refuse labels of which some are NaN or None."""
     if labels is not None and pd.isna(np.asarray(labels)).any():
         raise ValueError(f"Input {name} contains NaN or None; remove those rows.")
 
 
 def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
-    """Give the class indices of labels: the labels themselves, without a copy, if they can.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n,)
-        Labels.
-    classes : ndarray of shape (n_classes,)
-        All labels, sorted.
-
-    Returns
-    -------
-    ndarray of shape (n,), int64
-        Their indices.
-
-    Raises
-    ------
-    ValueError
-        For a label that is none of the classes.
-    """
+    """Give the class indices of labels: the labels themselves, without a copy, if they can."""
     is_code = y.dtype.kind in "iu" and y.ndim == 1 and are_codes(classes)
     if is_code and y.min() >= 0 and y.max() < len(classes):
         return np.ascontiguousarray(y, dtype=np.int64)
@@ -151,16 +86,6 @@ def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
 def are_codes(classes: NDArray) -> bool:
     """Tell whether classes are the integers 0, 1, ..., so that each is its own class index.
 
-    Parameters
-    ----------
-    classes : ndarray
-        The classes.
-
-    Returns
-    -------
-    bool
-        Whether they are.
-
     Examples
     --------
     >>> are_codes(np.array([0, 1])), are_codes(np.array([0.0, 1.0]))
@@ -174,27 +99,7 @@ def check_probabilities(
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the column that each true label names, and the probabilities of all classes.
 
-    Parameters
-    ----------
-    y_true : array-like of shape (n_samples,)
-        True labels of any kind: str, int, bool.
-    y_proba : array-like of float, shape (n_samples, n_classes) or (n_samples,)
-        Their predicted probabilities; for two classes also that of the second label alone.
-    labels : array-like of shape (n_classes,) or None
-        The label of each column, in any order. None means the names of the columns where they are
-        labels, else the sorted labels of `y_true`.
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples,), int
-        The column of each true label.
-    proba : ndarray of shape (n_samples, n_classes), float
-        The probabilities.
-
-    Raises
-    ------
-    ValueError
-        If they are no probabilities, a label is missing or unknown, or they do not fit each other.
+    The arguments are those of :func:`sksmooth.metrics.expected_calibration_error`.
 
     Examples
     --------
