@@ -166,15 +166,7 @@ class PredictsByProbability:
 
 
 class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
-    """A fitted classifier of rows whose probabilities are known, for scorers.
-
-    Parameters
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        The labels.
-    proba : ndarray of shape (n_samples, n_classes)
-        Of each row; the rows themselves are their numbers.
-    """
+    """A fitted classifier, for scorers, of rows that are numbers of rows of `proba`."""
 
     def __init__(self, classes_: NDArray, proba: NDArray) -> None:
         self.classes_ = classes_
@@ -194,19 +186,9 @@ class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
 
 
 def probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.float64]:
-    """Give the probabilities that a calibrator makes of logits; a softmax where there is none.
+    """Give the probabilities that a calibrator makes of logits, which may be overwritten.
 
-    Parameters
-    ----------
-    logits : ndarray of shape (n_samples, n_classes), float64
-        The logits; they may be overwritten.
-    calibrator : object or None
-        Has ``predict_proba(logits)``.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes), float64
-        The probabilities.
+    Where there is none, they are those of a softmax.
     """
     if calibrator is None:
         return softmax_in_place(logits)
@@ -218,17 +200,7 @@ def probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.fl
 def log_probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.float64]:
     """Give the logarithms of the probabilities, finite where those underflow.
 
-    Parameters
-    ----------
-    logits : ndarray of shape (n_samples, n_classes), float64
-        The logits; they may be overwritten.
-    calibrator : object or None
-        Has ``predict_proba(logits)``, and perhaps ``predict_log_proba(logits)``.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes), float64
-        The logarithms.
+    The logits may be overwritten.
     """
     if calibrator is None:
         return log_softmax(logits, axis=-1)
@@ -249,18 +221,6 @@ def fill_up(X: torch.Tensor, block: int = ROWS_OF_A_BLOCK) -> torch.Tensor:
 
     The rows of a matrix product are rounded alike only where their number fills the blocks that
     the product is made of.
-
-    Parameters
-    ----------
-    X : tensor of shape (n, ...)
-        Rows.
-    block : int, default=16
-        Rows of a block.
-
-    Returns
-    -------
-    tensor of shape (m, ...)
-        The same rows, perhaps with copies of the first behind them, m being a multiple of `block`.
     """
     n_missing = -X.shape[0] % block
     if n_missing == 0:
@@ -286,18 +246,7 @@ def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.fl
     """Join chunks of rows, in one array made beforehand, lest they break up the memory.
 
     Freed memory between small arrays that stay is too small for the next chunk's activations.
-
-    Parameters
-    ----------
-    chunks : iterable of ndarrays
-        The chunks.
-    n_rows : int or None
-        How many rows they have together, where that is known.
-
-    Returns
-    -------
-    ndarray of float64
-        All rows.
+    `n_rows` is how many they have together, where that is known.
     """
     joined, end = np.empty(0), 0
     for chunk in chunks:
@@ -313,23 +262,7 @@ def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.fl
 
 
 def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take infinite logits for the largest number that float32 has.
-
-    Parameters
-    ----------
-    logits : ndarray of shape (..., n_samples, n_classes)
-        Some of which are not finite.
-
-    Returns
-    -------
-    ndarray of that shape
-        All of which are.
-
-    Raises
-    ------
-    ValueError
-        For NaN.
-    """
+    """Take infinite logits for the largest number that float32 has; refuse NaN."""
     rows = np.isnan(logits).any(axis=-1)
     if rows.any():
         raise ValueError(
@@ -341,18 +274,7 @@ def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def largest_parameter(modules: Iterable[torch.nn.Module]) -> float:
-    """Give the largest absolute value among the parameters of modules; NaN if one is.
-
-    Parameters
-    ----------
-    modules : iterable of torch modules
-        The parts of a net.
-
-    Returns
-    -------
-    float
-        The largest; 0 where there are no parameters.
-    """
+    """Give the largest absolute value among modules' parameters: NaN if one is, 0 for none."""
     parameters = [own.detach() for module in modules for own in module.parameters() if own.numel()]
     return float(np.max([float(own.abs().max()) for own in parameters], initial=0.0))
 
@@ -360,14 +282,7 @@ def largest_parameter(modules: Iterable[torch.nn.Module]) -> float:
 def warn_of_probabilities(net: Any, logits: NDArray, X: Any) -> None:
     """Warn if what a net's module gives for logits are probabilities or their logarithms.
 
-    Parameters
-    ----------
-    net : skorch net
-        Whose module gave them.
-    logits : ndarray of shape (n_samples, n_classes)
-        What it gave for some rows.
-    X : tensor or torch Dataset
-        Rows that the module takes.
+    `X` are rows that the module takes.
     """
     if isinstance(getattr(net, "criterion_", None), torch.nn.NLLLoss):  # which asks for them
         return

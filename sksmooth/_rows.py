@@ -137,31 +137,11 @@ def check_rows(
     reset: bool,
     owner: Any = None,
 ) -> Table:
-    """Check training rows.
+    """Check training rows, labels and weights, as ``fit`` is given them.
 
-    Parameters
-    ----------
-    estimator : LabelSmoothingClassifier
-        Whose rows they are.
-    X, y, sample_weight : array-likes or None
-        As ``fit`` is given them.
-    classes : array-like or None
-        The labels; None: those of `y`.
-    reset : bool
-        Whether to learn the number of features, their names and the frequencies of the classes, or
-        to check that they are those that the estimator knows.
-    owner : estimator or None, default=None
-        Who is named in messages, and learns the features; None: the estimator itself.
-
-    Returns
-    -------
-    Table
-        The rows.
-
-    Raises
-    ------
-    ValueError
-        For rows that cannot be trained on.
+    With `reset` the `owner`, or the estimator where that is None, learns the number of features and
+    their names, and the classes have the frequencies of these rows; else all that must be as the
+    estimator knows it. The owner is who messages name. `classes` of None are those of `y`.
     """
     X, y = as_array(X), as_array(y)
     if is_several_inputs(X) or is_dataset(X):
@@ -302,25 +282,7 @@ def _check_labels_of(dataset: Any, y: NDArray | None, labels: NDArray, train_spl
 
 
 def check_new_rows(estimator: Any, X: Any) -> torch.Tensor:
-    """Check rows that are to be predicted.
-
-    Parameters
-    ----------
-    estimator : LabelSmoothingClassifier
-        Whose rows they are.
-    X : array-like
-        As ``predict`` is given it.
-
-    Returns
-    -------
-    tensor of float32
-        The rows.
-
-    Raises
-    ------
-    ValueError
-        For rows of other features than those trained on, or that are not finite.
-    """
+    """Check rows that are to be predicted: of the features trained on, and finite."""
     X = as_array(X)
     if _is_plain(estimator, X):  # whose check costs more than one row's way through the net
         rows = np.ascontiguousarray(X)
@@ -497,39 +459,12 @@ def _class_weights(
 
 
 def is_several_inputs(X: Any) -> bool:
-    """Tell whether X is a dict of inputs, by the names of the arguments of `forward`.
-
-    Parameters
-    ----------
-    X : object
-        What ``fit`` or ``predict`` is given.
-
-    Returns
-    -------
-    bool
-        Whether it is.
-    """
+    """Tell whether X is a dict of inputs, by the names of the arguments of `forward`."""
     return isinstance(X, Mapping) and not issparse(X)
 
 
 def check_inputs(X: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Check several inputs of a module.
-
-    Parameters
-    ----------
-    X : dict of str to array-like
-        The inputs, by the names of the arguments of `forward`.
-
-    Returns
-    -------
-    dict of str to tensor
-        The same, of the dtypes that they have.
-
-    Raises
-    ------
-    ValueError
-        If some are no finite numbers.
-    """
+    """Check several inputs of a module: finite numbers, of the dtypes that they have."""
     kinds = {"dtype": "numeric", "ensure_2d": False, "allow_nd": True}
     return {
         name: as_tensor(check_array(as_array(own), input_name=name, **kinds))
@@ -540,19 +475,7 @@ def check_inputs(X: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def refuse_dataset(X: Any, why: str) -> None:
     """Refuse a torch Dataset, or a sparse tensor, where rows are to be indexed.
 
-    Parameters
-    ----------
-    X : object
-        What ``fit`` is given; one of skorch's SliceDatasets will do.
-    why : str
-        What is done with the rows.
-
-    Raises
-    ------
-    ValueError
-        That says how to wrap it.
-    TypeError
-        For a sparse tensor.
+    `why` says what is done with them. One of skorch's SliceDatasets will do.
     """
     if isinstance(X, torch.Tensor) and X.layout != torch.strided:
         raise TypeError(f"{why}, but X is a tensor of {X.layout}. Give X.to_dense().")
@@ -567,18 +490,7 @@ _SLICE_DATASET = (
 
 
 def as_array(data: Any) -> Any:
-    """Give a tensor or one of skorch's SliceDatasets as an array, and anything else as it is.
-
-    Parameters
-    ----------
-    data : object
-        Rows, labels or weights.
-
-    Returns
-    -------
-    object
-        The same.
-    """
+    """Give a tensor or one of skorch's SliceDatasets as an array, and anything else as it is."""
     if isinstance(data, SliceDataset):
         return np.asarray([without_tensor(own) for own in data])
     if hasattr(type(data), "collect"):
@@ -592,16 +504,5 @@ def as_array(data: Any) -> Any:
 
 
 def as_tensor(array: NDArray) -> torch.Tensor:
-    """Give an array as a tensor that shares its memory, which may be there for reading only.
-
-    Parameters
-    ----------
-    array : ndarray
-        Numbers.
-
-    Returns
-    -------
-    tensor
-        The same.
-    """
+    """Give an array as a tensor that shares its memory, which may be there for reading only."""
     return torch.from_numpy(array) if array.flags.writeable else torch.from_dlpack(array)
