@@ -47,18 +47,7 @@ class DistributionCalibrator(BaseEstimator):
 
     @staticmethod
     def takes(calibrator: Any) -> bool:
-        """Tell whether a calibrator is one that takes distributions.
-
-        Parameters
-        ----------
-        calibrator : object
-            Any.
-
-        Returns
-        -------
-        bool
-            Whether it has `fit_torch` and `predict_proba_torch`.
-        """
+        """Tell whether a calibrator is one that takes distributions."""
         return hasattr(calibrator, "fit_torch") and hasattr(calibrator, "predict_proba_torch")
 
     def fit(self, logits: ArrayLike, y: ArrayLike) -> DistributionCalibrator:
@@ -164,28 +153,9 @@ class WithoutClassWeight(BaseEstimator):
 def fit_given(
     calibration: Any, logits: NDArray, y: NDArray, sample_weight: NDArray | None = None
 ) -> Any:
-    """Fit a copy of a calibrator that the user gave.
+    """Fit a copy of a calibrator that the user gave, with weights if it takes them.
 
-    Parameters
-    ----------
-    calibration : object
-        With ``fit(logits, y)`` and ``predict_proba(logits)``, or of probmetrics.
-    logits : ndarray of shape (n_samples, n_classes)
-        Logits of rows that were not trained on.
-    y : ndarray of shape (n_samples,)
-        Their class indices.
-    sample_weight : ndarray of shape (n_samples,), default=None
-        Their weights, for those that take weights.
-
-    Returns
-    -------
-    object
-        The calibrator.
-
-    Raises
-    ------
-    ValueError
-        If it refuses logits, or gives probabilities of another shape.
+    It is refused if it refuses logits, or gives probabilities of another shape.
     """
     calibrator: Any = clone(calibration, safe=False)
     if DistributionCalibrator.takes(calibrator):

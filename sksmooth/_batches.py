@@ -32,17 +32,7 @@ FEWEST_HELD_OUT = 10
 
 
 class Batch(tuple[torch.Tensor, torch.Tensor]):
-    """A pair (X, y), as skorch passes it around, that also carries the rows' weights.
-
-    Parameters
-    ----------
-    X : tensor of shape (n, ...)
-        Inputs.
-    y : tensor of shape (n,), int64
-        Class indices.
-    sample_weight : tensor of shape (n,) or None
-        Weights of the rows; None weighs all alike.
-    """
+    """A pair (X, y), as skorch passes it around, that carries the rows' weights or None."""
 
     sample_weight: torch.Tensor | None
 
@@ -205,19 +195,7 @@ def lengths_of_batches(
 ) -> list[int]:
     """Give how many rows each batch has.
 
-    Parameters
-    ----------
-    n_rows, batch_size : int
-        Rows in all, and of a batch.
-    drop_last : bool, default=False
-        Leave out a last batch that is not full.
-    merge_single : bool, default=False
-        Let a last batch of one row join the one before it, as BatchNorm needs it.
-
-    Returns
-    -------
-    list of int
-        The lengths.
+    `merge_single` lets a last batch of one row join the one before it, as BatchNorm needs it.
 
     Examples
     --------
@@ -239,11 +217,6 @@ class ShuffledIndices(Sampler):
     torch's RandomSampler makes a list of them, which takes as much memory as four numbers of every
     row.
 
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows.
-
     Examples
     --------
     >>> sorted(ShuffledIndices(4))
@@ -262,15 +235,7 @@ class ShuffledIndices(Sampler):
 
 
 class EncodedDataset(Dataset):
-    """A torch Dataset whose labels are replaced by their class indices.
-
-    Parameters
-    ----------
-    dataset : torch Dataset
-        Gives pairs (X, label).
-    classes : sequence of labels
-        The index of a label in it is its class index.
-    """
+    """A torch Dataset of pairs (X, label) whose labels are replaced by their class indices."""
 
     def __init__(self, dataset: Dataset, classes: Sequence[Any]) -> None:
         self.dataset = dataset
@@ -337,19 +302,10 @@ def make_batches(
 
 
 def rows_in_memory(dataset: Any) -> tuple[TensorRows | None, torch.Tensor | None]:
-    """Give the rows of a dataset, if they are in memory as tensors, and which of them it chooses.
+    """Give the rows of a dataset and the indices of those that it chooses; None for all.
 
-    Parameters
-    ----------
-    dataset : torch Dataset
-        :class:`TensorRows` or a Subset (of a Subset ...) of them are in memory.
-
-    Returns
-    -------
-    rows : TensorRows or None
-        The rows; None where they are not in memory.
-    chosen : tensor of int64 or None
-        The indices of those that are in the dataset; None for all.
+    The rows are None where they are not in memory: for all but :class:`TensorRows` and a Subset (of
+    a Subset ...) of them.
     """
     if isinstance(dataset, TensorRows):
         return dataset, None
@@ -368,17 +324,8 @@ def merge_repeated(rows: TensorRows) -> TensorRows:
     """Put rows in a canonical order, each once, weighing as much as it and its repetitions did.
 
     Rows that are trained on in one batch have no order, and a row of weight two is two rows. Now
-    rounding does not see a difference either: weighted and repeated rows train the same net.
-
-    Parameters
-    ----------
-    rows : TensorRows
-        Rows, of which some may be equal.
-
-    Returns
-    -------
-    TensorRows
-        The distinct rows, weighted unless all weigh alike.
+    rounding does not see a difference either: weighted and repeated rows train the same net. Rows
+    that all weigh alike have no weights.
 
     Examples
     --------
@@ -403,31 +350,11 @@ def merge_repeated(rows: TensorRows) -> TensorRows:
 def hold_out(
     n_rows: int, y: NDArray[np.int64] | None, fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """Draw the rows that are not trained on.
+    """Draw the rows to train on, and those held out: None where they would be fewer than 10.
 
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows.
-    y : ndarray of shape (n_rows,) or None
-        Class indices, by which the draw is stratified; every class keeps a row to train on. None:
-        the draw is plainly random.
-    fraction : float
-        Share of the rows to hold out.
-    seed : int
-        Seeds the draw.
-
-    Returns
-    -------
-    train : ndarray of int
-        Indices of the rows to train on.
-    held_out : ndarray of int or None
-        Indices of the others; None where they would be fewer than 10.
-
-    Notes
-    -----
-    scikit-learn's StratifiedShuffleSplit does the same with three times the memory, which shows
-    where there are millions of rows.
+    The draw is stratified by the class indices `y`, if there are any, and every class keeps a row
+    to train on. scikit-learn's StratifiedShuffleSplit does the same with three times the memory,
+    which shows where there are millions of rows.
 
     Examples
     --------
@@ -470,19 +397,10 @@ def _share_out(
 
 
 def read_labels(dataset: Any) -> Any:
-    """Read the labels of a torch Dataset, by the shortest way there is.
+    """Read the labels of a torch Dataset of pairs (X, label), by the shortest way there is.
 
-    Parameters
-    ----------
-    dataset : torch Dataset
-        Gives pairs (X, label). An attribute `y` or `targets`, the second tensor of a
-        TensorDataset, and a Subset's indices are made use of, if some rows have these labels; else
-        all rows are read once.
-
-    Returns
-    -------
-    array-like or tensor of shape (n_samples,)
-        The labels.
+    An attribute `y` or `targets`, the second tensor of a TensorDataset, and a Subset's indices are
+    made use of, if some rows have these labels; else all rows are read once.
 
     Examples
     --------
@@ -506,20 +424,10 @@ def read_labels(dataset: Any) -> Any:
 
 
 def row_of_other_label(dataset: Any, labels: Any) -> int | None:
-    """Look whether rows of a torch Dataset have the labels that are said to be theirs.
+    """Give the first of some rows, from all over a torch Dataset, whose label is not as is said.
 
-    Parameters
-    ----------
-    dataset : torch Dataset
-        Gives pairs (X, label), the label perhaps changed by a ``target_transform``.
-    labels : array-like or tensor of shape (n_samples,)
-        The labels.
-
-    Returns
-    -------
-    int or None
-        The first of some rows, from all over the dataset, that has another; None where none has,
-        or where rows cannot be asked for by number.
+    None where none has, or where rows cannot be asked for by number. A ``target_transform`` may
+    have changed what is said.
     """
     if isinstance(dataset, IterableDataset | TensorRows) or len(labels) != len(dataset):
         return None

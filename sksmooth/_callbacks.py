@@ -10,18 +10,7 @@ from sksmooth._private import CALLBACKS, managed_callbacks
 
 
 def is_heard(estimator: Any) -> bool:
-    """Tell whether callbacks were set on an estimator, or are propagated to it.
-
-    Parameters
-    ----------
-    estimator : estimator
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether there are some.
-    """
+    """Tell whether callbacks were set on an estimator, or are propagated to it."""
     return hasattr(estimator, CALLBACKS)
 
 
@@ -32,17 +21,9 @@ class FitTask:
         """Tell that an epoch begins."""
 
     def end_epoch(self, learned: Callable[[], dict[str, Any]]) -> bool:
-        """Tell that an epoch has ended.
+        """Tell that an epoch has ended; give whether the fit is to end now.
 
-        Parameters
-        ----------
-        learned : callable
-            Gives the attributes that the estimator would have if its fit ended now.
-
-        Returns
-        -------
-        bool
-            Whether it is to end now.
+        `learned` gives the attributes that the estimator would have then.
         """
         return False
 
@@ -51,16 +32,9 @@ class FitTask:
 
 
 class HeardTask(FitTask):
-    """A fit that an estimator's callbacks are told of.
+    """A fit, of `n_epochs` at most, that an estimator's callbacks are told of.
 
-    Parameters
-    ----------
-    estimator : estimator
-        It derives from scikit-learn's CallbackSupportMixin.
-    X, y, sample_weight : array-like
-        The arguments of its ``fit``.
-    n_epochs : int
-        The most epochs.
+    The estimator derives from scikit-learn's CallbackSupportMixin.
     """
 
     def __init__(self, estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> None:
@@ -81,18 +55,7 @@ class HeardTask(FitTask):
 
 @contextmanager
 def heard(estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> Iterator[FitTask]:
-    """Begin a fit, and let go of the callbacks at its end, whatever happens.
-
-    Parameters
-    ----------
-    estimator, X, y, sample_weight, n_epochs
-        See :class:`HeardTask`.
-
-    Yields
-    ------
-    FitTask
-        A HeardTask where there are callbacks.
-    """
+    """Begin a fit, and let go of the callbacks, if there are any, whatever happens."""
     if not is_heard(estimator):
         yield FitTask()
         return
@@ -101,15 +64,7 @@ def heard(estimator: Any, X: Any, y: Any, sample_weight: Any, n_epochs: int) -> 
 
 
 class Evaluation(NamedTuple):
-    """The fit of a candidate on the training rows of a fold, as a task of a search.
-
-    Parameters
-    ----------
-    search : estimator
-        The search.
-    context : CallbackContext
-        The task.
-    """
+    """The fit of a candidate on the training rows of a fold, as a task of a search."""
 
     search: Any
     context: Any

@@ -14,20 +14,9 @@ from pathlib import Path
 def whole_file(path: str | os.PathLike, *, sync: bool = True) -> Iterator[Path]:
     """Give a file to write another name until it is whole.
 
-    Whatever happens meanwhile, `path` names what it named before, or the whole new file. What is no
-    file, such as a device or a pipe, is written to as it is.
-
-    Parameters
-    ----------
-    path : path
-        The file's name.
-    sync : bool, default=True
-        Whether it is to outlive a failure of the machine, too, and not only one of the process.
-
-    Yields
-    ------
-    Path
-        The name to write to.
+    Whatever happens meanwhile, `path` names what it named before, or the whole new file: with
+    `sync` after a failure of the machine, too, and not only of the process. What is no file, such
+    as a device or a pipe, is written to as it is.
     """
     path = Path(path).resolve()  # a link stays one
     if path.exists() and not path.is_file():

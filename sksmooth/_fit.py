@@ -152,19 +152,8 @@ def divide(jobs: Sequence[Job], n_tasks: int) -> list[NDArray[np.int64]]:
     """Part jobs into groups that can be fitted at the same time, each by :func:`fit_together`.
 
     Classifiers that might be trained in one stack stay together, where there are other groups
-    enough.
-
-    Parameters
-    ----------
-    jobs : sequence of Jobs
-        The classifiers. Where neighbours have rows in common, so do groups.
-    n_tasks : int
-        How many are fitted at the same time: no fewer groups are made, where there are jobs enough.
-
-    Returns
-    -------
-    list of ndarrays of int64
-        The positions in `jobs` of each group's members.
+    enough: no fewer than `n_tasks`, if there are as many jobs. Where neighbours have rows in
+    common, so do groups. A group is the positions of its members in `jobs`.
 
     Examples
     --------
@@ -191,15 +180,7 @@ def divide(jobs: Sequence[Job], n_tasks: int) -> list[NDArray[np.int64]]:
 def params_key(params: Mapping[str, Any]) -> Hashable:
     """Give a key that parameters have in common where they are equal.
 
-    Parameters
-    ----------
-    params : dict
-        Parameters by name.
-
-    Returns
-    -------
-    hashable
-        The key. What cannot be pickled equals itself only.
+    What cannot be pickled equals itself only.
 
     Examples
     --------

@@ -163,16 +163,7 @@ class FoldsTraining:
     ) -> None:
         """Train the nets until every ε is past its patience, or callbacks say so.
 
-        Parameters
-        ----------
-        max_members : int
-            The most nets in one stack.
-        verbose : int
-            Whether to print a line for each epoch.
-        task : FitTask
-            Tells callbacks of the epochs.
-        learned : callable
-            Gives the attributes that the ensemble would have if training ended now.
+        `learned` gives the attributes that the ensemble would have if training ended now.
         """
         self.stacks = self._make_stacks(max_members)
         if verbose and self.alone_because is not None:
@@ -281,13 +272,7 @@ class FoldsTraining:
         return self.first.fit_calibrator(logits, self.y, self.weight, warn=warn)
 
     def choose(self) -> int:
-        """Give the number of the ε whose calibrated out-of-fold probabilities are best.
-
-        Returns
-        -------
-        int
-            The first of the best.
-        """
+        """Give the number of the first ε whose calibrated out-of-fold probabilities are best."""
         is_refined = self.scorer is None and self.estimator.calibration is None
         if len(self.best.loss) == 1 or is_refined:
             return int(np.argmin(self.best.loss))

@@ -98,10 +98,7 @@ class StoredNet(NamedParams):
     def unchanged_on_error(self, *, in_place: bool) -> Iterator[None]:
         """Put every attribute back if the block fails, so that nothing half-fitted is left.
 
-        Parameters
-        ----------
-        in_place : bool
-            Whether the block trains the parts that are there; they are copied beforehand, then.
+        Where the block trains the parts `in_place`, they are copied beforehand.
         """
         before = self.__dict__.copy()
         if in_place:
@@ -192,22 +189,9 @@ class StoredNet(NamedParams):
 
 
 def copy_part(part: Any) -> Any:
-    """Copy a part given as an instance, so that training leaves the parameter as it was.
+    """Copy a part given as a module, so that training leaves the parameter as it was.
 
-    Parameters
-    ----------
-    part : torch module, or what makes one
-        Parameter of a net.
-
-    Returns
-    -------
-    object
-        A copy of a module; anything else as it is.
-
-    Raises
-    ------
-    ValueError
-        For a scripted module.
+    Anything else is given as it is; a scripted module is refused.
     """
     if isinstance(part, torch.jit.ScriptModule):
         raise ValueError(
@@ -226,15 +210,7 @@ def _sizeless(part: Any) -> dict[int, torch.Tensor]:
 
 
 def set_pickled(net: StoredNet, state: dict[str, Any]) -> None:
-    """Give an empty net the state that a pickle has of one.
-
-    Parameters
-    ----------
-    net : StoredNet
-        Made without ``__init__``.
-    state : dict
-        As skorch makes it.
-    """
+    """Give an empty net, made without ``__init__``, the state that a pickle has of one."""
     super(StoredNet, net).__setstate__(state)
     own = signature(type(net)).parameters
     for name in own.keys() - state.keys():  # of a version that had fewer parameters
@@ -244,18 +220,7 @@ def set_pickled(net: StoredNet, state: dict[str, Any]) -> None:
 
 @contextmanager
 def whole_or_not_at_all(net: Any) -> Iterator[None]:
-    """Put a net's parts back if what the block loads into them does not fit, or is not finite.
-
-    Parameters
-    ----------
-    net : skorch net
-        Into whose modules, criteria and optimizers something is loaded.
-
-    Raises
-    ------
-    ValueError
-        If loaded parameters are not finite, or the optimizer's state is of other shapes.
-    """
+    """Put a net's parts back if what the block loads into them does not fit, or is not finite."""
     parts = parts_of(net).values()
     before = [copy.deepcopy(part.state_dict()) for part in parts]
     history, progress = net.history_, net.progress

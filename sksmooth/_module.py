@@ -99,20 +99,7 @@ class ProbabilityModule(LogitModule):
 
 
 def parted(calibrator: Any) -> tuple[float | NDArray[np.float64], Any]:
-    """Part a calibrator from the weights of classes that its probabilities are divided by.
-
-    Parameters
-    ----------
-    calibrator : object
-        Fitted.
-
-    Returns
-    -------
-    weight : float or ndarray of shape (n_classes,)
-        1 where there are none.
-    calibrator : object
-        What they are around.
-    """
+    """Part a calibrator from the weights of classes that it divides by, 1 where there are none."""
     if isinstance(calibrator, WithoutClassWeight):
         return calibrator.relative_weight, calibrator.calibrator
     return 1.0, calibrator

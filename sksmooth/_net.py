@@ -356,17 +356,8 @@ class SmoothedNet(StoredNet):
     ) -> Iterator[Training]:
         """Be in training: callbacks meet class indices, and the batches' weights count.
 
-        Parameters
-        ----------
-        patience : int or None, default=None
-            Epochs without a lower refined loss after which :meth:`fit_loop` stops; None: never.
-        task : FitTask or None, default=None
-            Tells scikit-learn's callbacks of it.
-
-        Yields
-        ------
-        Training
-            What is known of it.
+        After `patience` epochs without a lower refined loss :meth:`fit_loop` stops; None: never.
+        The `task` tells scikit-learn's callbacks of it.
         """
         if self._training is not None:
             yield self._training
@@ -380,10 +371,7 @@ class SmoothedNet(StoredNet):
     def draw_from(self, randomness: OwnRandomness | None) -> None:
         """Let the module's forward and callbacks draw from one's own generators, while in training.
 
-        Parameters
-        ----------
-        randomness : OwnRandomness or None
-            None: from torch's global ones, or from whatever holds around.
+        None: from torch's global ones, or from whatever holds around.
         """
         if self._training is not None:
             self._training.randomness = randomness
@@ -525,10 +513,7 @@ class SmoothedNet(StoredNet):
     def rows_at_once(self) -> int | None:
         """Give how many rows the module is to see at once in evaluation.
 
-        Returns
-        -------
-        int or None
-            None: as many as pay, since nobody set a number and the module is SimpleNet.
+        None: as many as pay, since nobody set a number and the module is SimpleNet.
         """
         given = getattr(self, "iterator_valid__batch_size", None)
         if given is None and type(getattr(self, "module_", None)) is SimpleNet:
@@ -537,36 +522,12 @@ class SmoothedNet(StoredNet):
         return None if size == -1 else int(size)
 
     def weighing(self, weight: torch.Tensor | None) -> AbstractContextManager:
-        """Let :meth:`get_loss` weigh the rows of a batch, as it has no argument for that.
-
-        Parameters
-        ----------
-        weight : tensor of shape (n,) or None
-            The weights of the rows; None weighs all alike.
-
-        Returns
-        -------
-        context manager
-            In which they are weighed.
-        """
+        """Let :meth:`get_loss` weigh the rows of a batch, as it has no argument for that."""
         training = self._training
         return nullcontext() if training is None else training.weighing(weight)
 
     def diverged(self, what: str, epoch: int) -> ValueError:
-        """Make the error for numbers that are no longer finite.
-
-        Parameters
-        ----------
-        what : str
-            Which numbers.
-        epoch : int
-            When, from 1.
-
-        Returns
-        -------
-        ValueError
-            With advice.
-        """
+        """Make the error for numbers that are no longer finite in an epoch, with advice."""
         return ValueError(
             f"{what} in epoch {epoch}. A lower learning rate than lr={self.lr} or features scaled "
             "to a similar range, as by StandardScaler, may help."

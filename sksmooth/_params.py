@@ -80,19 +80,7 @@ def check_parameters(
 ) -> None:
     """Refuse parameters of an estimator, as scikit-learn does; for numbers, True and False, too.
 
-    Parameters
-    ----------
-    constraints : dict of str to list
-        What each may be, in scikit-learn's words.
-    params : dict of str to object
-        The parameters.
-    owner : str
-        The name of the estimator's class.
-
-    Raises
-    ------
-    InvalidParameterError
-        That names the parameter and its value.
+    `owner` is the name of its class.
 
     Examples
     --------
@@ -225,19 +213,9 @@ class NamedParams(NeuralNetClassifier):
         return self
 
     def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
-        """Refuse arguments of ``fit`` that neither ``forward`` nor `train_split` takes.
+        """Refuse arguments of `method` that neither ``forward`` nor `train_split` takes.
 
-        Parameters
-        ----------
-        fit_params : dict
-            The arguments.
-        method : str
-            Whose they are: "fit" or "partial_fit".
-
-        Raises
-        ------
-        TypeError
-            That says where the first of them belongs.
+        The message says where the first of them belongs.
         """
         module = getattr(self, "module_", None)
         if not fit_params or module is None or callable(self.train_split) or routing_enabled():
@@ -286,13 +264,7 @@ class NamedParams(NeuralNetClassifier):
                 )
 
     def check_parameters(self) -> None:
-        """Refuse parameters that cannot be trained with.
-
-        Raises
-        ------
-        ValueError, TypeError
-            That name the parameter.
-        """
+        """Refuse parameters that cannot be trained with."""
         params = self.get_params(deep=False)
         self._refuse_unknown(params)
         check_label_smoothing(self.label_smoothing)
@@ -324,12 +296,7 @@ def _is_set_only(name: str) -> bool:
 def naming_part(net: Any, part: str) -> Iterator[None]:
     """Let what goes wrong when a part is made say which part, and with which parameters.
 
-    Parameters
-    ----------
-    net : skorch net
-        Whose part is made.
-    part : str
-        The parameter that gives it, such as "optimizer".
+    `part` is the parameter that gives it, such as "optimizer".
     """
     try:
         yield

@@ -79,18 +79,7 @@ copy_all: Any = torch._foreach_copy_  # tensors into tensors, in one call
 
 
 def has_step_hooks(optimizer: Any) -> bool:
-    """Tell whether an optimizer's step, or every optimizer's, calls anything else.
-
-    Parameters
-    ----------
-    optimizer : torch optimizer
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether there are hooks.
-    """
+    """Tell whether an optimizer's step, or every optimizer's, calls anything else."""
     return bool(
         optimizer._optimizer_step_pre_hooks
         or optimizer._optimizer_step_post_hooks
@@ -102,15 +91,7 @@ def has_step_hooks(optimizer: Any) -> bool:
 def has_hooks(part: Any) -> bool:
     """Tell whether a module or a parameter calls anything else in its forward or backward pass.
 
-    Parameters
-    ----------
-    part : torch module or parameter
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether there are hooks, of its own or of every module, or a replaced ``forward``.
+    That is hooks, of its own or of every module, or a replaced ``forward``.
     """
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return (
@@ -122,11 +103,5 @@ def has_hooks(part: Any) -> bool:
 
 
 def torch_library() -> str:
-    """Give the path of the library that torch's Python names come from.
-
-    Returns
-    -------
-    str
-        The path.
-    """
+    """Give the path of the library that torch's Python names come from."""
     return torch._C.__file__

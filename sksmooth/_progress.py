@@ -22,17 +22,10 @@ def parts_of(net: Any) -> dict[str, Any]:
 
 
 class Progress:
-    """What skorch saves of a training as ``f_training``, and loads again.
+    """What skorch saves of a training as ``f_training``, and loads again; `training` may be None.
 
     It holds all that the next epochs depend on, in one file: a training that was killed between two
     files would else go on from parts of different epochs.
-
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        Whose training it is.
-    training : Training or None
-        What is known of it; None: there is none going on.
     """
 
     def __init__(self, net: Any, training: Any) -> None:
@@ -63,21 +56,9 @@ class Progress:
 
 
 def state_of(net: Any, session: Any, monitor: Monitor) -> dict[str, Any]:
-    """Give all that the epochs to come depend on.
+    """Give all that the epochs to come depend on, and do not change: numbers, text and tensors.
 
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        In training, at the end of an epoch.
-    session : Session
-        Its epochs.
-    monitor : Monitor
-        That watches it.
-
-    Returns
-    -------
-    dict
-        Numbers, text and tensors, which later epochs do not change.
+    The `net` is in training, at the end of an epoch of the `session` that the `monitor` watches.
     """
     best, stack = monitor.best, session.stack
     return {
@@ -115,16 +96,7 @@ def random_state_of(state: Mapping[str, Any]) -> np.random.RandomState:
 def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[str, Any]) -> None:
     """Bring what watches a net, and what it draws from, to where a saved training was.
 
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        In training, whose parts and history were loaded.
-    randomness : OwnRandomness
-        Of the seed that was saved.
-    monitor : Monitor
-        Before its first epoch.
-    state : dict
-        What was saved.
+    That is before the monitor's first epoch, the net's parts and history having been loaded.
     """
     for device, own in state["generators"].items():
         kind, _, index = device.partition(":")

@@ -62,11 +62,6 @@ class BestFlag(PassthroughScoring):
 def show(text: str) -> None:
     """Print text: a function that a pickle can name when another took the name of ``print``.
 
-    Parameters
-    ----------
-    text : str
-        The text.
-
     Examples
     --------
     >>> show("epoch")
@@ -76,17 +71,7 @@ def show(text: str) -> None:
 
 
 def as_clock(seconds: float) -> str:
-    """Write a time as hours, minutes and whole seconds, rounded up.
-
-    Parameters
-    ----------
-    seconds : float
-        The time.
-
-    Returns
-    -------
-    str
-        As a clock shows it.
+    """Write seconds as hours, minutes and whole seconds, rounded up.
 
     Examples
     --------
@@ -123,15 +108,7 @@ class EpochTable(PrintLog):
 
 
 def tell_time_left(net: Any, epoch: Epoch) -> None:
-    """Tell a net's table of an epoch how long the epochs to come take at most.
-
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        In training.
-    epoch : Epoch
-        That has ended.
-    """
+    """Tell a net's table of an epoch how long the epochs to come take at most."""
     for _, callback in net.callbacks_:
         if isinstance(callback, EpochTable):
             callback.left_ = epoch.left
@@ -318,19 +295,7 @@ class Session:
 def learned_so_far(net: Any, monitor: Monitor, number: int) -> dict[str, Any]:
     """Give what a net would have learned if its training ended with the epoch that has ended.
 
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        In training.
-    monitor : Monitor
-        Watches it.
-    number : int
-        The number of its set there.
-
-    Returns
-    -------
-    dict of str to object
-        Attributes, none of which the training that goes on will change.
+    `number` is that of its set in the monitor. None of the attributes will the training change.
     """
     with monitor.restored(number):
         learned = copy.deepcopy({f"{name}_": getattr(net, f"{name}_") for name in net._modules})

@@ -424,16 +424,6 @@ def _norm_of(logits: NDArray) -> NDArray[np.float64]:
 def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn logits into probabilities in the memory they are in.
 
-    Parameters
-    ----------
-    logits : ndarray of shape (n_samples, n_classes), float64
-        Overwritten.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes), float64
-        The same array, now of rows that sum to one.
-
     Examples
     --------
     >>> import numpy as np
@@ -448,47 +438,14 @@ def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def check_logits(logits: Any) -> NDArray[np.float64]:
-    """Check logits and give them as float64.
-
-    Parameters
-    ----------
-    logits : array-like or tensor of shape (n_samples, n_classes)
-        The net's raw output.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_classes), float64
-        The same numbers.
-
-    Raises
-    ------
-    ValueError
-        Unless they are finite and of two dimensions, with two classes at least.
-    """
+    """Check finite logits of two classes at least, and give them as float64."""
     return check_array(
         without_tensor(logits), dtype=np.float64, input_name="logits", ensure_min_features=2
     )
 
 
 def weights_of_rows(sample_weight: Any, X: Any) -> NDArray[np.float64]:
-    """Check the weights of rows; those of all are 1 where there are none.
-
-    Parameters
-    ----------
-    sample_weight : array-like of shape (n_samples,), float or None
-        What the user gave; a number is the weight of every row.
-    X : array-like of shape (n_samples, ...)
-        The rows.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), float64
-        The weights.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If they are no finite numbers, one for each row, none of them negative and one above 0.
+    """Check the weights of rows, none of which may be below 0, nor all 0; a number is that of each.
 
     Examples
     --------

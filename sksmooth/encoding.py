@@ -244,22 +244,7 @@ ENCODINGS: dict[str, type[Encoding]] = {
 
 
 def check_encoding(encoding: object) -> Encoding | None:
-    """Give the encoding that a parameter names.
-
-    Parameters
-    ----------
-    encoding : {"piecewise_linear", "periodic"}, Encoding or None
-        None: the numbers as they are.
-
-    Returns
-    -------
-    Encoding or None
-        Learned or not.
-
-    Raises
-    ------
-    ValueError
-        For anything else.
+    """Give the encoding, learned or not, that a parameter names; None: the numbers as they are.
 
     Examples
     --------

@@ -310,17 +310,7 @@ def mean_loss(
 
 @contextmanager
 def telling_of_criterion(criterion: Any, logits: Tensor, target: Tensor) -> Iterator[None]:
-    """Let what goes wrong in a criterion of another library say which it is, and of what shapes.
-
-    Parameters
-    ----------
-    criterion : callable
-        The criterion.
-    logits : tensor of shape (n, K), floating
-        The net's raw output.
-    target : tensor of shape (n,), integer
-        Class indices.
-    """
+    """Let what goes wrong in another library's criterion say which it is, and of what shapes."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

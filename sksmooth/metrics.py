@@ -649,18 +649,7 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
 
 
 def point_to_scorers(scoring: Any) -> None:
-    """Say where the scorers are that scikit-learn has no names for, and lets nobody name.
-
-    Parameters
-    ----------
-    scoring : object
-        As a search is given it.
-
-    Raises
-    ------
-    ValueError
-        That names the scorer, if a name is like that of one of this module.
-    """
+    """Say where the scorers are that scikit-learn has no names for, and lets nobody name."""
     given = scoring.values() if isinstance(scoring, Mapping) else scoring
     own = {name.removesuffix("_scorer") for name in __all__ if name.startswith("neg_")}
     for name in [given] if isinstance(given, str) else given if isinstance(given, Iterable) else ():

@@ -506,11 +506,6 @@ class _StandIn(BaseEstimator):
     """What GridSearchCV copies in the estimator's place, and sets the parameters of.
 
     It has no ``fit``: setting its parameters gives an estimator of the user's own.
-
-    Parameters
-    ----------
-    estimator : estimator
-        What it stands for.
     """
 
     def __init__(self, estimator: Any) -> None:
