@@ -21,17 +21,9 @@ IN_TORCH = (type(None), TemperatureScaling, NormTemperatureScaling)
 
 
 class LogitModule(nn.Module):
-    """The mean of some nets' logits, in float32.
+    """The mean of some nets' logits, in float32; the nets are fitted, and their modules are copied.
 
-    Parameters
-    ----------
-    nets : sequence of LabelSmoothingClassifier
-        Fitted; their modules are copied.
-
-    Raises
-    ------
-    TypeError
-        For another way from logits to probabilities than a calibrator.
+    Another way from logits to probabilities than a calibrator is a TypeError.
     """
 
     def __init__(self, nets: Sequence[Any]) -> None:
@@ -58,17 +50,8 @@ class LogitModule(nn.Module):
 class ProbabilityModule(LogitModule):
     """The calibrated probabilities of the mean of some nets' logits, in float32.
 
-    Parameters
-    ----------
-    nets : sequence of LabelSmoothingClassifier
-        Fitted; their modules are copied.
-    calibrator : TemperatureScaling, NormTemperatureScaling or None
-        Fitted; or a WithoutClassWeight around one.
-
-    Raises
-    ------
-    TypeError
-        For another calibrator, which is no torch module; or another way to probabilities.
+    The calibrator is one that torch can run, or a WithoutClassWeight around one; another is a
+    TypeError.
     """
 
     log_weight: Tensor

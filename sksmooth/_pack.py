@@ -36,13 +36,10 @@ LEARNED = (
 class Packing:
     """Makes of an estimator what JSON can hold, beside its arrays.
 
-    Parameters
+    Attributes
     ----------
     kinds : dict of str to type
         Classes of estimators that may be among the values.
-
-    Attributes
-    ----------
     arrays : dict of str to ndarray
         The arrays, by the names that stand for them.
     missing : dict of str to str

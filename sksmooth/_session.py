@@ -82,14 +82,9 @@ def as_clock(seconds: float) -> str:
 
 
 class EpochTable(PrintLog):
-    """skorch's table of the epochs, with the time left.
+    """skorch's table of the epochs, with the time left: seconds that those to come take at most.
 
     It is not laid out where ``verbose=0`` leaves it unprinted.
-
-    Attributes
-    ----------
-    left_ : float or None
-        Seconds that the epochs to come take at most.
     """
 
     left_: float | None = None
@@ -181,7 +176,7 @@ class Training:
 
 
 class Session:
-    """The epochs of one net: its stack, and what is recorded and told around each epoch.
+    """The epochs of one net: its `stack`, and what is recorded and told around each epoch.
 
     Parameters
     ----------
@@ -197,11 +192,6 @@ class Session:
         In how many folds the rows are scored; 0: in none.
     drawn_from : state of a RandomState, default=None
         From which the seeds of this training were drawn.
-
-    Attributes
-    ----------
-    stack : Stack
-        Of this one net.
     """
 
     def __init__(

@@ -224,18 +224,9 @@ class SimpleNet(nn.Module):
 def is_plain(net: object) -> bool:
     """Tell whether a net is a SimpleNet whose parts are still such as it was built of.
 
-    It then computes what its layers, `activation` and `dropout` say. Hooks are not looked for.
-
-    Parameters
-    ----------
-    net : object
-        Any.
-
-    Returns
-    -------
-    bool
-        False for a subclass, and where a part was replaced by one of another kind or with other
-        settings, added, or is used twice.
+    It then computes what its layers, `activation` and `dropout` say. False for a subclass, and
+    where a part was replaced by one of another kind or with other settings, added, or is used
+    twice. Hooks are not looked for.
 
     Examples
     --------
@@ -270,16 +261,6 @@ def is_plain(net: object) -> bool:
 
 def read_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
     """Return the logits in a module's output: all of it, or the last item of a tuple.
-
-    Parameters
-    ----------
-    output : tensor or tuple of tensors
-        What the module's forward returned.
-
-    Returns
-    -------
-    tensor
-        The logits.
 
     Examples
     --------
@@ -345,15 +326,7 @@ def telling() -> Iterator[None]:
 def input_dtype(module: nn.Module) -> torch.dtype:
     """Give the dtype that a module's first layer with parameters takes.
 
-    Parameters
-    ----------
-    module : torch module
-        Any.
-
-    Returns
-    -------
-    torch.dtype
-        int64 for an Embedding, else that of the parameters; float32 where there are none.
+    int64 for an Embedding, else that of the parameters; float32 where there are none.
 
     Examples
     --------
@@ -376,25 +349,8 @@ def input_dtype(module: nn.Module) -> torch.dtype:
 def suited(x: Any, dtype: torch.dtype) -> Any:
     """Give inputs in the dtype that a module takes; of several, integers stay what they are.
 
-    Parameters
-    ----------
-    x : tensor, ndarray, or tuple, list or dict of them
-        Inputs.
-    dtype : torch dtype
-        What the module takes.
-
-    Returns
-    -------
-    tensor, tuple, list or dict
-        The same, in that dtype.
-
-    Raises
-    ------
-    ValueError
-        For complex numbers; or fractions, or numbers too large to be exact, where integers are
-        taken.
-    TypeError
-        For text.
+    Refused are complex numbers and text; and fractions, or numbers too large to be exact, where
+    integers are taken.
     """
     if isinstance(x, torch.Tensor):
         if x.is_complex():

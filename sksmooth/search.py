@@ -251,14 +251,8 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
 class _Training:
     """What a search does between GridSearchCV's checks and its scores: all fits but the last.
 
-    Parameters
-    ----------
-    search : BatchedGridSearchCV
-        With the user's arguments.
-    X, y : array-like
-        All rows.
-    resume_backend : callable
-        Called before training: makes the user's joblib backend the active one again.
+    `search` has the user's arguments; `resume_backend` makes the user's joblib backend the active
+    one again.
     """
 
     def __init__(
@@ -404,15 +398,7 @@ class _Progress:
 
 
 class _Fit:
-    """The fit of a candidate on the training rows of a fold.
-
-    Parameters
-    ----------
-    job : Job
-        The fit of the net.
-    steps : _FittedSteps or None
-        What comes before the net.
-    """
+    """The fit of a candidate on the training rows of a fold, after the steps before the net."""
 
     def __init__(self, job: Job, steps: _FittedSteps | None = None) -> None:
         self.job = job
@@ -447,17 +433,7 @@ class _Fit:
 
 
 class _FittedSteps:
-    """A pipeline whose steps are fitted but for the last.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-        Fitted here.
-    X, y : array-like
-        Training rows.
-    fit_params : dict
-        Arguments of its ``fit``.
-    """
+    """A pipeline whose steps are fitted here, on training rows, but for the last."""
 
     def __init__(self, pipeline: Pipeline, X: Any, y: Any, fit_params: dict[str, Any]) -> None:
         begin = time.perf_counter()

@@ -34,25 +34,7 @@ __all__ = [
 
 
 def check_label_smoothing(label_smoothing: object) -> float:
-    """Return `label_smoothing` as a float, provided it is a real number in [0, 1).
-
-    Parameters
-    ----------
-    label_smoothing : float
-        The mass ε taken from the true class. NumPy scalars are real numbers too; bool, str, None
-        and arrays are not.
-
-    Returns
-    -------
-    float
-        The same value as a Python float.
-
-    Raises
-    ------
-    TypeError
-        If it is not a real number.
-    ValueError
-        If it is NaN or outside [0, 1).
+    """Return `label_smoothing`, the mass ε taken from the true class, as a float in [0, 1).
 
     Examples
     --------
@@ -68,27 +50,7 @@ def check_label_smoothing(label_smoothing: object) -> float:
 
 
 def check_smoothing(smoothing: object, n_classes: int) -> str | NDArray[np.float64]:
-    """Return `smoothing` as a known name, or as a checked matrix S of shape (K, K).
-
-    Parameters
-    ----------
-    smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K)
-        Where the mass taken from the true class goes.
-    n_classes : int
-        The number of classes K.
-
-    Returns
-    -------
-    str or ndarray of shape (K, K), float64
-        The name, or S.
-
-    Raises
-    ------
-    TypeError
-        If it is neither a string nor an array of numbers.
-    ValueError
-        If the name is unknown, or the matrix has the wrong shape, a negative or non-finite entry,
-        or a row that does not sum to one within 1e-6.
+    """Return `smoothing` as a known name, or as a checked matrix S of `n_classes` rows and columns.
 
     Examples
     --------
