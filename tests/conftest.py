@@ -6,9 +6,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers import SPECIES
+from helpers import SPECIES, make_cv, short
 from hypothesis import settings
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_iris, make_classification
+
+from sksmooth import make_tabular
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # so that parallel test processes do not fight for the cores
@@ -44,3 +46,18 @@ def iris():
     X += rng.normal(scale=1e-3, size=X.shape)
     order = rng.permutation(len(X))
     return X[order].astype(np.float32), SPECIES[codes[order]]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Give 200 rows of six features and noisy class indices of three classes."""
+    X, y = make_classification(
+        200, 6, n_informative=5, n_redundant=0, n_classes=3, flip_y=0.1, random_state=0
+    )
+    return X.astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Give a cross-validation of two ε, fitted to the rows of make_tabular."""
+    return make_cv(short(max_epochs=40, patience=5)).fit(*make_tabular(300, random_state=0))

@@ -83,6 +83,17 @@ class WithMembers(nn.Module):
         return self.outer(torch.relu(self.inner(X))[:, None] * self.scale)
 
 
+class TwoLayers(nn.Module):
+    """A module that is not SimpleNet."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(n_features, 8), nn.Tanh(), nn.Linear(8, n_classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 class WithDropout(nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()

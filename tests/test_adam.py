@@ -4,17 +4,11 @@ import copy
 
 import pytest
 import torch
+from helpers import assert_same_parameters
 from torch.testing import assert_close
 
 from sksmooth import SimpleNet
 from sksmooth.engine.adam import FusedAdam, gather_state
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
 
 
 def draw_gradients(nets, seed):
@@ -26,10 +20,6 @@ def draw_gradients(nets, seed):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             parameter.grad.copy_(gradient)
-
-
-def assert_same_parameters(one, other, **tolerance):
-    assert_close(list(one.parameters()), list(other.parameters()), **tolerance)
 
 
 ADAM_PARAMETERS = [

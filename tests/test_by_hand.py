@@ -18,13 +18,6 @@ from sksmooth.modules import ACTIVATIONS
 SMOOTHINGS = ("uniform", "off_target", "prior", "matrix")
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 # -- the loss and its gradients -----------------------------------------------------------------
 
 

@@ -4,21 +4,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import Listener, assert_same_module, assert_same_parameters, make_net
-from sklearn.datasets import make_classification
 from skorch.callbacks import Callback
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import TensorDataset
 
 from sksmooth import LabelSmoothingClassifier
-
-
-@pytest.fixture(scope="module")
-def data():
-    X, y = make_classification(
-        200, 6, n_informative=5, n_redundant=0, n_classes=3, flip_y=0.1, random_state=0
-    )
-    return X.astype(np.float32), y
 
 
 def spying_on(hook):

@@ -35,11 +35,6 @@ from sksmooth.encoding import Periodic, PiecewiseLinear
 X, Y = make_tabular(300, random_state=0)
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    return make_cv(short(max_epochs=40, patience=5)).fit(X, Y)
-
-
 CHECKED = [
     LabelSmoothingClassifierCV(),
     make_cv(short(max_epochs=20, lr=0.02), ensemble=False, random_state=None),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import quick
+from helpers import TwoLayers, quick
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
@@ -35,18 +35,7 @@ N_ROWS = len(Y)
 WEIGHT = np.random.default_rng(0).uniform(0.5, 2, N_ROWS)
 
 
-class Own(nn.Module):
-    """Is not SimpleNet."""
-
-    def __init__(self, n_features, n_classes):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(n_features, 8), nn.Tanh(), nn.Linear(8, n_classes))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-class WithStatistics(Own):
+class WithStatistics(TwoLayers):
     def __init__(self, n_features, n_classes):
         super().__init__(n_features, n_classes)
         self.norm = nn.BatchNorm1d(n_features)
@@ -105,7 +94,7 @@ class TestDrawFolds:
 
 class TestScores:
     @pytest.mark.parametrize("weight", [None, WEIGHT])
-    @pytest.mark.parametrize("module", [{}, {"module": Own}])
+    @pytest.mark.parametrize("module", [{}, {"module": TwoLayers}])
     def test_a_row_is_scored_by_a_net_that_did_not_see_it(self, weight, module):
         net = quick(train_split=3, early_stopping=False, calibration=Kept(), **module)
         kept = net.fit(X, Y, sample_weight=weight).calibrator_
@@ -143,7 +132,7 @@ class TestScores:
 
 
 class TestTheNetThatIsKept:
-    @pytest.mark.parametrize("module", [{}, {"module": Own}])
+    @pytest.mark.parametrize("module", [{}, {"module": TwoLayers}])
     def test_is_that_of_a_training_on_all_rows(self, module):
         alone = quick(train_split=None, early_stopping=False, **module).fit(X, Y)
         net = quick(train_split=4, early_stopping=False, **module).fit(X, Y)
@@ -165,7 +154,7 @@ class TestTheNetThatIsKept:
 class TestInSearches:
     GRID = {"label_smoothing": [0.0, 0.2], "batch_size": [32, 64]}  # noqa: RUF012
 
-    @pytest.mark.parametrize("module", [{}, {"module": Own}])
+    @pytest.mark.parametrize("module", [{}, {"module": TwoLayers}])
     @pytest.mark.parametrize("max_members", [64, 7])
     def test_lockstep_gives_what_each_fit_gives_alone(self, module, max_members):
         net = quick(train_split="auto", **module)
@@ -190,7 +179,7 @@ class TestAuto:
         "params",
         [
             {},
-            {"module": Own},
+            {"module": TwoLayers},
             {"early_stopping": False},
             {"calibration": None},
             {"batch_size": -1},

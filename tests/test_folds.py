@@ -31,11 +31,6 @@ def fit_alone(net, rows, labels):
     return clone(net).set_params(max_epochs=net.best_epoch_, early_stopping=False).fit(rows, labels)
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    return make_cv(short(max_epochs=40, patience=5)).fit(X, Y)
-
-
 def _always_one(epoch):
     return 1.0
 

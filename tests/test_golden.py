@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from helpers import TwoLayers
 
 from sksmooth import (
     BatchedGridSearchCV,
@@ -22,17 +22,6 @@ from sksmooth import (
 
 GOLDEN = Path(__file__).with_name("golden.json")
 N_ROWS = 12  # that are predicted
-
-
-class TwoLayers(nn.Module):
-    """A module that is not SimpleNet."""
-
-    def __init__(self, n_features, n_classes):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(n_features, 8), nn.Tanh(), nn.Linear(8, n_classes))
-
-    def forward(self, x):
-        return self.layers(x)
 
 
 def table():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import Listener, assert_same_module, make_net
-from sklearn.datasets import make_classification
 from skorch.callbacks import Callback, Freezer, LRScheduler, Unfreezer
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -16,14 +15,6 @@ from torch.utils.data import DataLoader
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_hand import HandNets
-
-
-@pytest.fixture(scope="module")
-def data():
-    X, y = make_classification(
-        200, 6, n_informative=5, n_redundant=0, n_classes=3, flip_y=0.1, random_state=0
-    )
-    return X.astype(np.float32), y
 
 
 def listening(parameters):
