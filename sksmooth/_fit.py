@@ -213,24 +213,20 @@ class _Runner:
 
     def __init__(self, job: Job, checked: dict[tuple[int, int], Table]) -> None:
         self.job = job
-        self.estimator = job.estimator
+        self.estimator = estimator = job.estimator
         self.task = FitTask()
-        self.estimator.check_parameters()
-        is_shared = all(
-            value is None
-            for value in (job.sample_weight, self.estimator.class_weight, self.estimator.classes)
-        )
+        estimator.check_parameters()
+        given = (job.sample_weight, estimator.classes)
+        is_shared = all(own is None for own in (*given, estimator.class_weight))
         key = (id(job.X), id(job.y))
         table = checked.get(key) if is_shared else None
         if table is None:
-            table = check_rows(
-                self.estimator, job.X, job.y, job.sample_weight, self.estimator.classes, reset=True
-            )
+            table = check_rows(estimator, job.X, job.y, *given, reset=True)
         if is_shared:
             checked[key] = table
-        self.estimator.prepare(table)
-        self.seed = self.estimator.draw_seed()
-        estimator, rows = self.estimator, cast(TensorRows, table.rows)
+        estimator.prepare(table)
+        self.seed = estimator.draw_seed()
+        rows = cast(TensorRows, table.rows)
         n_folds = choose_folds(estimator, rows, {}, "fit")
         with OwnRandomness(self.seed):
             datasets: Any = (rows, None)

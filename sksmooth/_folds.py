@@ -404,13 +404,13 @@ class _Fold(NamedTuple):
         """Tell what keeps the net from being trained in a stack with those of other folds."""
         net = self.net
         reason = against_company(net, {})
-        if reason is None and not isinstance(self.batches, TensorBatches):
-            reason = "the rows are not in memory"
-        if reason is None:
-            some_rows = self.batches.rows.X[self.batches.index[:2]]
-            parts = (net.module_, net.criterion_, net.optimizer_)
-            reason = against_stacking(*parts, some_rows, n_classes)
-        return reason
+        if reason is not None:
+            return reason
+        if not isinstance(self.batches, TensorBatches):
+            return "the rows are not in memory"
+        some_rows = self.batches.rows.X[self.batches.index[:2]]
+        parts = (net.module_, net.criterion_, net.optimizer_)
+        return against_stacking(*parts, some_rows, n_classes)
 
 
 class _Together:
