@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers import Equal
 from sklearn.exceptions import NotFittedError
 
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, make_tabular
@@ -61,15 +62,8 @@ def test_is_a_copy():
 
 
 def test_refuses_what_torch_cannot_run():
-    class Calibrator:
-        def fit(self, logits, y):
-            return self
-
-        def predict_proba(self, logits):
-            return np.full(logits.shape, 1 / logits.shape[1])
-
-    net = LabelSmoothingClassifier(max_epochs=2, calibration=Calibrator()).fit(X, Y)
-    with pytest.raises(TypeError, match="calibrator is a Calibrator"):
+    net = LabelSmoothingClassifier(max_epochs=2, calibration=Equal()).fit(X, Y)
+    with pytest.raises(TypeError, match="calibrator is a Equal"):
         net.as_module()
     net = LabelSmoothingClassifier(max_epochs=2, predict_nonlinearity=None).fit(X, Y)
     with pytest.raises(TypeError, match="predict_nonlinearity=None is no calibrator"):

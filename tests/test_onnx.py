@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import scipy.special
 import torch
-from helpers import WithMembers, needs_sklearn
+from helpers import Equal, WithMembers, needs_sklearn
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -271,16 +271,6 @@ class OneByOne(torch.nn.Module):
 
     def forward(self, x):
         return torch.cat([self.layer(x[i : i + 1]) for i in range(len(x))])
-
-
-class Equal:
-    """A calibrator that torch does not know."""
-
-    def fit(self, logits, y):
-        return self
-
-    def predict_proba(self, logits):
-        return np.full(logits.shape, 1 / logits.shape[1])
 
 
 def test_names_what_it_cannot_turn_into_a_graph():

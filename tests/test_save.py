@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import Equal
 from skorch.callbacks import EpochScoring
 
 from sksmooth import (
@@ -165,17 +166,10 @@ def test_what_cannot_be_saved_is_refused(tmp_path):
     class Own(LabelSmoothingClassifier):
         pass
 
-    class Calibrator:
-        def fit(self, logits, y):
-            return self
-
-        def predict_proba(self, logits):
-            return np.full(logits.shape, 1 / logits.shape[1])
-
     with pytest.raises(TypeError, match="of Own, but save takes"):
         save(Own(max_epochs=1).fit(X, Y), tmp_path / "net")
-    with pytest.raises(TypeError, match="calibrator_ is of Calibrator, which is none"):
-        save(make(calibration=Calibrator()).fit(X, Y), tmp_path / "net")
+    with pytest.raises(TypeError, match="calibrator_ is of Equal, which is none"):
+        save(make(calibration=Equal()).fit(X, Y), tmp_path / "net")
     with pytest.raises(ValueError, match=r"not fitted|not initialized"):
         save(make(), tmp_path / "net")
     assert not os.listdir(tmp_path)
