@@ -229,10 +229,8 @@ class _Runner:
         rows = cast(TensorRows, table.rows)
         n_folds = choose_folds(estimator, rows, {}, "fit")
         with OwnRandomness(self.seed):
-            datasets: Any = (rows, None)
-            if not n_folds:
-                datasets = estimator.get_split_datasets(rows, table.codes)
-            train, held_out = datasets
+            whole: Any = (rows, None)
+            train, held_out = whole if n_folds else estimator.get_split_datasets(rows, table.codes)
             self.batches: Any = estimator.get_iterator(train, training=True)
             self.held_out: Any = held_out and estimator.get_iterator(held_out)
             self.folds = Folds.of(estimator, rows, n_folds) if n_folds else None

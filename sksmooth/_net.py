@@ -474,14 +474,10 @@ class SmoothedNet(StoredNet):
             was_loaded = self._training is not None and self._training.was_loaded
             n_folds = choose_folds(self, X, fit_params, _routing_method, was_loaded=was_loaded)
         with randomness:
-            split_params = self._split_params(_routing_method, fit_params)
-            datasets: Any = (X, None)
-            if not n_folds:
-                datasets = self.get_split_datasets(X, y, **split_params)
+            given = self._split_params(_routing_method, fit_params)
+            rows, held_out = (X, None) if n_folds else self.get_split_datasets(X, y, **given)
         with self.in_training() as training:
-            session = Session(
-                self, datasets[0], datasets[1], randomness, fit_params, n_folds, drawn_from
-            )
+            session = Session(self, rows, held_out, randomness, fit_params, n_folds, drawn_from)
             monitor = Monitor([session.stack], patience=training.patience)
             if progress is not None:
                 go_on(self, randomness, monitor, progress)
