@@ -75,7 +75,7 @@ BOOKKEEPING = {
 }
 
 
-def check_parameters(
+def check_constraints(
     constraints: Mapping[str, Sequence[Any]], params: Mapping[str, Any], owner: str
 ) -> None:
     """Refuse parameters of an estimator, as scikit-learn does; for numbers, True and False, too.
@@ -84,8 +84,8 @@ def check_parameters(
 
     Examples
     --------
-    >>> check_parameters({"warm": ["boolean"]}, {"warm": True}, "Net")
-    >>> check_parameters({"size": ["random_state"]}, {"size": True}, "Net")
+    >>> check_constraints({"warm": ["boolean"]}, {"warm": True}, "Net")
+    >>> check_constraints({"size": ["random_state"]}, {"size": True}, "Net")
     Traceback (most recent call last):
     sklearn.utils._param_validation.InvalidParameterError: size=True of Net must not be a bool.
     """
@@ -274,7 +274,7 @@ class NamedParams(NeuralNetClassifier):
                 raise InvalidParameterError(
                     f"{name}={kind} is a class; give an object of it, {name}={kind}()."
                 )
-        check_parameters(self._parameter_constraints, params, type(self).__name__)
+        check_constraints(self._parameter_constraints, params, type(self).__name__)
         for callback in () if self.callbacks in (None, "disable") else self.callbacks:
             _check_callback(callback)
         self._refuse_unknown_callbacks(params)

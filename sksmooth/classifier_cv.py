@@ -31,7 +31,7 @@ from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, Split, check_splits
-from sksmooth._params import SYNONYMS, check_parameters
+from sksmooth._params import SYNONYMS, check_constraints
 from sksmooth._predict import (
     PREDICTION_ROWS,
     ROWS_OF_A_BLOCK,
@@ -391,7 +391,7 @@ class LabelSmoothingClassifierCV(
     def _check_parameters(self) -> None:
         params = self.get_params(deep=False)
         point_to_scorers(self.scoring)
-        check_parameters(self._parameter_constraints, params, type(self).__name__)
+        check_constraints(self._parameter_constraints, params, type(self).__name__)
         values = list(self.label_smoothings)
         for value in values:
             check_label_smoothing(value)

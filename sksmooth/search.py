@@ -190,7 +190,7 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         twin = copy.copy(self)  # whatever is raised leaves nothing half-fitted behind
         sequential = parallel_config(backend="sequential")  # scores are cheap
         with sequential:
-            twin._training = _Training(self, X, y, sequential.unregister)
+            twin._fitting = _Fitting(self, X, y, sequential.unregister)
             super(BatchedGridSearchCV, twin).fit(X, y, **params)
         self.__dict__.update((k, v) for k, v in vars(twin).items() if k.endswith("_"))
         return self
@@ -199,18 +199,18 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         metrics.point_to_scorers(self.scoring)
         super()._validate_params()
 
-    _training: _Training | None = None  # of a copy that is being fitted in lockstep
+    _fitting: _Fitting | None = None  # of a copy that is being fitted in lockstep
 
     def _get_routed_params_for_fit(self, params: Mapping[str, Any]) -> Any:
         routed = super()._get_routed_params_for_fit(params)
-        if self._training is not None:
+        if self._fitting is not None:
             # GridSearchCV has checked the user's arguments; what it reads next is what it does.
-            self.estimator, self.cv = self._training.prepare(routed)
+            self.estimator, self.cv = self._fitting.prepare(routed)
             self.verbose = 0
         return routed
 
     def _run_search(self, evaluate_candidates: Callable, *, callback_ctx: Any = None) -> None:
-        if self._training is not None:
+        if self._fitting is not None:
             evaluate_candidates = partial(self._train_and_evaluate, evaluate_candidates)
         # scikit-learn 1.8 has no callbacks
         given = {} if callback_ctx is None else {"callback_ctx": callback_ctx}
@@ -220,12 +220,12 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         self, evaluate_candidates: Callable, candidates: Iterable[dict], callback_ctx: Any = None
     ) -> None:
         """Train all candidates in lockstep, and let GridSearchCV score them."""
-        training: Any = self.__dict__.pop("_training")
+        fitting: Any = self.__dict__.pop("_fitting")
         # Who watches ``fit``, such as MLflow's autolog or a callback, finds the user's arguments.
-        given = training.search.get_params(deep=False)
+        given = fitting.search.get_params(deep=False)
         self.__dict__.update({**given, "verbose": self.verbose})
         candidates = list(candidates)
-        fits = training.run(candidates, self, callback_ctx)
+        fits = fitting.run(candidates, self, callback_ctx)
         self.alone_because_ = [
             next((fit.job.alone_because for fit in row if fit.job.alone_because), None)
             for row in fits
@@ -248,7 +248,7 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
         return None
 
 
-class _Training:
+class _Fitting:
     """What a search does between GridSearchCV's checks and its scores: all fits but the last.
 
     `search` has the user's arguments; `resume_backend` makes the user's joblib backend the active
