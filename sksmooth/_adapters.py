@@ -45,26 +45,8 @@ class DistributionCalibrator(BaseEstimator):
     def __init__(self, calibrator: Any) -> None:
         self.calibrator = calibrator
 
-    @staticmethod
-    def takes(calibrator: Any) -> bool:
-        """Tell whether a calibrator is one that takes distributions."""
-        return hasattr(calibrator, "fit_torch") and hasattr(calibrator, "predict_proba_torch")
-
     def fit(self, logits: ArrayLike, y: ArrayLike) -> DistributionCalibrator:
-        """Fit the calibrator.
-
-        Parameters
-        ----------
-        logits : array-like of shape (n_samples, n_classes)
-            The net's raw output.
-        y : array-like of shape (n_samples,), int
-            Class indices, 0 to n_classes - 1.
-
-        Returns
-        -------
-        DistributionCalibrator
-            Itself.
-        """
+        """Fit the calibrator to logits and class indices."""
         logits = check_logits(logits)
         codes = check_class_indices("y", y, logits.shape[1], ValueError)
         self.calibrator_ = clone(self.calibrator)
@@ -73,23 +55,7 @@ class DistributionCalibrator(BaseEstimator):
         return self
 
     def predict_proba(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Give calibrated probabilities.
-
-        Parameters
-        ----------
-        logits : array-like of shape (n_samples, n_classes)
-            The net's raw output.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            Probabilities.
-
-        Raises
-        ------
-        NotFittedError
-            Before `fit`.
-        """
+        """Give calibrated probabilities, of shape (n_samples, n_classes)."""
         check_is_fitted(self)
         given = self.calibrator_.predict_proba_torch(_distribution(check_logits(logits)))
         proba = given.get_probs().numpy().astype(np.float64)
@@ -134,18 +100,7 @@ class WithoutClassWeight(BaseEstimator):
         return np.where(self.class_weight > 0, self.class_weight / self.class_weight.max(), 1.0)
 
     def predict_proba(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Give the probabilities.
-
-        Parameters
-        ----------
-        logits : array-like of shape (n_samples, n_classes)
-            The net's raw output.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            Probabilities.
-        """
+        """Give the probabilities, of shape (n_samples, n_classes)."""
         proba = self.calibrator.predict_proba(logits) / self.relative_weight
         return proba / proba.sum(axis=1, keepdims=True)
 
@@ -158,7 +113,7 @@ def fit_given(
     It is refused if it refuses logits, or gives probabilities of another shape.
     """
     calibrator: Any = clone(calibration, safe=False)
-    if DistributionCalibrator.takes(calibrator):
+    if hasattr(calibrator, "fit_torch") and hasattr(calibrator, "predict_proba_torch"):
         calibrator = DistributionCalibrator(calibrator)
     weights = {}
     if sample_weight is not None and has_fit_parameter(calibrator, "sample_weight"):
