@@ -15,13 +15,12 @@ import joblib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skorch.callbacks import PrintLog
 from torch.nn.parameter import is_lazy
 
 from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import Evaluation, FitTask, heard
 from sksmooth._rows import Table, check_rows
-from sksmooth._session import learned_so_far, tell_time_left
+from sksmooth._session import BestFlag, EpochTable, learned_so_far, tell_time_left
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.loop import Epoch, train
@@ -273,12 +272,11 @@ class _Runner:
         return Member(module, criterion, train, held_out, own)
 
     def record(self, row: dict[str, Any]) -> None:
-        """Record an epoch in the history, and print it where that was asked for."""
+        """Record an epoch in the history, flag its best scores, print it where that was asked."""
         self.estimator.history.append(row)
-        if self.estimator.verbose:
-            for _, callback in self.estimator.callbacks_:
-                if isinstance(callback, PrintLog):
-                    callback.on_epoch_end(self.estimator)
+        for _, callback in self.estimator.callbacks_:
+            if isinstance(callback, BestFlag | EpochTable):
+                callback.on_epoch_end(self.estimator)
 
     def tell(self, contexts: ExitStack) -> None:
         """Tell callbacks that the fit begins; they are let go at the end of the contexts."""
@@ -350,7 +348,6 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
         nets = [runner.estimator for runner in runners]
         stack = CrossFitted(stack, nets, folds, by_hand=by_hand)
     monitor = Monitor([stack], patience=first.patience if first.early_stopping else None)
-    records = _Records(runners)
 
     def begin_epoch() -> None:
         active = np.flatnonzero(monitor.active).tolist()
@@ -363,7 +360,8 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
         monitor.stop([m for m in active if not runners[m].end_epoch(monitor, m)])
 
     seconds = None if first.max_time is None else first.max_time * len(runners)
-    if train([stack], monitor, first.max_epochs, begin_epoch, records.add, end_epoch, seconds):
+    around = begin_epoch, partial(_record, runners), end_epoch
+    if train([stack], monitor, first.max_epochs, *around, seconds):
         raise KeyboardInterrupt  # half of a search is none
     monitor.restore([m for m, runner in enumerate(runners) if runner.job.error is None])
     for m, runner in enumerate(runners):
@@ -380,40 +378,23 @@ def _conclude(runner: _Runner, monitor: Monitor, m: int) -> None:
     runner.task.end()
 
 
-class _Records:
-    """Writes the epochs of a stack into its classifiers' histories."""
-
-    def __init__(self, runners: list[_Runner]) -> None:
-        self.runners = runners
-        self.best: dict[str, NDArray] = {}  # scores so far, of each classifier
-
-    def add(self, epoch: Epoch) -> None:
-        for m, what in epoch.failed.items():
-            job = self.runners[m].job
-            job.error = job.estimator.diverged(what, epoch.number)
-        (losses,) = epoch.losses
-        scores = {"train_loss": epoch.train_loss}
-        if epoch.scores is not None:
-            scores.update(epoch.scores.named())
-        columns = {name: values.tolist() for name, values in scores.items()}
-        columns.update(self._flag_best(scores))
-        seconds = epoch.seconds / len(self.runners)
-        for m in np.flatnonzero(epoch.active).tolist():
-            batches = losses.batches(m)
-            own = {name: values[m] for name, values in columns.items()}
-            row = {"batches": batches, "epoch": epoch.number, "train_batch_count": len(batches)}
-            tell_time_left(self.runners[m].estimator, epoch)
-            self.runners[m].record({**row, **own, "dur": seconds})
-
-    def _flag_best(self, scores: dict[str, NDArray]) -> dict[str, list[bool]]:
-        """Tell which scores are their classifier's best so far, as BestFlag does for one net."""
-        flags = {}
-        for name, values in scores.items():
-            cost = -values if name == "valid_acc" else values
-            best = self.best.get(name, np.full(len(cost), np.inf))
-            flags[f"{name}_best"] = (cost < best).tolist()
-            self.best[name] = np.fmin(cost, best)
-        return flags
+def _record(runners: list[_Runner], epoch: Epoch) -> None:
+    """Write an epoch of a stack into its classifiers' histories."""
+    for m, what in epoch.failed.items():
+        job = runners[m].job
+        job.error = job.estimator.diverged(what, epoch.number)
+    (losses,) = epoch.losses
+    scores = {"train_loss": epoch.train_loss}
+    if epoch.scores is not None:
+        scores.update(epoch.scores.named())
+    columns = {name: values.tolist() for name, values in scores.items()}
+    seconds = epoch.seconds / len(runners)
+    for m in np.flatnonzero(epoch.active).tolist():
+        batches = losses.batches(m)
+        own = {name: values[m] for name, values in columns.items()}
+        row = {"batches": batches, "epoch": epoch.number, "train_batch_count": len(batches)}
+        tell_time_left(runners[m].estimator, epoch)
+        runners[m].record({**row, **own, "dur": seconds})
 
 
 @contextmanager
