@@ -144,17 +144,14 @@ class SmoothedNet(StoredNet):
             return dataset_train, self._encode_given(dataset_valid)
         if self.train_split is None:
             return dataset, None
-        train, held_out = hold_out(get_len(dataset), y, self.share_held_out(), self.draw_seed())
+        split = 1 / N_FOLDS if self.train_split == "auto" else self.train_split
+        share = split if split < 1 else 1 / split  # of k folds, one
+        train, held_out = hold_out(get_len(dataset), y, share, self.draw_seed())
         if held_out is None:
             return dataset, None
         indices: list[Any] = [train, held_out]
         dataset_train, dataset_valid = (Subset(dataset, index) for index in indices)
         return dataset_train, dataset_valid
-
-    def share_held_out(self) -> float:
-        """Give the fraction of the rows to hold out, where they are not scored in folds."""
-        n_folds = N_FOLDS if self.train_split == "auto" else self.train_split
-        return n_folds if n_folds < 1 else 1 / n_folds
 
     def _encode_given(self, held_out: Dataset | None) -> Dataset | None:
         """Encode the labels of held-out rows that skorch's ``predefined_split`` was made with.
@@ -329,7 +326,9 @@ class SmoothedNet(StoredNet):
             "smoothing": self.smoothing,
             "class_prior": getattr(self, "class_prior_", None),
         }
-        if not hasattr(criterion, "smoothing") and self._smooths_unevenly():
+        is_uniform = isinstance(self.smoothing, str) and self.smoothing == "uniform"
+        smooths_unevenly = self.label_smoothing > 0 and not is_uniform
+        if not hasattr(criterion, "smoothing") and smooths_unevenly:
             raise ValueError(
                 f"criterion={type(criterion).__name__} cannot smooth with smoothing="
                 f"{self.smoothing!r}; use the default criterion, LabelSmoothingLoss."
@@ -343,10 +342,6 @@ class SmoothedNet(StoredNet):
         for name, value in values.items():
             if hasattr(criterion, name) and not hasattr(self, f"criterion__{name}"):
                 setattr(criterion, name, value)
-
-    def _smooths_unevenly(self) -> bool:
-        is_uniform = isinstance(self.smoothing, str) and self.smoothing == "uniform"
-        return self.label_smoothing > 0 and not is_uniform
 
     # -- training -----------------------------------------------------------------------------
 
