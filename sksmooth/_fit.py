@@ -48,35 +48,17 @@ MAX_MEMBERS = 64
 class Job:
     """A classifier that is to be fitted, and what became of it.
 
-    Parameters
-    ----------
-    estimator : LabelSmoothingClassifier
-        Fitted in place.
-    X, y : array-like
-        Its training rows. Jobs that are given the same objects share one checked copy.
-    fit_params : dict
-        Further arguments of its ``fit``.
-    evaluation : Evaluation or None
-        The task that the fit is of a search; None where no callback is told of it.
-
-    Attributes
-    ----------
-    seconds : float
-        Its share of the time taken.
-    error : Exception or None
-        What its ``fit`` raised.
-    alone_because : str or None
-        Why it was fitted by itself; None where it was trained in lockstep.
+    Jobs that are given the same objects as `X` and `y` share one checked copy.
     """
 
-    estimator: LabelSmoothingClassifier
+    estimator: LabelSmoothingClassifier  # fitted in place
     X: Any
     y: Any
-    fit_params: dict[str, Any] = field(default_factory=dict)
-    evaluation: Evaluation | None = None
-    seconds: float = 0.0
-    error: Exception | None = None
-    alone_because: str | None = None
+    fit_params: dict[str, Any] = field(default_factory=dict)  # further arguments of its ``fit``
+    evaluation: Evaluation | None = None  # the task of a search, if a callback is told of it
+    seconds: float = 0.0  # its share of the time taken
+    error: Exception | None = None  # what its ``fit`` raised
+    alone_because: str | None = None  # why it was fitted by itself, if not in lockstep
 
     @property
     def sample_weight(self) -> Any:
@@ -105,14 +87,8 @@ def fit_together(
 ) -> None:
     """Fit classifiers, with the results of fitting each by itself.
 
-    Parameters
-    ----------
-    jobs : sequence of Jobs
-        The classifiers. One that cannot be fitted has its `error` set; the others go on.
-    max_members : int, default=64
-        The most nets in one stack.
-    on_epoch : callable, default=None
-        Called after every epoch of a stack, with the number of nets in it.
+    One that cannot be fitted has its `error` set; the others go on. `on_epoch` is called after
+    every epoch of a stack, with the number of nets in it.
 
     Examples
     --------

@@ -359,30 +359,14 @@ class FoldsTraining:
 
 
 class _Fold(NamedTuple):
-    """A split, ready for training.
+    """A split, ready for training."""
 
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        Untrained.
-    seed : int
-        Seeds the order of the rows, and dropout.
-    batches : iterable
-        The batches to train on.
-    held_out : ndarray of int
-        The rows left out.
-    scored : tensor of int64
-        Those of them that are run through the net: all, or each of several equal ones once.
-    place : tensor of int64
-        Where among these each row left out is.
-    """
-
-    net: LabelSmoothingClassifier
-    seed: int
-    batches: Any
-    held_out: NDArray[np.intp]
-    scored: Tensor
-    place: Tensor
+    net: LabelSmoothingClassifier  # untrained
+    seed: int  # of the order of the rows, and of dropout
+    batches: Any  # to train on
+    held_out: NDArray[np.intp]  # the rows left out
+    scored: Tensor  # those of them run through the net: all, or each of several equal ones once
+    place: Tensor  # where among these each row left out is
 
     @classmethod
     def of(cls, net: LabelSmoothingClassifier, split: Split, rows: TensorRows) -> _Fold:

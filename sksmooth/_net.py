@@ -357,7 +357,7 @@ class SmoothedNet(StoredNet):
         if self._training is not None:
             yield self._training
             return
-        self._training = Training(patience, task)
+        self._training = Training(patience, task or FitTask())
         try:
             yield self._training
         finally:

@@ -49,48 +49,20 @@ FLOAT32_WEIGHTS = 1e-30, 1e30
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that were checked: shared by all nets that are trained on them, never copied.
+    """Rows that were checked: shared by all nets that are trained on them, never copied."""
 
-    Parameters
-    ----------
-    rows : torch Dataset
-        TensorRows with those of a weight above 0; or a Dataset that is read batch by batch.
-    codes : ndarray of int64 or None
-        The class indices of the rows, where they are known beforehand.
-    all_codes : ndarray of int64 or None
-        Those of all rows that were given.
-    kept : ndarray of int or None
-        Which of these are in `rows`; None: all.
-    classes : ndarray of shape (n_classes,)
-        The labels.
-    class_prior : ndarray of shape (n_classes,)
-        The weighted frequencies of the classes.
-    class_weight : ndarray of shape (n_classes,) or None
-        The weights of the classes.
-    n_inputs : int
-        Numbers of a row.
-    n_features_in : int or None
-        Features of a row; None where it has more than one dimension, in a Dataset.
-    feature_names_in : ndarray or None
-        Their names.
-    encodings : dict of str to Encoding
-        What was learned from the rows.
-    remarks : list of str
-        What is to be said to whom trains on the rows as numbers, once.
-    """
-
-    rows: Dataset
-    codes: NDArray[np.int64] | None
-    all_codes: NDArray[np.int64] | None
-    kept: NDArray[np.intp] | None
-    classes: NDArray
-    class_prior: NDArray[np.float64]
-    class_weight: NDArray[np.float64] | None
-    n_inputs: int
-    n_features_in: int | None
+    rows: Dataset  # TensorRows with those of a weight above 0; or what is read batch by batch
+    codes: NDArray[np.int64] | None  # their class indices, where they are known beforehand
+    all_codes: NDArray[np.int64] | None  # those of all rows that were given
+    kept: NDArray[np.intp] | None  # which of these are in `rows`; None: all
+    classes: NDArray  # the labels
+    class_prior: NDArray[np.float64]  # the weighted frequencies of the classes
+    class_weight: NDArray[np.float64] | None  # the weights of the classes
+    n_inputs: int  # numbers of a row
+    n_features_in: int | None  # of a row; None where a Dataset's has more than one dimension
     feature_names_in: NDArray | None
-    encodings: dict[str, Encoding] = field(default_factory=dict, repr=False)
-    remarks: list[str] = field(default_factory=list, repr=False)
+    encodings: dict[str, Encoding] = field(default_factory=dict, repr=False)  # learned already
+    remarks: list[str] = field(default_factory=list, repr=False)  # to be warned of, once
 
     def encode(self, encoding: Encoding) -> Encoding:
         """Let an encoding learn from the rows, once for all that are alike."""

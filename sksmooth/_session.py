@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -109,45 +110,20 @@ def tell_time_left(net: Any, epoch: Epoch) -> None:
             callback.left_ = epoch.left
 
 
+@dataclass(eq=False)
 class Training:
-    """What a training that is going on knows.
+    """What a training that is going on knows."""
 
-    Parameters
-    ----------
-    patience : int or None
-        Epochs without a lower refined loss after which it stops; None: never.
-    task : FitTask or None
-        Tells scikit-learn's callbacks of it.
-
-    Attributes
-    ----------
-    batch_weight : tensor or None
-        The weights of the rows of the batch at hand.
-    randomness : OwnRandomness or None
-        From which callbacks draw.
-    forward : ForwardRandomness or None
-        From which the module's forward draws.
-    session, monitor : Session and Monitor
-        None before ``fit_loop``.
-    last : dict or None
-        How far the training had come after its last epoch, where a callback saves that.
-    was_loaded : bool
-        Whether parameters were loaded since it began.
-    unsaved : dict of str to Exception
-        What could not be saved, of what a callback was to save, and why.
-    """
-
-    def __init__(self, patience: int | None, task: FitTask | None = None) -> None:
-        self.patience = patience
-        self.task = task or FitTask()
-        self.batch_weight: torch.Tensor | None = None
-        self.randomness: OwnRandomness | None = None
-        self.forward: ForwardRandomness | None = None
-        self.session: Session | None = None
-        self.monitor: Monitor | None = None
-        self.last: dict[str, Any] | None = None
-        self.was_loaded = False
-        self.unsaved: dict[str, Exception] = {}
+    patience: int | None  # epochs without a lower refined loss after which it stops; None: never
+    task: FitTask  # tells scikit-learn's callbacks of it
+    batch_weight: torch.Tensor | None = None  # of the rows of the batch at hand
+    randomness: OwnRandomness | None = None  # from which callbacks draw
+    forward: ForwardRandomness | None = None  # from which the module's forward draws
+    session: Session | None = None  # before fit_loop there is neither this nor the monitor
+    monitor: Monitor | None = None
+    last: dict[str, Any] | None = None  # its state after the last epoch, where a callback saves it
+    was_loaded: bool = False  # whether parameters were loaded since it began
+    unsaved: dict[str, Exception] = field(default_factory=dict)  # what could not be saved, and why
 
     @contextmanager
     def weighing(self, weight: torch.Tensor | None) -> Iterator[None]:
