@@ -472,11 +472,12 @@ class SmoothedNet(StoredNet):
             given = self._split_params(_routing_method, fit_params)
             rows, held_out = (X, None) if n_folds else self.get_split_datasets(X, y, **given)
         with self.in_training() as training:
-            session = Session(self, rows, held_out, randomness, fit_params, n_folds, drawn_from)
+            session = Session(self, rows, held_out, randomness, fit_params, n_folds)
             monitor = Monitor([session.stack], patience=training.patience)
             if progress is not None:
                 go_on(self, randomness, monitor, progress)
             training.monitor, training.session = monitor, session
+            training.drawn_from = drawn_from
             n_epochs = self.max_epochs if epochs is None else epochs
             n_before = len(self.history) - monitor.n_epochs
 
@@ -496,7 +497,7 @@ class SmoothedNet(StoredNet):
             if is_interrupted:
                 del self.history[n_before + monitor.n_epochs :]
             if any(hasattr(callback, "f_training") for _, callback in self.callbacks_):
-                training.last = state_of(self, session, monitor)
+                training.last = state_of(self, training)
             if is_interrupted or training.patience is not None:
                 monitor.restore()
         return self

@@ -40,7 +40,7 @@ class Progress:
                 "f_training= saves a training that is going on, as skorch's Checkpoint does at the "
                 "end of an epoch; there is none."
             )
-        return training.last or state_of(self.net, training.session, training.monitor)
+        return training.last or state_of(self.net, training)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Give the net's parts and history what was saved; its next training goes on from there."""
@@ -55,23 +55,24 @@ class Progress:
         net.progress = state
 
 
-def state_of(net: Any, session: Any, monitor: Monitor) -> dict[str, Any]:
+def state_of(net: Any, training: Any) -> dict[str, Any]:
     """Give all that the epochs to come depend on, and do not change: numbers, text and tensors.
 
-    The `net` is in training, at the end of an epoch of the `session` that the `monitor` watches.
+    The net is in training, at the end of an epoch.
     """
-    best, stack = monitor.best, session.stack
+    session, monitor = training.session, training.monitor
+    best = monitor.best
     return {
         "parts": {name: _copied(part.state_dict()) for name, part in parts_of(net).items()},
         "history": json.dumps(net.history.to_list()),
         "callbacks": {name: _learned_by(callback) for name, callback in net.callbacks_},
-        "random_state": _copied(session.drawn_from),
+        "random_state": _copied(training.drawn_from),
         "generators": {
             ":".join(map(str, device)): generator.get_state()
             for device, generator in session.randomness.generators.items()
         },
         "n_folds": session.n_folds,
-        "folds": stack.progress() if session.n_folds else None,
+        "folds": session.stack.progress() if session.n_folds else None,
         "n_epochs": monitor.n_epochs,
         "active": _copied(monitor.active),
         "inverse_temperature": _copied(monitor.inverse_temperature),

@@ -117,6 +117,7 @@ class Training:
     patience: int | None  # epochs without a lower refined loss after which it stops; None: never
     task: FitTask  # tells scikit-learn's callbacks of it
     batch_weight: torch.Tensor | None = None  # of the rows of the batch at hand
+    drawn_from: Any = None  # the state of the RandomState before its seeds were drawn
     randomness: OwnRandomness | None = None  # from which callbacks draw
     forward: ForwardRandomness | None = None  # from which the module's forward draws
     session: Session | None = None  # before fit_loop there is neither this nor the monitor
@@ -166,8 +167,6 @@ class Session:
         Arguments of the module's forward.
     n_folds : int, default=0
         In how many folds the rows are scored; 0: in none.
-    drawn_from : state of a RandomState, default=None
-        From which the seeds of this training were drawn.
     """
 
     def __init__(
@@ -178,7 +177,6 @@ class Session:
         randomness: OwnRandomness,
         fit_params: Mapping[str, Any],
         n_folds: int = 0,
-        drawn_from: Any = None,
     ) -> None:
         self.net = net
         self.datasets = {"dataset_train": dataset_train, "dataset_valid": dataset_valid}
@@ -186,7 +184,6 @@ class Session:
         self.fit_params = fit_params
         net.draw_from(None if replaces_steps(net) else randomness)
         self.n_folds = n_folds
-        self.drawn_from = drawn_from
         with randomness:
             self.train: Any = net.get_iterator(dataset_train, training=True)
             self.held_out: Any = None if dataset_valid is None else net.get_iterator(dataset_valid)
