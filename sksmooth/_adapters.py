@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted, has_fit_parameter
 
 from sksmooth._checks import check_class_indices
-from sksmooth.calibration import check_logits
+from sksmooth.calibration import finite_logits
 
 
 class DistributionCalibrator(BaseEstimator):
@@ -47,7 +47,7 @@ class DistributionCalibrator(BaseEstimator):
 
     def fit(self, logits: ArrayLike, y: ArrayLike) -> DistributionCalibrator:
         """Fit the calibrator to logits and class indices."""
-        logits = check_logits(logits)
+        logits = finite_logits(logits)
         codes = check_class_indices("y", y, logits.shape[1], ValueError)
         self.calibrator_ = clone(self.calibrator)
         self.calibrator_.fit_torch(_distribution(logits), torch.from_numpy(codes))
@@ -57,7 +57,7 @@ class DistributionCalibrator(BaseEstimator):
     def predict_proba(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Give calibrated probabilities, of shape (n_samples, n_classes)."""
         check_is_fitted(self)
-        given = self.calibrator_.predict_proba_torch(_distribution(check_logits(logits)))
+        given = self.calibrator_.predict_proba_torch(_distribution(finite_logits(logits)))
         proba = given.get_probs().numpy().astype(np.float64)
         return proba / proba.sum(axis=1, keepdims=True)
 

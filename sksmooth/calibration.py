@@ -118,7 +118,7 @@ class TemperatureScaling(BaseEstimator):
             (every row classified correctly) or to infinity (logits that say nothing of y).
         """
         self._validate_params()
-        logits = check_logits(logits)
+        logits = finite_logits(logits)
         y = check_class_indices("y", column_or_1d(without_tensor(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
         weight = weights_of_rows(without_tensor(sample_weight), logits)
@@ -220,7 +220,7 @@ class TemperatureScaling(BaseEstimator):
 
     def _scaled(self, logits: ArrayLike) -> NDArray[np.float64]:
         check_is_fitted(self)
-        logits = check_logits(logits)
+        logits = finite_logits(logits)
         if logits.shape[1] != len(self.classes_):
             raise ValueError(
                 f"logits must have {len(self.classes_)} columns, as many as at fit, "
@@ -437,7 +437,7 @@ def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return logits
 
 
-def check_logits(logits: Any) -> NDArray[np.float64]:
+def finite_logits(logits: Any) -> NDArray[np.float64]:
     """Check finite logits of two classes at least, and give them as float64."""
     return check_array(
         without_tensor(logits), dtype=np.float64, input_name="logits", ensure_min_features=2

@@ -361,7 +361,7 @@ class _Fitting:
             pre_dispatch=search.pre_dispatch,
             return_as="generator" if generates else "list",
         )
-        return parallel(_as_task(part, search.max_members, _Progress(bar)) for part in parts)
+        return parallel(_as_task(part, search.max_members, _Advance(bar)) for part in parts)
 
 
 def _as_task(jobs: list[Job], max_members: int, on_epoch: Callable[[int], None]) -> Any:
@@ -383,7 +383,7 @@ def _fit_part(
     return [replace(job, X=None, y=None, fit_params={}, evaluation=None) for job in jobs]
 
 
-class _Progress:
+class _Advance:
     """Advances a bar; a copy that was sent to another process does nothing."""
 
     def __init__(self, bar: Any = None) -> None:
