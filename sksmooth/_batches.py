@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from sksmooth._checks import without_tensor
+from sksmooth._labels import are_codes
 
 # Gathering the rows of many batches at once and slicing them is faster than gathering each batch,
 # and bounds the memory that the shuffled copy takes.
@@ -253,6 +254,35 @@ class EncodedDataset(Dataset):
                 f"{list(self.codes)}."
             )
         return X, self.codes[label]
+
+
+def encoded(dataset: Dataset, classes: NDArray, label: Any) -> Dataset:
+    """Let a torch Dataset give class indices for labels.
+
+    Parameters
+    ----------
+    dataset : torch Dataset
+        Gives pairs (X, label).
+    classes : ndarray of shape (n_classes,)
+        The labels.
+    label : object
+        That of a row.
+
+    Returns
+    -------
+    torch Dataset
+        The same, if its labels are class indices.
+
+    Examples
+    --------
+    >>> from torch.utils.data import TensorDataset
+    >>> rows = TensorDataset(torch.zeros(2, 3), torch.tensor([1.0, 0.0]))
+    >>> encoded(rows, np.array([0, 1]), rows[0][1])[0][1]
+    1
+    """
+    own = np.asarray(without_tensor(label))
+    has_codes = are_codes(classes) and own.ndim == 0 and own.dtype.kind in "iu"
+    return dataset if has_codes else EncodedDataset(dataset, classes.tolist())
 
 
 def make_batches(

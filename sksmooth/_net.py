@@ -22,20 +22,21 @@ from skorch.utils import is_dataset, to_numpy, to_tensor
 from torch.utils.data import Dataset, Subset
 
 from sksmooth._batches import (
-    EncodedDataset,
     TensorBatches,
     TensorRows,
+    encoded,
     hold_out,
     make_batches,
     rows_in_memory,
 )
 from sksmooth._callbacks import FitTask
-from sksmooth._labels import are_codes, distinct
+from sksmooth._labels import distinct
 from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming_part
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
+from sksmooth._rows import check_new_rows
 from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far, show
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
@@ -160,9 +161,12 @@ class SmoothedNet(StoredNet):
         """
         given = getattr(self.train_split, "keywords", {}).values()
         classes = getattr(self, "classes_inferred_", np.arange(0))  # unknown to a bare fit_loop
-        if held_out is None or are_codes(classes) or not any(held_out is rows for rows in given):
+        if not (len(classes) and any(held_out is rows for rows in given)):
             return held_out
-        return EncodedDataset(held_out, classes.tolist())
+        if hasattr(getattr(held_out, "X", None), "columns"):  # no table to skorch
+            held_out = skorch.dataset.Dataset(check_new_rows(self, held_out.X), held_out.y)
+        first = next(iter(held_out), None)
+        return held_out if first is None else encoded(held_out, classes, first[1])
 
     def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
         """Choose those of `method`'s parameters that `train_split` is to get."""

@@ -61,6 +61,7 @@ __all__ = [
     "has_hooks",
     "has_step_hooks",
     "index_method_params",
+    "is_traced",
     "managed_callbacks",
     "routing_enabled",
     "split_rows",
@@ -100,6 +101,29 @@ def has_hooks(part: Any) -> bool:
         or any((_global_forward_hooks, _global_forward_pre_hooks))
         or any((_global_backward_hooks, _global_backward_pre_hooks))
     )
+
+
+def is_traced(tensor: torch.Tensor) -> bool:
+    """Tell whether a tensor's values are unknown while Python runs.
+
+    Parameters
+    ----------
+    tensor : tensor
+        Any.
+
+    Returns
+    -------
+    bool
+        Whether it is being compiled, in a transform of ``torch.func``, or on the meta device.
+
+    Examples
+    --------
+    >>> is_traced(torch.ones(2)), is_traced(torch.ones(2, device="meta"))
+    (False, True)
+    """
+    if torch.compiler.is_compiling() or tensor.is_meta:
+        return True
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def torch_library() -> str:

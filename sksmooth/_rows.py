@@ -23,9 +23,9 @@ from skorch.helper import SliceDataset
 from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from sksmooth._batches import EncodedDataset, TensorRows, read_labels, row_of_other_label
+from sksmooth._batches import TensorRows, encoded, read_labels, row_of_other_label
 from sksmooth._checks import warn_user, without_tensor
-from sksmooth._labels import are_codes, distinct, encode, refuse_missing
+from sksmooth._labels import distinct, encode, refuse_missing
 from sksmooth.calibration import weights_of_rows
 from sksmooth.encoding import Encoding, check_encoding
 from sksmooth.modules import input_dtype
@@ -123,12 +123,7 @@ def check_rows(
     refuse_missing(y, "y")
     owner = estimator if owner is None else owner
     name = type(owner).__name__
-    shape = np.asarray(y).shape
-    if len(shape) == 2 and shape[1] > 1:
-        raise ValueError(
-            f"y should be a 1d array, got an array of shape {shape} instead. Of rows with a "
-            "one for their class, y.argmax(axis=1) gives class indices."
-        )
+    _refuse_one_hot(np.shape(y))
     X, y = _checked(owner, X, y, reset=reset)
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
@@ -168,6 +163,14 @@ def check_rows(
     )
 
 
+def _refuse_one_hot(shape: tuple[int, ...]) -> None:
+    if len(shape) == 2 and shape[1] > 1:
+        raise ValueError(
+            f"y should be a 1d array, got an array of shape {shape} instead. Of rows with a "
+            "one for their class, y.argmax(axis=1) gives class indices."
+        )
+
+
 def _refuse_weights(estimator: Any, X: Any, sample_weight: Any) -> None:
     given = {"sample_weight": sample_weight, "class_weight": estimator.class_weight}
     for name, value in given.items():
@@ -181,7 +184,8 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"X is a {kind} without any rows.")
-    inputs, _ = unpack_data(first if isinstance(first, tuple | list) else (first,))
+    inputs, label = unpack_data(first if isinstance(first, tuple | list) else (first,))
+    _refuse_one_hot((1, np.size(without_tensor(label))))
     given_labels = None
     if y is not None or classes is None or isinstance(dataset, TensorRows):
         given_labels = np.asarray(as_array(read_labels(dataset) if y is None else y))
@@ -189,7 +193,9 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
         check_classification_targets(given_labels)
     of_y = classes is None
     labels = distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
-    _check_labels_of(dataset, given_labels, labels, estimator.train_split)
+    rows = encoded(dataset, labels, label)
+    has_codes = rows is dataset
+    _check_labels_of(dataset, given_labels, labels, estimator.train_split, has_codes=has_codes)
     row = None if y is None else row_of_other_label(dataset, y)
     if row is not None:
         raise ValueError(
@@ -199,12 +205,11 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
     codes = None if given_labels is None else encode(given_labels, labels)
     n_classes = len(labels)
     counts = np.ones(n_classes) if codes is None else np.bincount(codes, None, n_classes)
-    has_codes = are_codes(labels) and (given_labels is None or given_labels.ndim == 1)
     is_one = not isinstance(inputs, Mapping | tuple | list)
     parts = [inputs] if is_one else inputs.values() if isinstance(inputs, Mapping) else inputs
     is_table = is_one and np.ndim(inputs) == 1
     return Table(
-        dataset if has_codes else EncodedDataset(dataset, labels.tolist()),
+        rows,
         codes,
         codes,
         None,
@@ -233,7 +238,9 @@ def _remarks_on_dataset(name: str, dataset: Any) -> list[str]:
     return _remarks_on_scales(name, some)
 
 
-def _check_labels_of(dataset: Any, y: NDArray | None, labels: NDArray, train_split: Any) -> None:
+def _check_labels_of(
+    dataset: Any, y: NDArray | None, labels: NDArray, train_split: Any, *, has_codes: bool
+) -> None:
     """Refuse labels that do not belong to a Dataset's rows, or rows that cannot be numbered."""
     kind = type(dataset).__name__
     if not isinstance(dataset, IterableDataset):
@@ -246,10 +253,10 @@ def _check_labels_of(dataset: Any, y: NDArray | None, labels: NDArray, train_spl
             f"{kind}, an IterableDataset, do not have; set train_split=None, or to "
             "skorch.helper.predefined_split(dataset)."
         )
-    if not are_codes(labels):
+    if not has_codes:
         raise ValueError(
-            f"The labels of a {kind}, an IterableDataset, must be the integers 0, 1, ..., but they "
-            f"are {labels.tolist()}."
+            f"The labels of a {kind}, an IterableDataset, must be the integers 0, 1, ..., as "
+            f"numbers of an integer type, but the classes are {labels.tolist()}."
         )
 
 

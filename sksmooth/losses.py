@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from sksmooth._checks import check_choice, check_range
+from sksmooth._private import is_traced
 from sksmooth.smoothing import smoothing_matrix
 
 __all__ = ["LabelSmoothingLoss", "mean_loss"]
@@ -170,7 +171,7 @@ class LabelSmoothingLoss(nn.Module):
         if target.is_floating_point():
             return False
         n_classes = logits.shape[1]
-        if 0 <= self.ignore_index < n_classes:
+        if 0 <= self.ignore_index < n_classes or is_traced(target):
             return True
         if target.is_cpu:
             return False
@@ -182,14 +183,16 @@ class LabelSmoothingLoss(nn.Module):
     ) -> Tensor:
         target = target.long()
         kept = target != self.ignore_index
-        n_classes = logits.shape[1]
-        checked = target.where(kept, 0).view(shape)
-        check_range("target", checked, n_classes, f", the logits having {n_classes} columns")
-        weight = None if sample_weight is None else sample_weight[kept]
-        losses = self._loss_of_rows(logits[kept], target[kept], weight)
-        if self.reduction != "none":
-            return losses
-        return losses.new_zeros(len(kept)).masked_scatter(kept, losses).view(shape)
+        target = target.where(kept, 0)
+        if not is_traced(target):
+            n_classes = logits.shape[1]
+            hint = f", the logits having {n_classes} columns"
+            check_range("target", target.view(shape), n_classes, hint)
+        # Rows are masked and not left out, as their number is unknown where the call is traced.
+        logits = logits.where(kept[:, None], 0)
+        weight = kept if sample_weight is None else sample_weight.where(kept, 0)
+        losses = self._loss_of_rows(logits, target, weight)
+        return losses.view(shape) if self.reduction == "none" else losses
 
     def _loss_of_rows(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

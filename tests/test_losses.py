@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -419,6 +420,27 @@ def test_function_transforms():
     for i in range(2):
         _, expected = value_and_gradient(loss, z[i].clone().requires_grad_(), y.view(2, 4)[i])
         assert_close(gradients[i], expected)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 1])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_ignored_rows_where_values_are_unknown_while_python_runs(ignore_index, reduction):
+    logits, y, *_ = make_case(0, n=8)
+    logits, y = logits.detach(), y.where(y != 3, ignore_index)
+    loss = LabelSmoothingLoss(0.1, ignore_index=ignore_index, reduction=reduction)
+    with warnings.catch_warnings(action="ignore"):  # the compiler's own
+        compiled = torch.compile(loss, backend="eager", fullgraph=True)
+        assert_close(compiled(logits, y), loss(logits, y))
+
+    def gradient(z, label):
+        z = z.clone().requires_grad_()
+        return torch.autograd.grad(loss(z, label).sum(), z)[0]
+
+    assert_close(grad(lambda z: loss(z, y).sum())(logits), gradient(logits, y))
+    of_rows = vmap(grad(lambda z, label: loss(z[None], label[None]).sum()))(logits, y)
+    for own, z, label in zip(of_rows, logits, y, strict=True):
+        assert_close(own[None], gradient(z[None], label[None]))
+    assert loss(logits.to("meta"), y.to("meta")).shape == loss(logits, y).shape
 
 
 def test_a_plain_loop_learns():

@@ -158,7 +158,7 @@ class _Pass:
         """Give the losses of the batches."""
         if not self.values:
             raise ValueError(
-                "There is no batch: the rows are fewer than batch_size, perhaps, and drop_last "
+                "There is no batch: there are no rows, or fewer than batch_size, and drop_last "
                 "leaves out a batch that is not full."
             )
         values = torch.stack(self.values).reshape(1, -1).numpy()
@@ -166,8 +166,9 @@ class _Pass:
 
     def scored(self) -> Scored:
         """Give the logits of all rows."""
+        loss = self.losses().means()
         logits = np.concatenate(self.logits)[None]
         y = np.concatenate(self.labels)[None].astype(np.int64)
         weight = np.concatenate(self.weights)[None] if self.weights else None
         is_weighted = weight is not None
-        return Scored(logits, y, weight, [y.shape[1]], is_weighted, self.losses().means())
+        return Scored(logits, y, weight, [y.shape[1]], is_weighted, loss)

@@ -209,7 +209,8 @@ def choose_folds(
     seen = "its parameters were loaded, and may have seen all rows" if was_loaded else None
     reason = seen or _against_folds(net, rows, fit_params)
     if reason is None:
-        return n_folds if len(rows) >= max(n_folds, FEWEST_IN_FOLDS) else 0
+        counts = rows.y.bincount()  # the only row of a class is in no fold
+        return n_folds if counts[counts > 1].sum() >= max(n_folds, FEWEST_IN_FOLDS) else 0
     if is_auto:
         return 0
     raise ValueError(
