@@ -33,9 +33,13 @@ from sksmooth.engine.plan import (
     draws_random_numbers,
     plan_stack,
 )
-from sksmooth.engine.randomness import OwnRandomness, shared_generators, single_precision
+from sksmooth.engine.randomness import (
+    OwnRandomness,
+    fits_anywhere,
+    shared_generators,
+    single_precision,
+)
 from sksmooth.engine.stack import InMemoryStack, Member, Selection, members_that_pay
-from sksmooth.engine.threads import outlives_fork
 
 # What classifiers may differ in and still be trained in one stack.
 MAY_DIFFER = ("class_weight", "label_smoothing", "random_state", "smoothing")
@@ -77,8 +81,7 @@ class Job:
         return self.evaluation.of(self.estimator, self.X, self.y, self.sample_weight)
 
 
-@torch.inference_mode(False)
-@outlives_fork
+@fits_anywhere
 def fit_together(
     jobs: Sequence[Job],
     *,

@@ -41,7 +41,12 @@ from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_s
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import N_FOLDS, choose_folds, overrides
-from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness, single_precision
+from sksmooth.engine.randomness import (
+    ForwardRandomness,
+    OwnRandomness,
+    fits_anywhere,
+    single_precision,
+)
 from sksmooth.engine.targets import (
     check_logits,
     float_logits,
@@ -154,7 +159,7 @@ class SmoothedNet(StoredNet):
         dataset_train, dataset_valid = (Subset(dataset, index) for index in indices)
         return dataset_train, dataset_valid
 
-    def _encode_given(self, held_out: Dataset | None) -> Dataset | None:
+    def _encode_given(self, held_out: Any) -> Dataset | None:
         """Encode the labels of held-out rows that skorch's ``predefined_split`` was made with.
 
         Rows that a split makes of those it gets have class indices.
@@ -240,7 +245,7 @@ class SmoothedNet(StoredNet):
             self._random_state = check_random_state(self.random_state)
         return self._random_state
 
-    @torch.inference_mode(False)
+    @fits_anywhere
     def initialize(self) -> Self:
         """Build module, criterion, optimizer and callbacks, untrained.
 
@@ -638,11 +643,9 @@ class SmoothedNet(StoredNet):
 
 
 def _to(output: Any, device: Any) -> Any:
-    if device is None:
-        return output
     if isinstance(output, tuple):
-        return tuple(part.to(device) for part in output)
-    return output.to(device)
+        return tuple(part.to(device=device) for part in output)
+    return output.to(device=device)
 
 
 def _name(module: Any) -> str:

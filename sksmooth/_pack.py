@@ -10,16 +10,19 @@ import numpy as np
 import torch
 from skorch.history import History
 
+from sksmooth._adapters import WithoutClassWeight
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.encoding import ENCODINGS
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet
 
-SCALINGS = {kind.__name__: kind for kind in CALIBRATORS.values()}
+SCALINGS: dict[str, Any] = {
+    kind.__name__: kind for kind in (*CALIBRATORS.values(), WithoutClassWeight)
+}
 NAMED: dict[str, Any] = {
     own.__name__: own  # type: ignore[attr-defined]
-    for own in (SimpleNet, LabelSmoothingLoss, TensorRows, make_batches, *SCALINGS.values())
+    for own in (SimpleNet, LabelSmoothingLoss, TensorRows, make_batches, *CALIBRATORS.values())
 }
 LIBRARIES = {"torch.nn": torch.nn, "torch.optim": torch.optim}
 
@@ -171,7 +174,7 @@ class Unpacking:
         if kind == "named":
             return _named(own)
         if kind == "calibrator":
-            calibrator = SCALINGS[own[0]]()
+            calibrator = object.__new__(SCALINGS[own[0]])
             calibrator.__dict__.update(self.unpack(own[1]))
             return calibrator
         if kind == "encoding":
@@ -241,7 +244,7 @@ def _on_this_machine(parameters: dict[str, Any]) -> dict[str, Any]:
 def _name(value: Any) -> str:
     """Give the name by which a class or function is found again."""
     name = getattr(value, "__name__", "")
-    if value in NAMED.values():
+    if any(value is own for own in NAMED.values()):
         return name
     for library, module in LIBRARIES.items():
         if name and getattr(module, name, None) is value:

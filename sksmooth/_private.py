@@ -63,6 +63,7 @@ __all__ = [
     "index_method_params",
     "is_traced",
     "managed_callbacks",
+    "n_function_modes",
     "routing_enabled",
     "split_rows",
     "torch_library",
@@ -77,6 +78,7 @@ SETTINGS = (CALLBACKS, "_metadata_request", "_sklearn_output_config")
 fused_adam: Any = torch._fused_adam_
 fused_adamw: Any = torch._fused_adamw_
 copy_all: Any = torch._foreach_copy_  # tensors into tensors, in one call
+n_function_modes: Any = torch._C._len_torch_function_stack  # a default device is one
 
 
 def has_step_hooks(optimizer: Any) -> bool:

@@ -125,9 +125,9 @@ def check_rows(
     name = type(owner).__name__
     _refuse_one_hot(np.shape(y))
     X, y = _checked(owner, X, y, reset=reset)
+    labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
-    labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     all_codes = codes = encode(y, labels)
     weight, class_weight = _weigh_rows(estimator, X, codes, sample_weight, labels)
     kept = None

@@ -45,8 +45,8 @@ from sksmooth._session import loaded_epoch
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
-from sksmooth.engine.randomness import single_precision
-from sksmooth.engine.threads import outlives_fork, threads_for_rows
+from sksmooth.engine.randomness import fits_anywhere, single_precision, works_anywhere
+from sksmooth.engine.threads import threads_for_rows
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, input_dtype, suited, telling
 from sksmooth.smoothing import check_smoothing
@@ -273,8 +273,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
 
     # -- training -----------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
-    @outlives_fork
+    @fits_anywhere
     def fit(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, **fit_params: Any
     ) -> LabelSmoothingClassifier:
@@ -342,8 +341,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self.initialize()
         table.warn_who_takes_numbers(getattr(self, "module_", None))
 
-    @torch.inference_mode(False)
-    @outlives_fork
+    @fits_anywhere
     def partial_fit(
         self,
         X: Any,
@@ -568,7 +566,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return codes
         return self.classes_[codes]
 
-    @outlives_fork
+    @works_anywhere
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Give calibrated probabilities.
 
@@ -608,7 +606,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 "were loaded.",
             )
 
-    @outlives_fork
+    @works_anywhere
     def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
 
@@ -631,7 +629,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return log_probabilities(self.logits(X), self._calibrator())
         return finite_log(self.predict_proba(X))
 
-    @outlives_fork
+    @works_anywhere
     def logits(self, X: Any) -> NDArray[np.float64]:
         """Check rows and run them through the net."""
         if "module_" not in self.__dict__:  # scikit-learn's check costs as much as a layer

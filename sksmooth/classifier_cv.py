@@ -55,7 +55,8 @@ from sksmooth._rows import (
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
-from sksmooth.engine.threads import outlives_fork, threads_for_rows
+from sksmooth.engine.randomness import fits_anywhere, works_anywhere
+from sksmooth.engine.threads import threads_for_rows
 from sksmooth.metrics import point_to_scorers
 from sksmooth.modules import SimpleNet, input_dtype, is_plain
 from sksmooth.smoothing import check_label_smoothing
@@ -319,8 +320,7 @@ class LabelSmoothingClassifierCV(
 
     # -- training -----------------------------------------------------------------------------
 
-    @torch.inference_mode(False)
-    @outlives_fork
+    @fits_anywhere
     @_explaining_unknown
     def fit(
         self,
@@ -500,7 +500,7 @@ class LabelSmoothingClassifierCV(
 
     # -- prediction ---------------------------------------------------------------------------
 
-    @outlives_fork
+    @works_anywhere
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the calibrated probabilities of the mean of the nets' logits.
 
@@ -521,7 +521,7 @@ class LabelSmoothingClassifierCV(
         """
         return probabilities(self._logits(X).mean(axis=0), self.calibrator_)
 
-    @outlives_fork
+    @works_anywhere
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Give the logarithm of the calibrated probabilities, finite where those underflow.
 

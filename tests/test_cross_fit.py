@@ -7,7 +7,7 @@ from helpers import TwoLayers, quick
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, KFold
 from skorch.callbacks import (
     Callback,
     Checkpoint,
@@ -261,6 +261,19 @@ class TestAuto:
         with pytest.warns(UserWarning, match="Too few rows to hold any out by train_split='auto'"):
             net = quick(train_split="auto").fit(X[:49], Y[:49])
         assert net.calibrator_ is None
+
+    @pytest.mark.parametrize("train_split", ["auto", 3])
+    @pytest.mark.parametrize("n_alone", [N_ROWS, N_ROWS - 10])
+    def test_rows_alone_in_their_class_are_in_no_fold(self, train_split, n_alone):
+        y = np.arange(N_ROWS)
+        y[n_alone:] = y[-1]
+        net = quick(train_split=train_split)
+        with pytest.warns(UserWarning, match="Too few rows to hold any out"):
+            net.fit(X, y)
+        assert net.predict_proba(X).shape == (N_ROWS, len(set(y)))
+        search = BatchedGridSearchCV(net, {"lr": [0.01, 0.02]}, cv=KFold(2), refit=False)
+        with pytest.warns(UserWarning, match="Too few rows to hold any out"):
+            search.fit(X, y)
 
 
 class TestAskedFor:

@@ -6,6 +6,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.preprocessing import LabelEncoder
 
+from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV
 from sksmooth._labels import check_probabilities, distinct, encode, sorted_labels
 from sksmooth.metrics import (
     area_under_risk_coverage,
@@ -64,6 +65,10 @@ def test_one_column_is_told_to_be_a_vector(labels):
 def test_labels_of_several_types_are_told_of():
     with pytest.raises(TypeError, match="y_true holds labels of several types, int, str"):
         expected_calibration_error(np.array([1, "b"], dtype=object), [[0.2, 0.8]] * 2)
+    net = LabelSmoothingClassifier()
+    for method in (net.fit, net.partial_fit, LabelSmoothingClassifierCV().fit):
+        with pytest.raises(TypeError, match="y holds labels of several types, int, str"):
+            method(np.eye(4), np.array([1, "b", 1, "b"], dtype=object))
     with pytest.raises(TypeError, match="y holds labels of several types, int, str"):
         distinct(None, np.array([1, "b"], dtype=object), "y")
 

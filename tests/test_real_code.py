@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import pytest
+import skorch
 import torch
 from scipy.special import softmax
 from sklearn.base import clone
@@ -18,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import Callback, EpochScoring, PassthroughScoring
-from skorch.helper import SliceDataset
+from skorch.helper import SliceDataset, predefined_split
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
@@ -29,7 +30,9 @@ from sksmooth import (
     LabelSmoothingLoss,
     SimpleNet,
     TemperatureScaling,
+    load,
     make_tabular,
+    save,
 )
 
 X, Y = make_tabular(200, random_state=0)
@@ -108,6 +111,43 @@ def test_datasets_of_any_labels_are_as_arrays(labels, classes):
     net = single().fit(Rows(X.astype(np.float32), labels))
     assert net.classes_.tolist() == classes
     assert (net.predict(X) == labels).mean() > 0.5
+
+
+@pytest.mark.parametrize("labels", [Y.astype(float), Y > 0, Y[:, None].astype(np.int8)])
+def test_labels_of_a_dataset_may_be_of_any_type_beside_classes(labels):
+    net = single(classes=[0, 1, 2]).fit(Rows(X.astype(np.float32), labels))
+    expected = single(classes=[0, 1, 2]).fit(Rows(X.astype(np.float32), labels.ravel().astype(int)))
+    np.testing.assert_array_equal(net.predict_proba(X), expected.predict_proba(X))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("classes", [None, [0, 1, 2]])
+def test_rows_of_a_dataset_with_a_one_for_their_class_are_told_of_argmax(method, classes):
+    rows = Rows(X.astype(np.float32), np.eye(3)[Y])
+    with pytest.raises(ValueError, match=r"y\.argmax\(axis=1\)"):
+        getattr(single(classes=classes), method)(rows)
+
+
+@pytest.mark.parametrize("names", [NAMES, np.arange(3)])
+def test_rows_to_be_held_out_are_read_as_rows_to_be_trained_on(names):
+    frame = pd.DataFrame(X, columns=[f"x{i}" for i in range(10)])
+    labels = names[Y]
+
+    def fit(held_out, y):
+        split = predefined_split(skorch.dataset.Dataset(held_out, y))
+        return single(train_split=split).fit(frame, labels).predict_proba(frame)
+
+    expected = fit(X.astype(np.float32), labels)
+    series = pd.Series(labels, index=range(5, 205))
+    np.testing.assert_array_equal(fit(frame, series), expected)
+    with pytest.raises(ValueError, match="same order"):
+        fit(frame[frame.columns[::-1]], labels)
+    with pytest.raises(ValueError, match=r"'x3' holds 200 missing values"):
+        fit(frame.assign(x3=np.nan), labels)
+    with pytest.raises(ValueError, match="label 'unknown', which is none of the classes"):
+        fit(X, np.full(200, "unknown"))
+    with pytest.raises(ValueError, match="no rows"):
+        fit(X[:0], labels[:0])
 
 
 def test_dataset_without_rows_is_an_error():
@@ -539,6 +579,32 @@ def test_tensors_that_a_module_makes_are_single_whatever_torchs_default_is(make)
         assert len(single(module=Padding).fit(Rows(X, Y)).predict(Rows(X, Y))) == 200
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("module", [{}, {"module": Padding}], ids=["SimpleNet", "own"])
+@ALL
+def test_torchs_default_device_has_no_part_in_nets_on_the_cpu(make, module):
+    expected = make(**module).fit(X, Y).predict_proba(X)
+    torch.set_default_device("meta")  # which holds no numbers
+    try:
+        model = make(**module).fit(X, Y)
+        np.testing.assert_array_equal(model.predict_proba(X), expected)
+        np.testing.assert_allclose(model.predict_log_proba(X), np.log(expected), atol=1e-6)
+        assert torch.zeros(1).is_meta
+    finally:
+        torch.set_default_device(None)
+
+
+def test_torchs_default_device_has_no_part_in_loading_nor_in_datasets(tmp_path):
+    net = single().fit(X, Y)
+    rows = Rows(torch.from_numpy(X), torch.from_numpy(Y))
+    expected = single().fit(rows).predict_proba(rows)
+    save(net, tmp_path / "net.sksmooth")
+    with torch.device("meta"):
+        np.testing.assert_array_equal(single().fit(rows).predict_proba(rows), expected)
+        found = load(tmp_path / "net.sksmooth").predict_proba(X)
+        assert single(module__n_features=10).initialize().module_.layers[0].weight.is_cpu
+    np.testing.assert_array_equal(found, net.predict_proba(X))
 
 
 @ALL

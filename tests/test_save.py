@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import Equal
@@ -58,6 +59,9 @@ def make_cv(estimator=None, **parameters):
         (make(calibration="temperature", smoothing="prior", class_weight={"a": 2.0}), {}),
         (make(calibration=None, train_split=None, optimizer=torch.optim.SGD), {}),
         (make(smoothing=np.full((3, 3), 1 / 3), module__activation="tanh", verbose=0), {}),
+        (make(class_weight={"a": 2.0}, calibration_weight="unweighted"), {}),
+        (make(smoothing=pd.DataFrame(np.full((3, 3), 1 / 3))), {"smoothing": "uniform"}),
+        (make_cv(make(class_weight="balanced", calibration_weight="unweighted")), {}),
         (make(random_state=np.random.RandomState(3), device=torch.device("cpu")), {}),
         (LabelSmoothingClassifier(Mine, module__width=7, max_epochs=9, lr=0.02), {"module": Mine}),
         (make(module__encoding="periodic"), {}),
@@ -71,8 +75,6 @@ def make_cv(estimator=None, **parameters):
     ],
 )
 def test_what_is_loaded_is_what_was_saved(estimator, given, tmp_path):
-    import pandas as pd
-
     rows = pd.DataFrame(X, columns=[f"column {i}" for i in range(X.shape[1])])
     estimator.fit(rows, np.array(["a", "b", "c"], dtype=object)[Y])
     save(estimator, tmp_path / "net")

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
-from typing import Any
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from sksmooth._private import TorchDispatchMode
+from sksmooth._private import TorchDispatchMode, n_function_modes
+from sksmooth.engine.threads import outlives_fork
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _aten = torch.ops.aten
 
@@ -302,3 +306,48 @@ def single_precision() -> AbstractContextManager:
     """
     is_needed = torch.get_default_dtype() != torch.float32
     return _SinglePrecision() if is_needed else nullcontext()
+
+
+def works_anywhere(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a method be the same in a forked process, and whatever torch's default device is.
+
+    Of a net on another device than the CPU torch's default counts, on which its module may rely.
+
+    Parameters
+    ----------
+    method : callable
+        Of a net, of a cross-validation of one, or of jobs to fit some.
+
+    Returns
+    -------
+    callable
+        The same, but for that.
+    """
+
+    @wraps(method)
+    def here(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not n_function_modes() or torch.get_default_device().type == "cpu":
+            return method(*args, **kwargs)
+        owner = next(iter(args[0]), None) if isinstance(args[0], Sequence) else args[0]
+        net = getattr(owner, "estimator", None) or owner
+        own = str(getattr(net, "device", None) or "cpu")
+        with torch.device("cpu") if own.startswith("cpu") else nullcontext():
+            return method(*args, **kwargs)
+
+    return outlives_fork(here)
+
+
+def fits_anywhere(method: Callable[P, R]) -> Callable[P, R]:
+    """Let a fit be the same where gradients are off, too; else see :func:`works_anywhere`.
+
+    Parameters
+    ----------
+    method : callable
+        Of a net, of a cross-validation of one, or of jobs to fit some.
+
+    Returns
+    -------
+    callable
+        The same, but for that.
+    """
+    return torch.inference_mode(False)(works_anywhere(method))
