@@ -141,15 +141,26 @@ def check_probabilities(
 
 
 def _labels_of(y_proba: Any, y: NDArray[Any], labels: ArrayLike | None) -> ArrayLike | None:
-    """Give the names of a frame's columns for `labels` where they are labels."""
+    """Give the names of a frame's columns for `labels` where they are labels.
+
+    Names may be the text of labels, which is all that polars and files have. Numbers that count the
+    columns name nothing.
+    """
     names = getattr(y_proba, "columns", None)
     if names is None or isinstance(names, pd.RangeIndex):
         return labels
     named = list(names)
     if labels is None:
-        return named if set(pd.unique(y)) <= set(named) else None
+        if set(pd.unique(y)) <= set(named):
+            return named
+        of_text = {str(label): label for label in pd.unique(y).tolist()}
+        counted = [str(k) for k in range(len(named))]
+        if named == counted or not of_text.keys() <= set(map(str, named)):
+            return None
+        return np.array([of_text.get(str(name), name) for name in named], dtype=object)
     given = as_numpy(labels).tolist()
-    if given != named and set(given) == set(named):
+    told, known = list(map(str, given)), list(map(str, named))
+    if told != known and set(told) == set(known):
         raise ValueError(f"labels={given}, but the columns of y_proba are named {named}.")
     return labels
 

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
-from sksmooth._checks import check_class_indices, naming, warn_user, without_tensor
+from sksmooth._checks import as_numpy, check_class_indices, naming, warn_user, without_tensor
 from sksmooth._private import Interval, check_sample_weight
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
 from sksmooth.engine.threads import limit_threads
@@ -119,7 +119,7 @@ class TemperatureScaling(BaseEstimator):
         """
         self._validate_params()
         logits = finite_logits(logits)
-        y = check_class_indices("y", column_or_1d(without_tensor(y)), logits.shape[1], ValueError)
+        y = check_class_indices("y", column_or_1d(as_numpy(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
         weight = weights_of_rows(without_tensor(sample_weight), logits)
         return self.solve(logits, y, weight)

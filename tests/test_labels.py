@@ -50,6 +50,32 @@ def test_named_columns_tell_of_a_class_that_the_rows_lack():
     assert expected_calibration_error(Y[few], TURNED[few]) == expected
 
 
+@pytest.mark.parametrize("labels", [np.arange(3), np.array([True, False]), np.array([0.5, 2.5])])
+def test_text_of_labels_names_columns(labels):
+    proba = np.random.default_rng(0).dirichlet(np.ones(len(labels)), size=20)
+    y = np.sort(labels)[np.arange(20) % len(labels)]
+    frame = pd.DataFrame(proba, columns=np.sort(labels).astype(str))
+    turned = frame[frame.columns[::-1]]
+    for given in (frame, turned):
+        assert_array_equal(
+            check_probabilities(y, given, None)[0], given.columns.get_indexer(y.astype(str))
+        )
+    with pytest.raises(ValueError, match="but the columns of y_proba are named"):
+        check_probabilities(y, turned, np.sort(labels))
+    if len(labels) == 3:  # of which the rows lack one
+        some = y != 1
+        codes = check_probabilities(y[some], turned[some], None)[0]
+        assert_array_equal(codes, 2 - y[some])
+
+
+def test_numbers_that_count_the_columns_name_nothing_as_text_either():
+    frame = pd.DataFrame(PROBA, columns=["0", "1", "2"])
+    codes = check_probabilities(Y, PROBA, None)[0]
+    assert_array_equal(check_probabilities(codes + 1, frame, None)[0], codes)
+    with pytest.raises(ValueError, match="Name the label of each column"):
+        check_probabilities(codes[codes < 2] + 1, frame[codes < 2], None)
+
+
 def test_polars_columns_name_labels_too():
     polars = pytest.importorskip("polars")
     frame = polars.DataFrame(TURNED.to_numpy(), schema=list(TURNED.columns))

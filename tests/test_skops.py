@@ -29,6 +29,14 @@ skops_io = pytest.importorskip("skops.io")
 
 X, Y = make_tabular(200, random_state=0)
 NET = LabelSmoothingClassifier(max_epochs=4, lr=0.02, random_state=0)
+UNWEIGHTED = LabelSmoothingClassifier(
+    max_epochs=4,
+    lr=0.02,
+    random_state=0,
+    class_weight="balanced",
+    calibration="temperature",
+    calibration_weight="unweighted",
+)
 # scikit-learn's own, which skops asks to trust after any search.
 OF_A_SEARCH = [
     "sklearn.metrics._scorer._PassthroughScorer",
@@ -44,14 +52,8 @@ CALIBRATION = {
 ESTIMATORS = [
     NET,
     LabelSmoothingClassifierCV(NET, cv=3, random_state=0),
-    LabelSmoothingClassifier(
-        max_epochs=4,
-        lr=0.02,
-        random_state=0,
-        class_weight="balanced",
-        calibration="temperature",
-        calibration_weight="unweighted",
-    ),
+    UNWEIGHTED,
+    LabelSmoothingClassifierCV(UNWEIGHTED, cv=3, random_state=0),
     make_pipeline(StandardScaler(), NET),
     make_pipeline(StandardScaler(), LabelSmoothingClassifierCV(NET, cv=3, random_state=0)),
     BatchedGridSearchCV(NET, {"lr": [0.01, 0.1]}, cv=2),
