@@ -19,6 +19,7 @@ from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import FitTask
+from sksmooth._checks import naming
 from sksmooth._predict import KnownProbabilities, probabilities
 from sksmooth._rows import Table
 from sksmooth._session import Session, as_clock
@@ -298,7 +299,9 @@ class FoldsTraining:
         rows = np.arange(len(proba))[:, None]
         labels = self.table.classes
         known = KnownProbabilities(labels, proba)
-        return -float(self.scorer(known, rows, labels[self.y], **weight))
+        score = self.scorer(known, rows, labels[self.y], **weight)
+        with naming("scoring"):
+            return -float(score)
 
     def log_loss(self, proba: NDArray) -> float:
         """Give the log-loss of out-of-fold probabilities."""

@@ -257,7 +257,8 @@ class SmoothedNet(StoredNet):
         Self
             Itself.
         """
-        self.__dict__.pop("progress", None)
+        for name in ("progress", "calibrator_"):  # of parameters that are no more
+            self.__dict__.pop(name, None)
         with self.building():
             return super().initialize()
 

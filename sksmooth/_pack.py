@@ -221,10 +221,14 @@ class Unpacking:
 
     def _fill_parts(self, net: Any, parts: Mapping[str, Any]) -> None:
         """Build a net's parts, whose state is known."""
-        seed = net.random_state
-        net.__dict__["random_state"] = 0
+        given = {name: getattr(net, name) for name in ("random_state", "criterion", "optimizer")}
+        is_trimmed = given["criterion"] is None  # by skorch's trim_for_prediction
+        defaults = type(net)().get_params(deep=False) if is_trimmed else given
+        net.__dict__.update({**{name: defaults[name] for name in given}, "random_state": 0})
         net.initialize()
-        net.__dict__["random_state"] = seed
+        net.__dict__.update(given)
+        if is_trimmed:
+            net.trim_for_prediction()
         for name, state in parts.items():
             try:
                 getattr(net, f"{name}_").load_state_dict(self.unpack(state))

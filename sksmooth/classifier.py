@@ -336,7 +336,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         """
         table.introduce_to(self)
         check_smoothing(self.smoothing, len(table.classes))
-        self.__dict__.pop("calibrator_", None)
         with self.building():  # a mixin may initialize in an order of its own
             self.initialize()
         table.warn_who_takes_numbers(getattr(self, "module_", None))

@@ -434,7 +434,7 @@ class LabelSmoothingClassifierCV(
         if self.cv is None or isinstance(self.cv, Integral):
             n_folds = 5 if self.cv is None else int(self.cv)
             stratified = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-            return stratified.split(codes, codes)
+            return stratified.split(codes, codes, groups)
         params = {} if groups is None else {"groups": groups}
         if routing_enabled():
             params = process_routing(self, "fit", **params)["splitter"]["split"]

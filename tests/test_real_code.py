@@ -969,6 +969,26 @@ def test_net_that_is_initialized_only_gives_labels_and_says_that_it_is_not_calib
     np.testing.assert_array_equal(net.predict_proba(X), trained.predict_proba(X))
 
 
+def test_net_that_is_initialized_anew_has_no_calibrator_of_parameters_that_are_no_more():
+    net = single().fit(X, Y).initialize()
+    with pytest.warns(UserWarning, match="not calibrated"):
+        proba = net.predict_proba(X)
+    np.testing.assert_allclose(proba, softmax(net.logits(X), axis=1))
+
+
+@pytest.mark.parametrize("make", [crossed, searched])
+def test_groups_that_a_splitter_does_not_heed_are_warned_of(make):
+    with pytest.warns(UserWarning, match="groups parameter is ignored by StratifiedKFold"):
+        make().fit(X, Y, groups=np.arange(200) // 10)
+
+
+@pytest.mark.parametrize("answer", [None, "high", np.ones(2)])
+def test_scores_that_are_no_numbers_are_told_to_come_from_scoring(answer):
+    model = crossed().set_params(scoring=lambda estimator, X, y: answer)
+    with pytest.raises((TypeError, ValueError), match=r"^scoring: "):
+        model.fit(X, Y)
+
+
 # -- tables -------------------------------------------------------------------------------------
 
 

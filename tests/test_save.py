@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import Equal
 from skorch.callbacks import EpochScoring
+from skorch.exceptions import SkorchTrainingImpossibleError
 
 from sksmooth import (
     LabelSmoothingClassifier,
@@ -89,6 +90,18 @@ def test_what_is_loaded_is_what_was_saved(estimator, given, tmp_path):
     with pytest.raises(ValueError, match="feature names"):
         loaded.predict(rows.rename(columns={"column 0": "other"}))
     assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_net_that_was_trimmed_for_prediction_is_loaded_as_one(tmp_path):
+    net = make(optimizer__weight_decay=0.1).fit(X, Y)
+    expected = net.predict_proba(X)
+    net.trim_for_prediction()
+    save(net, tmp_path / "net")
+    loaded = load(tmp_path / "net")
+    np.testing.assert_array_equal(loaded.predict_proba(X), expected)
+    assert loaded.criterion_ is loaded.optimizer_ is None
+    with pytest.raises(SkorchTrainingImpossibleError, match="trimmed for prediction"):
+        loaded.fit(X, Y)
 
 
 def test_training_goes_on_as_if_it_had_not_been_saved(tmp_path):

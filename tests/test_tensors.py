@@ -163,6 +163,16 @@ def test_calibrator_of_labels_and_weights_in_any_container(kind, vector):
         np.testing.assert_array_equal(fitted.predict_proba(table), expected.predict_proba(LOGITS))
 
 
+@pytest.mark.parametrize("dtype", ["Int64", "UInt8", "boolean"])
+@pytest.mark.parametrize("kind", CALIBRATORS)
+def test_calibrator_of_labels_of_pandas_own_types(kind, dtype):
+    logits, y = (LOGITS[:, :2], Y > 0) if dtype == "boolean" else (LOGITS, Y)
+    expected = kind().fit(logits, y.astype(int)).temperature_
+    assert kind().fit(logits, pd.Series(y, dtype=dtype)).temperature_ == expected
+    with pytest.raises(ValueError, match="y must hold class indices"):
+        kind().fit(logits, pd.Series(y, dtype=dtype).where(y > 0))
+
+
 class Net(ClassifierMixin, BaseEstimator):
     """An estimator that answers in tensors."""
 
