@@ -34,13 +34,12 @@ class LogitModule(nn.Module):
                 "at 'auto'."
             )
         self.nets = nn.ModuleList(copy.deepcopy(net.module_) for net in nets)
-        self.dtype = input_dtype(nets[0].module_)
         self.gives_probabilities = isinstance(nets[0].criterion_, nn.NLLLoss)
         self.requires_grad_(False).eval()
 
     def forward(self, X: Tensor) -> Tensor:
         """Give the logits, of shape (n, n_classes), of rows of shape (n, n_features)."""
-        X = X.to(self.dtype)
+        X = X.to(input_dtype(self.nets[0]))  # which whoever has the module may change
         return torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
 
     def _logits(self, output: Any) -> Tensor:
@@ -78,7 +77,7 @@ class ProbabilityModule(LogitModule):
             ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / self.norm
             ratio = ratio.clamp(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO)
             logits = logits * ratio**self.power
-        return torch.softmax(logits / self.temperature - self.log_weight, -1)
+        return torch.softmax(logits / self.temperature - self.log_weight.to(logits.dtype), -1)
 
 
 def parted(calibrator: Any) -> tuple[float | NDArray[np.float64], Any]:

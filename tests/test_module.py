@@ -52,6 +52,20 @@ def test_undoes_the_weights_of_classes(calibration):
     np.testing.assert_allclose(found, net.predict_proba(X), atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("weight", [{}, {"class_weight": "balanced"}])
+def test_takes_rows_of_any_dtype_in_a_precision_of_its_own(dtype, weight):
+    net = LabelSmoothingClassifier(
+        max_epochs=5, lr=0.02, random_state=0, calibration_weight="unweighted", **weight
+    ).fit(X, Y)
+    module = net.as_module().to(dtype)
+    for rows in (torch.from_numpy(X), torch.from_numpy(X).double()):
+        found = module(rows)
+        assert found.dtype == torch.float32
+        tolerance = 1e-6 if dtype == torch.float64 else 0.05
+        np.testing.assert_allclose(found, net.predict_proba(X), atol=tolerance)
+
+
 def test_is_a_copy():
     net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0).fit(X, Y)
     module = net.as_module()
