@@ -74,7 +74,7 @@ def check_choice(parameter: str, value: Any, choices: Collection[Any]) -> Any:
 def as_numpy(values: Any) -> NDArray[Any]:
     """Give the numbers of a tensor, of any dtype and on any device, or of anything else, as array.
 
-    Those of bfloat16, which NumPy lacks, are then float32.
+    Those of bfloat16 and float8, which NumPy lacks, are then float32.
     """
     return np.asarray(without_tensor(values))
 
@@ -94,7 +94,8 @@ def without_tensor(values: Any) -> Any:
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu().resolve_conj().resolve_neg()
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    is_numpys = values.dtype in (torch.float16, torch.float32, torch.float64)
+    return (values if is_numpys or not values.is_floating_point() else values.float()).numpy()
 
 
 def grain_of(values: Any) -> float:

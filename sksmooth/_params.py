@@ -350,7 +350,7 @@ def _check_device(device: Any) -> None:
     if device is None:
         return
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # which tensors without numbers refuse
     except (RuntimeError, AssertionError, TypeError) as error:
         has_cuda = torch.cuda.is_available()
         there = f"{torch.cuda.device_count()} CUDA device(s)" if has_cuda else "no CUDA device"

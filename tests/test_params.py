@@ -131,7 +131,7 @@ def test_name_like_no_parameter_gets_no_suggestion(iris):
         quick(qqq=1).fit(*iris)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
 def test_device_that_is_not_there_is_named_at_fit(device, iris):
     net = quick(device=device)
     with pytest.raises(ValueError, match=f"device='{device}' cannot be used here.*CUDA device"):

@@ -186,9 +186,10 @@ def test_bare_dataset_where_rows_are_wanted_is_told_of_slice_dataset(search):
         search()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2])
 @ALL
-def test_tensors_in_half_precision_are_as_arrays(make):
-    rows, weight = torch.from_numpy(X).bfloat16(), torch.ones(200, dtype=torch.bfloat16)
+def test_tensors_of_low_precision_are_as_arrays(make, dtype):
+    rows, weight = torch.from_numpy(X).to(dtype), torch.ones(200, dtype=torch.bfloat16)
     exact = rows.float().numpy()
     fit_params = {} if make is searched else {"sample_weight": weight}  # scikit-learn's cannot
     model = make().fit(rows, Y, **fit_params)
