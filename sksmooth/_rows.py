@@ -123,7 +123,7 @@ def check_rows(
     refuse_missing(y, "y")
     owner = estimator if owner is None else owner
     name = type(owner).__name__
-    _refuse_one_hot(np.shape(y))
+    _refuse_one_hot(np.asarray(y).shape)
     X, y = _checked(owner, X, y, reset=reset)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     if y.dtype.kind not in "biuU":  # which are classes for sure

@@ -257,7 +257,7 @@ class LabelSmoothingLoss(nn.Module):
 def mean_loss(
     criterion: nn.Module, logits: Tensor, target: Tensor, sample_weight: Tensor | None
 ) -> Tensor:
-    """Compute a criterion's mean over the rows of a batch; zero where it ignores all of them.
+    """Compute a criterion's loss of a batch; zero where it ignores all rows of it.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def mean_loss(
     Returns
     -------
     tensor of shape ()
-        The mean.
+        The mean of the rows' losses, or their sum where the criterion gives that.
 
     Raises
     ------
@@ -306,9 +306,13 @@ def mean_loss(
         losses = plain(logits, target)
     finally:
         plain.reduction = reduction
+    sample_weight = sample_weight * (target != ignored)
+    summed = (losses * sample_weight).sum()
+    if reduction == "sum":
+        return summed
     weight = getattr(plain, "weight", None)
     total = sample_weight if weight is None else sample_weight * weight[target]
-    return (losses * sample_weight).sum() / total.sum()
+    return summed / total.sum()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import grad, vmap
 from torch.testing import assert_close
 
-from sksmooth.losses import LabelSmoothingLoss
+from sksmooth.losses import LabelSmoothingLoss, mean_loss
 from sksmooth.modules import SimpleNet
 from sksmooth.smoothing import smooth_labels
 
@@ -441,6 +441,26 @@ def test_ignored_rows_where_values_are_unknown_while_python_runs(ignore_index, r
     for own, z, label in zip(of_rows, logits, y, strict=True):
         assert_close(own[None], gradient(z[None], label[None]))
     assert loss(logits.to("meta"), y.to("meta")).shape == loss(logits, y).shape
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("kind", [LabelSmoothingLoss, nn.CrossEntropyLoss])
+def test_weights_of_rows_repeat_them_whatever_the_reduction_of_the_criterion(kind, reduction):
+    logits, y, _, weight, _ = make_case(0)
+    criterion = kind(label_smoothing=0.1, weight=weight, reduction=reduction)
+    n_times = torch.arange(len(y)) % 3
+    repeated = criterion(logits.repeat_interleave(n_times, 0), y.repeat_interleave(n_times))
+    assert_close(mean_loss(criterion, logits, y, n_times.to(logits.dtype)), repeated)
+
+
+@pytest.mark.parametrize("kind", [LabelSmoothingLoss, nn.CrossEntropyLoss])
+def test_ignored_rows_weigh_nothing(kind):
+    logits, y, _, _, sample_weight = make_case(0)
+    kept = y != 1
+    assert 0 < kept.sum() < len(y)
+    criterion = kind(label_smoothing=0.1, ignore_index=1)
+    expected = mean_loss(criterion, logits[kept], y[kept], sample_weight[kept])
+    assert_close(mean_loss(criterion, logits, y, sample_weight), expected)
 
 
 def test_a_plain_loop_learns():
