@@ -257,28 +257,9 @@ class EncodedDataset(Dataset):
 
 
 def encoded(dataset: Dataset, classes: NDArray, label: Any) -> Dataset:
-    """Let a torch Dataset give class indices for labels.
+    """Let a torch Dataset give class indices for labels, of which `label` is one.
 
-    Parameters
-    ----------
-    dataset : torch Dataset
-        Gives pairs (X, label).
-    classes : ndarray of shape (n_classes,)
-        The labels.
-    label : object
-        That of a row.
-
-    Returns
-    -------
-    torch Dataset
-        The same, if its labels are class indices.
-
-    Examples
-    --------
-    >>> from torch.utils.data import TensorDataset
-    >>> rows = TensorDataset(torch.zeros(2, 3), torch.tensor([1.0, 0.0]))
-    >>> encoded(rows, np.array([0, 1]), rows[0][1])[0][1]
-    1
+    It is the same Dataset, if they are class indices already.
     """
     own = np.asarray(without_tensor(label))
     has_codes = are_codes(classes) and own.ndim == 0 and own.dtype.kind in "iu"

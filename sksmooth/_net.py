@@ -171,7 +171,9 @@ class SmoothedNet(StoredNet):
         if hasattr(getattr(held_out, "X", None), "columns"):  # no table to skorch
             held_out = skorch.dataset.Dataset(check_new_rows(self, held_out.X), held_out.y)
         first = next(iter(held_out), None)
-        return held_out if first is None else encoded(held_out, classes, first[1])
+        if first is None:
+            return held_out
+        return encoded(held_out, classes, skorch.dataset.unpack_data(first)[1])
 
     def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
         """Choose those of `method`'s parameters that `train_split` is to get."""

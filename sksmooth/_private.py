@@ -108,20 +108,7 @@ def has_hooks(part: Any) -> bool:
 def is_traced(tensor: torch.Tensor) -> bool:
     """Tell whether a tensor's values are unknown while Python runs.
 
-    Parameters
-    ----------
-    tensor : tensor
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether it is being compiled, in a transform of ``torch.func``, or on the meta device.
-
-    Examples
-    --------
-    >>> is_traced(torch.ones(2)), is_traced(torch.ones(2, device="meta"))
-    (False, True)
+    As in compiling, in a transform of ``torch.func``, and on the meta device.
     """
     if torch.compiler.is_compiling() or tensor.is_meta:
         return True

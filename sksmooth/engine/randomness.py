@@ -311,17 +311,8 @@ def single_precision() -> AbstractContextManager:
 def works_anywhere(method: Callable[P, R]) -> Callable[P, R]:
     """Let a method be the same in a forked process, and whatever torch's default device is.
 
-    Of a net on another device than the CPU torch's default counts, on which its module may rely.
-
-    Parameters
-    ----------
-    method : callable
-        Of a net, of a cross-validation of one, or of jobs to fit some.
-
-    Returns
-    -------
-    callable
-        The same, but for that.
+    It is one of a net, or of a cross-validation of one, or a function of jobs to fit some. Of a net
+    on another device than the CPU torch's default counts, on which its module may rely.
     """
 
     @wraps(method)
@@ -338,16 +329,5 @@ def works_anywhere(method: Callable[P, R]) -> Callable[P, R]:
 
 
 def fits_anywhere(method: Callable[P, R]) -> Callable[P, R]:
-    """Let a fit be the same where gradients are off, too; else see :func:`works_anywhere`.
-
-    Parameters
-    ----------
-    method : callable
-        Of a net, of a cross-validation of one, or of jobs to fit some.
-
-    Returns
-    -------
-    callable
-        The same, but for that.
-    """
+    """Let a fit be the same where gradients are off, too; else see :func:`works_anywhere`."""
     return torch.inference_mode(False)(works_anywhere(method))
