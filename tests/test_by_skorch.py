@@ -155,6 +155,7 @@ def test_autocast_goes_skorchs_way(data):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # by the compiler
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0")  # likewise
 def test_compiled_module_trains_by_itself(data):
     parameters = {"compile": True, "compile__backend": "eager", "train_split": None}
     net = make_net(max_epochs=1, **parameters).fit(*data)

@@ -1133,7 +1133,8 @@ def test_rows_of_a_large_dataset_are_looked_at_all_over_it_and_no_more_than_pay(
     with pytest.raises(ValueError, match="max_epochs"):
         single(max_epochs=-1).fit(Watched(rows, np.arange(20_000) % 2))
     assert not read
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         single(max_epochs=1, train_split=None).fit(Watched(rows, np.arange(20_000) % 2))
     before = read[: len(read) - 20_000]
     assert len(before) < 300

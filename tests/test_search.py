@@ -741,7 +741,7 @@ class TestParallel:
         alone = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
         assert alone.alone_because_ == [None, None]
         assert not flag.exists()
-        cluster.wait_for_workers(2)  # one may be on its way back from the test before
+        cluster.wait_for_workers(2, timeout=120)  # one may be on its way back from the test before
         with parallel_config("dask"):
             spread = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
         assert flag.read_text() == str(after_steps)  # in the middle of its training, then
