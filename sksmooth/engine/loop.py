@@ -15,35 +15,16 @@ from sksmooth.modules import telling
 
 
 class Epoch(NamedTuple):
-    """What an epoch leaves behind.
+    """What an epoch leaves behind."""
 
-    Parameters
-    ----------
-    number : int
-        From 1.
-    losses : list of Losses
-        Of each stack.
-    train_loss : ndarray of shape (S,)
-        The mean training loss of each set's nets.
-    scores : Scores or None
-        Of each set; None where no rows are held out.
-    active : ndarray of shape (S,), bool
-        The sets that were still in training, and have not failed.
-    failed : dict of int to str
-        What went wrong in it, by the number of the set.
-    seconds : float
-        What it took.
-    left : float or None, default=None
-        Seconds that the epochs to come take at most, at the pace of those before; None: not known.
-    """
-
-    number: int
-    losses: list[Losses]
-    train_loss: NDArray[np.float64]
-    scores: Scores | None
-    active: NDArray[np.bool_]
-    failed: dict[int, str]
-    seconds: float
+    number: int  # from 1
+    losses: list[Losses]  # of each stack
+    train_loss: NDArray[np.float64]  # the mean of each set's nets
+    scores: Scores | None  # of each set; None where no rows are held out
+    active: NDArray[np.bool_]  # the sets that were still in training, and have not failed
+    failed: dict[int, str]  # what went wrong in it, by the number of the set
+    seconds: float  # what it took
+    # Seconds that those to come take at most, at the pace of those before; None: not known.
     left: float | None = None
 
 
@@ -60,7 +41,7 @@ def train(
 
     Whoever interrupts, as Ctrl-C does, after the first epoch ends the training: the monitor has
     kept the best one of those that were recorded. Before, there is nothing to keep, and the
-    interrupt goes on.
+    interrupt goes on. Gives whether it was interrupted.
 
     Parameters
     ----------
@@ -70,20 +51,11 @@ def train(
         Watches them, and may have done so before.
     max_epochs : int
         The most epochs, those before included.
-    on_epoch_begin : callable
-        Called before each epoch.
-    record : callable
-        Called after each with the Epoch. One that is not recorded when it is interrupted is as if
-        it had never begun.
-    on_epoch_end : callable
-        Called with each that is recorded; it may interrupt, too.
+    on_epoch_begin, record, on_epoch_end : callables
+        Called around each epoch, the latter two with the Epoch. One that is not recorded when it is
+        interrupted is as if it had never begun. All may interrupt, too.
     max_time : float or None, default=None
         Seconds after which no further epoch begins; None: no bound.
-
-    Returns
-    -------
-    bool
-        Whether it was interrupted.
     """
     start = time.perf_counter()
     recorded = monitor.n_epochs, monitor.best

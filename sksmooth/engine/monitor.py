@@ -29,22 +29,12 @@ BAD_LOGITS = "The logits of held-out rows turned infinite or NaN"
 
 
 class Scores(NamedTuple):
-    """The scores of sets of held-out rows after an epoch; NaN for sets that are done.
+    """The scores of S sets of held-out rows after an epoch; NaN for sets that are done."""
 
-    Parameters
-    ----------
-    refined_loss, accuracy : ndarrays of shape (S,)
-        The log-loss after fitting the temperature, and the share of rows classified correctly.
-    losses : ndarray of shape (S,) or None
-        The training losses on these rows.
-    cost : ndarray of shape (S,)
-        What is lowest at the best epoch; the refined loss, if nothing else is asked for.
-    """
-
-    refined_loss: NDArray[np.float64]
+    refined_loss: NDArray[np.float64]  # all of shape (S,)
     accuracy: NDArray[np.float64]
-    losses: NDArray | None
-    cost: NDArray[np.float64]
+    losses: NDArray | None  # of training, on these rows
+    cost: NDArray[np.float64]  # what is lowest at the best epoch; mostly the refined loss
 
     def named(self) -> dict[str, NDArray]:
         """Give the scores by their names in skorch's history."""
@@ -53,32 +43,20 @@ class Scores(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The best epoch of each set, and what was then. Never changed, only replaced as a whole.
+    """The best epoch of each of S sets, and what was then; only replaced as a whole."""
 
-    Parameters
-    ----------
-    epoch : ndarray of shape (S,), int
-        From 1; 0 where there is none yet.
-    cost, loss : ndarrays of shape (S,)
-        What was lowest, and the refined loss.
-    scored : Scored
-        The logits of the held-out rows.
-    state : list of tensors
-        Copies of the stacks' states, one stack's after the other's.
-    """
-
-    epoch: NDArray[np.int64]
-    cost: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    scored: Scored
-    state: list[Tensor]
+    epoch: NDArray[np.int64]  # from 1; 0 where there is none yet
+    cost: NDArray[np.float64]  # what was lowest
+    loss: NDArray[np.float64]  # the refined one
+    scored: Scored  # the held-out rows
+    state: list[Tensor]  # copies of the stacks' states, one stack's after the other's
 
 
 class Monitor:
     """Remembers the best epoch so far, and tells when there is none to be hoped for.
 
-    It watches sets of held-out rows: one for a fit, one for each net of a search, or one for each ε
-    over all its folds.
+    It watches S sets of held-out rows: one for a fit, one for each net of a search, or one for each
+    ε over all its folds.
 
     Parameters
     ----------
@@ -96,19 +74,6 @@ class Monitor:
         Takes the logits of a set's rows and the inverse temperature that refines them; gives what
         is to be lowest at the best epoch, and of equal ones the refined loss decides. None: the
         refined loss. NaN is the highest.
-
-    Attributes
-    ----------
-    n_epochs : int
-        How many epochs it has looked at.
-    active : ndarray of shape (S,), bool
-        The sets that are not done.
-    failed : dict of int to str
-        What went wrong with a set.
-    best : Best or None
-        None before the first epoch, and where no rows are held out.
-    inverse_temperature : ndarray of shape (S,) or None
-        Of the last epoch that was looked at.
     """
 
     def __init__(
@@ -125,11 +90,11 @@ class Monitor:
         self.collect = collect or _score_the_only_one
         self.cost = cost
         n_sets = 1 + max(int(own.max()) for own in self.sets)
-        self.n_epochs = 0
-        self.active = np.ones(n_sets, dtype=bool)
-        self.failed: dict[int, str] = {}
-        self.best: Best | None = None
-        self.inverse_temperature: NDArray | None = None
+        self.n_epochs = 0  # that it has looked at
+        self.active = np.ones(n_sets, dtype=bool)  # the sets that are not done
+        self.failed: dict[int, str] = {}  # what went wrong with a set
+        self.best: Best | None = None  # before the first epoch, and where no rows are held out
+        self.inverse_temperature: NDArray | None = None  # of each set, at the last epoch
         self._spare: list[Tensor] | None = None
         self._written: set[int] = set()
 
@@ -143,19 +108,10 @@ class Monitor:
         return not self.active[self.sets[stack]].any()
 
     def look(self, losses: Sequence[Losses]) -> tuple[NDArray[np.float64], Scores | None]:
-        """Look at the epoch that has just ended.
+        """Look at the epoch that has just ended, by the losses of each stack.
 
-        Parameters
-        ----------
-        losses : sequence of Losses
-            Of each stack.
-
-        Returns
-        -------
-        train_loss : ndarray of shape (S,)
-            The mean training loss of each set's nets.
-        scores : Scores or None
-            None where no rows are held out.
+        Gives the mean training loss of each set's nets, of shape (S,), and the scores; None where
+        no rows are held out.
         """
         train_loss = self._train_loss(losses)
         self._give_up(~np.isfinite(train_loss), [BAD_LOSS.format(loss) for loss in train_loss])
@@ -260,24 +216,16 @@ class Monitor:
     def held_out_of(self, number: int) -> tuple | None:
         """Give what the calibrator of a set is fitted to: all of its best epoch.
 
-        Returns
-        -------
-        tuple or None
-            Logits, class indices and weights of the held-out rows, and where to begin to look for
-            the temperature; None where no rows are held out.
+        That is logits, class indices and weights of the held-out rows, and where to begin to look
+        for the temperature; None where no rows are held out.
         """
         return self.best and (*self.best.scored.of(number), self.start_of(number))
 
     @limit_threads(0.0)
     def restore(self, numbers: Collection[int] | None = None) -> None:
-        """Give the modules of some sets the state of their best epoch.
+        """Give the modules of some sets the state of their best epoch; None: of all.
 
         Where nothing was kept, since no rows are held out, they get the state as it is now.
-
-        Parameters
-        ----------
-        numbers : collection of int, default=None
-            Which sets; None: all.
         """
         chosen = set(range(len(self.active)) if numbers is None else numbers) - self._written
         kept = None if self.best is None else iter(self.best.state)
@@ -302,13 +250,7 @@ class Monitor:
                 stack.write_back(0, state)
 
     def stop(self, numbers: Collection[int] | None = None) -> None:
-        """Let some sets be done with the epoch that it has looked at.
-
-        Parameters
-        ----------
-        numbers : collection of int, default=None
-            Which sets; None: all.
-        """
+        """Let some sets be done with the epoch that it has looked at; None: all."""
         chosen = range(len(self.active)) if numbers is None else numbers
         if self.best is None:  # their nets may be trained further beside others
             self.restore(chosen)

@@ -38,21 +38,11 @@ ROWS_AT_ONCE = 2048
 
 
 class Losses(NamedTuple):
-    """The losses of the batches of an epoch.
+    """The losses of the batches of an epoch."""
 
-    Parameters
-    ----------
-    values : ndarray of shape (M, n_batches)
-        The mean loss of each batch.
-    weights : ndarray of shape (M, n_batches)
-        What each batch weighs.
-    sizes : list of M lists of n_batches ints
-        The rows of each batch.
-    """
-
-    values: NDArray
-    weights: NDArray
-    sizes: list[list[int]]
+    values: NDArray  # of shape (M, n_batches): the mean loss of each
+    weights: NDArray  # likewise: what each weighs
+    sizes: list[list[int]]  # of each member, the rows of each batch
 
     def means(self) -> NDArray[np.float64]:
         """Give each member's mean loss, of shape (M,)."""
@@ -69,30 +59,14 @@ class Losses(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """The logits of sets of held-out rows, filled up to the longest set.
+    """The logits of S sets of held-out rows, filled up to the longest set."""
 
-    Parameters
-    ----------
-    logits : ndarray of shape (S, n, K), float32
-        Of each set.
-    y : ndarray of shape (S, n), int64
-        Class indices.
-    weight : ndarray of shape (S, n) or None
-        Weights of the rows, 0 for what fills up; None where all weigh alike.
-    lengths : list of S ints
-        How many rows, which come first, are a set's own.
-    is_weighted : bool
-        Whether the rows themselves have weights.
-    losses : ndarray of shape (S,) or None
-        The mean training losses of each set.
-    """
-
-    logits: NDArray
-    y: NDArray
-    weight: NDArray | None
-    lengths: list[int]
-    is_weighted: bool = False
-    losses: NDArray | None = None
+    logits: NDArray  # of shape (S, n, K), float32
+    y: NDArray  # of shape (S, n), int64: class indices
+    weight: NDArray | None  # likewise, 0 for what fills up; None where all rows weigh alike
+    lengths: list[int]  # how many rows, which come first, are a set's own
+    is_weighted: bool = False  # whether the rows themselves have weights
+    losses: NDArray | None = None  # of shape (S,): each set's mean training loss
 
     def of(self, number: int) -> tuple[NDArray, NDArray, NDArray | None]:
         """Give logits, class indices and weights of one set."""
@@ -120,18 +94,10 @@ class Stack(Protocol):
 
 
 class Selection(NamedTuple):
-    """Some of the rows of a table.
-
-    Parameters
-    ----------
-    table : TensorRows
-        The table; several selections may share it.
-    chosen : tensor of int64
-        Which rows.
-    """
+    """Some of the rows of a table, which several selections may share."""
 
     table: TensorRows
-    chosen: Tensor
+    chosen: Tensor  # int64: which rows
 
     @classmethod
     def of(cls, rows: TensorRows) -> Selection:
@@ -149,28 +115,15 @@ class Selection(NamedTuple):
 
 
 class Member(NamedTuple):
-    """One net of a stack.
+    """One net of a stack."""
 
-    Parameters
-    ----------
-    module : torch module
-        The net, with its initial parameters.
-    criterion : torch criterion
-        One that :func:`~sksmooth.engine.targets.is_known` knows.
-    train : Selection
-        The rows to train on.
-    held_out : Selection or None
-        The rows to score after each epoch.
-    generator : torch.Generator
-        On the rows' device. The order of the rows and dropout are drawn from it. Members that share
-        one draw the same: nets that differ in ε only, for instance, since to draw costs more than
-        to copy. They must have equally many rows.
-    """
-
-    module: torch.nn.Module
-    criterion: torch.nn.Module
+    module: torch.nn.Module  # with its initial parameters
+    criterion: torch.nn.Module  # one that targets.is_known knows
     train: Selection
-    held_out: Selection | None
+    held_out: Selection | None  # the rows to score after each epoch
+    # On the rows' device. The order of the rows and dropout are drawn from it. Members that share
+    # one draw the same: nets that differ in ε only, for instance, since to draw costs more than to
+    # copy. They must have equally many rows.
     generator: torch.Generator
 
 
@@ -187,25 +140,16 @@ class InMemoryStack:
         The nets. A single one is trained in place, several are copied until :meth:`write_back`.
     optimizer : torch optimizer
         Of a single net; or one whose kind and settings all members use.
-    batch_size : int
-        Rows of a batch.
-    n_classes : int
-        K.
+    batch_size, n_classes : int
+        Rows of a batch; K.
     by_hand : bool
         Whether the steps are those written out by hand, or autograd's.
-    shuffle : bool, default=True
-        Draw a new order of each member's rows for every epoch.
-    drop_last : bool, default=False
-        Leave out a last batch that is not full.
+    shuffle, drop_last : bool
+        Whether each epoch has an order of its own, and leaves out a last batch that is not full.
     merge_single : bool, default=False
         Let a last batch of one row join the one before it.
     rows_at_once : int or None, default=None
         The most rows of a net in one forward pass of scoring. None: as many as pay.
-
-    Attributes
-    ----------
-    nets : HandNets, OneModule or StackedModules
-        Compute logits, losses and gradients.
 
     Examples
     --------
@@ -309,13 +253,7 @@ class InMemoryStack:
     # -- training -----------------------------------------------------------------------------
 
     def run_epoch(self) -> Losses:
-        """Train every net by one pass over its rows.
-
-        Returns
-        -------
-        Losses
-            Of the batches.
-        """
+        """Train every net by one pass over its rows."""
         mode = self.updates.quickest_mode() if self.by_hand else torch.no_grad()
         self.nets.begin_epoch()
         with self._threads(3 * self.batch_size), uncached_autocast(self.device), mode:
@@ -393,17 +331,9 @@ class InMemoryStack:
     # -- scoring ------------------------------------------------------------------------------
 
     def logits(self, index: Tensor) -> Tensor:
-        """Compute each net's logits of rows of the tables.
+        """Compute each net's logits, (M, n, K), of rows of the tables.
 
-        Parameters
-        ----------
-        index : tensor of shape (M, n), int64
-            Which rows, counted over the members' tables one after the other.
-
-        Returns
-        -------
-        tensor of shape (M, n, K)
-            The logits.
+        `index`, (M, n), counts over the members' tables one after the other.
         """
         rows = (self._take(chunk) for chunk in index.split(self.rows_at_once, 1))
         return self._score(rows, min(self.rows_at_once, index.shape[1]))
@@ -415,13 +345,7 @@ class InMemoryStack:
             return logits[0] if len(logits) == 1 else torch.cat(logits, 1)
 
     def score(self) -> Scored | None:
-        """Score the held-out rows.
-
-        Returns
-        -------
-        Scored or None
-            A set for each member; None where no rows are held out.
-        """
+        """Score the held-out rows, a set for each member; None where there are none."""
         held_out = self.held_out
         if held_out is None:
             return None
@@ -449,15 +373,7 @@ class InMemoryStack:
 
     @torch.no_grad()
     def write_back(self, m: int, state: Sequence[Tensor]) -> None:
-        """Give a member's module what a state holds of it.
-
-        Parameters
-        ----------
-        m : int
-            The member's number.
-        state : sequence of tensors
-            A copy of :meth:`state`, or the state itself.
-        """
+        """Give a member's module what a state, or a copy of one, holds of it."""
         module = self.members[m].module
         if self.n_members == 1:
             copy_all(self.state(), list(state))
@@ -468,19 +384,7 @@ class InMemoryStack:
 
 
 def members_that_pay(module: torch.nn.Module, most: int) -> int:
-    """Give how many nets of a kind one stack is to have.
-
-    Parameters
-    ----------
-    module : torch module
-        One of them, on the device of its rows.
-    most : int
-        The most that are allowed.
-
-    Returns
-    -------
-    int
-        At least 1.
+    """Give how many nets of a module's kind one stack is to have: 1 or more.
 
     Examples
     --------
@@ -494,13 +398,7 @@ def members_that_pay(module: torch.nn.Module, most: int) -> int:
 
 
 class Remade:
-    """A stack of one that is made anew for each epoch, since something else may change the parts.
-
-    Parameters
-    ----------
-    make : callable
-        Makes the stack.
-    """
+    """A stack of one, made anew for each epoch, since something else may change the parts."""
 
     n_members = 1
 
@@ -529,15 +427,7 @@ class Remade:
 
 
 class _HeldOut:
-    """The held-out rows of a stack's members.
-
-    Parameters
-    ----------
-    rows : _Concatenated
-        The tables.
-    selections : sequence of M Selections
-        The rows of each member.
-    """
+    """The held-out rows of a stack's members."""
 
     def __init__(self, rows: _Concatenated, selections: Sequence[Selection]) -> None:
         self.index, is_row = _fill_up([rows.index(selection) for selection in selections])
@@ -576,39 +466,15 @@ class _Concatenated:
 
 
 def take(table: Tensor, index: Tensor) -> Tensor:
-    """Give ``table[index]``, several times sooner.
-
-    Parameters
-    ----------
-    table : tensor of shape (n, ...)
-        Rows.
-    index : tensor of int64, of any shape
-        Which.
-
-    Returns
-    -------
-    tensor of shape (*index.shape, ...)
-        Those rows.
-    """
+    """Give ``table[index]``, for an index of any shape, several times sooner."""
     return table.index_select(0, index.flatten()).view(*index.shape, *table.shape[1:])
 
 
 def weights_of(weight: Tensor | None, index: Tensor, is_row: Tensor | None) -> Tensor | None:
-    """Give the weights of rows, 0 for what fills up; None where all weigh alike.
+    """Give the weights of some rows, 0 for what fills up; None where all weigh alike.
 
-    Parameters
-    ----------
-    weight : tensor of shape (n,) or None
-        The weights of a table.
-    index : tensor of shape (M, n)
-        Which rows.
-    is_row : tensor of that shape, bool, or None
-        Which of them do not only fill up; None for all.
-
-    Returns
-    -------
-    tensor of shape (M, n) or None
-        The weights.
+    `weight`, of shape (n,), are those of a table; `index`, (M, n), says which of its rows, and
+    `is_row`, likewise, is false for what only fills up.
     """
     if weight is None:
         return None if is_row is None else is_row.float()
@@ -618,13 +484,7 @@ def weights_of(weight: Tensor | None, index: Tensor, is_row: Tensor | None) -> T
 
 @contextmanager
 def uncached_autocast(device: torch.device) -> Iterator[None]:
-    """Keep torch's autocast, where it is on, from remembering weights that training changes.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the products are computed.
-    """
+    """Keep torch's autocast, where it is on, from remembering weights that training changes."""
     kind = device.type
     context: AbstractContextManager = nullcontext()
     if torch.is_autocast_enabled(kind):
