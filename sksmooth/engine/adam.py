@@ -29,12 +29,7 @@ class FusedAdam:
 
     ``Optimizer.step`` spends more time on its bookkeeping than on parameters as few as
     SimpleNet's. The optimizer stays in charge: its state is what is updated, and its learning rate
-    is read at every step.
-
-    Parameters
-    ----------
-    optimizer : torch.optim.Adam or torch.optim.AdamW
-        With one group of parameters, ``fused=True``, and gradients that stay the same tensors.
+    is read at every step. Its gradients must stay the same tensors.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -52,17 +47,9 @@ class FusedAdam:
     def serves(optimizer: Any) -> bool:
         """Tell whether an optimizer is one that this steps just as it steps itself.
 
-        Parameters
-        ----------
-        optimizer : torch optimizer
-            Any.
-
-        Returns
-        -------
-        bool
-            True for torch's own Adam and AdamW with one group of parameters, fused, without hooks
-            or a replaced ``step``, that updated all parameters equally often, and whose state has
-            the parameters' shapes: the kernel does not look.
+        That is torch's own Adam and AdamW with one group of parameters, fused, without hooks or a
+        replaced ``step``, that updated all parameters equally often, and whose state has the
+        parameters' shapes: the kernel does not look.
         """
         return (
             type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
@@ -99,14 +86,9 @@ class FusedAdam:
 
 
 class Updates:
-    """The steps of an optimizer, by :class:`FusedAdam` where that serves.
+    """The steps of an optimizer that needs no closure, by :class:`FusedAdam` where that serves.
 
-    Parameters
-    ----------
-    optimizer : torch optimizer
-        Needs no closure.
-    fused : bool
-        Whether the gradients stay the same tensors, as FusedAdam needs it.
+    `fused` says whether the gradients stay the same tensors, as FusedAdam needs it.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, fused: bool = True) -> None:
@@ -128,17 +110,9 @@ class Updates:
 
 
 def gather_state(optimizer: torch.optim.Optimizer) -> tuple[list[torch.Tensor], ...]:
-    """Give what Adam keeps for its one group of parameters; make it before the first step.
+    """Give what a fused Adam keeps for its one group of parameters; make it before the first step.
 
-    Parameters
-    ----------
-    optimizer : torch.optim.Adam or torch.optim.AdamW
-        Fused, with gradients.
-
-    Returns
-    -------
-    tuple of six lists of tensors
-        Parameters, gradients, means, mean squares, largest mean squares (with amsgrad), steps.
+    That is parameters, gradients, means, mean squares, largest mean squares (with amsgrad), steps.
     """
     (group,) = optimizer.param_groups
     parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -163,19 +137,9 @@ def gather_state(optimizer: torch.optim.Optimizer) -> tuple[list[torch.Tensor], 
 def restacked(
     optimizer: torch.optim.Optimizer, values: list[torch.Tensor], gradients: list[torch.Tensor]
 ) -> torch.optim.Optimizer:
-    """Make an optimizer of the same kind and settings over other parameters.
+    """Make an optimizer of the same kind and settings over other parameters, without a state yet.
 
-    Parameters
-    ----------
-    optimizer : torch optimizer
-        With one group of parameters.
-    values, gradients : lists of tensors
-        The parameters, and where their gradients are written.
-
-    Returns
-    -------
-    torch optimizer
-        Without a state yet.
+    The one given has one group of parameters. `gradients` are where those of `values` are written.
     """
     (group,) = optimizer.param_groups
     settings = {name: value for name, value in group.items() if name in optimizer.defaults}
@@ -188,19 +152,9 @@ def restacked(
 
 
 def misfit(optimizer: Any) -> str | None:
-    """Tell what of an elementwise optimizer's state has not its parameter's shape.
+    """Tell what of an elementwise optimizer's state has not its parameter's shape, if anything.
 
     Others, such as LBFGS, keep tensors of other shapes.
-
-    Parameters
-    ----------
-    optimizer : torch optimizer
-        Any.
-
-    Returns
-    -------
-    str or None
-        The first that does not fit, with both shapes; None where all do.
     """
     if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
         return None

@@ -18,14 +18,7 @@ from sksmooth.modules import input_dtype, suited
 class OneModule:
     """A torch module as a stack of one: called as it is, so that it may be any.
 
-    Parameters
-    ----------
-    module : torch module
-        The net.
-    optimizer : torch optimizer
-        Over its parameters.
-    randomness : OwnRandomness
-        What the module's forward draws from.
+    It has the methods of :class:`StackedModules`; the optimizer is over the module's parameters.
     """
 
     def __init__(
@@ -42,18 +35,7 @@ class OneModule:
         self.module.train()
 
     def logits(self, X: Tensor) -> Tensor:
-        """Compute the logits, in evaluation mode.
-
-        Parameters
-        ----------
-        X : tensor of shape (1, n, ...)
-            The rows.
-
-        Returns
-        -------
-        tensor of shape (1, n, n_classes)
-            The logits.
-        """
+        """Compute the logits."""
         if self.module.training:
             self.module.eval()
         with torch.no_grad():
@@ -69,26 +51,7 @@ class OneModule:
         sample_weight: Tensor | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Tensor:
-        """Compute the loss on a batch, and its gradients, as skorch does.
-
-        Parameters
-        ----------
-        X : tensor of shape (1, n, ...)
-            The rows.
-        y : tensor of shape (1, n), int64
-            Class indices.
-        targets : Targets
-            The smoothed labels.
-        sample_weight : tensor of shape (1, n), default=None
-            Weights of the rows.
-        sizes : sequence of one int, default=None
-            Not used.
-
-        Returns
-        -------
-        tensor of shape (1,)
-            The mean loss.
-        """
+        """Compute the loss on a batch, and its gradients, as skorch does."""
         self.optimizer.zero_grad()
         with torch.enable_grad():
             with self.randomness.around_forward():
@@ -137,18 +100,7 @@ class StackedModules:
         self.skeleton.train()
 
     def logits(self, X: Tensor) -> Tensor:
-        """Compute the logits, in evaluation mode.
-
-        Parameters
-        ----------
-        X : tensor of shape (M, n, ...)
-            Each net's rows.
-
-        Returns
-        -------
-        tensor of shape (M, n, n_classes)
-            Each net's logits.
-        """
+        """Compute each net's logits, (M, n, K), of its rows, (M, n, ...)."""
         if self.skeleton.training:
             self.skeleton.eval()
         with torch.no_grad():
@@ -164,25 +116,10 @@ class StackedModules:
         sample_weight: Tensor | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Tensor:
-        """Compute each net's loss on its batch, and write its gradients.
+        """Compute each net's mean loss on its batch, of shape (M,), and write its gradients.
 
-        Parameters
-        ----------
-        X : tensor of shape (M, n, ...)
-            Each net's rows.
-        y : tensor of shape (M, n), int64
-            Class indices.
-        targets : Targets
-            The smoothed labels.
-        sample_weight : tensor of shape (M, n), default=None
-            Weights of the rows; 0 for padding.
-        sizes : sequence of M ints, default=None
-            How many rows are a net's own; not used.
-
-        Returns
-        -------
-        tensor of shape (M,)
-            The mean losses.
+        X is of shape (M, n, ...), y and weights (M, n), the weights 0 for padding. How many rows
+        are a net's own, `sizes`, matters to :class:`~sksmooth.engine.by_hand.HandNets` only.
         """
         with torch.enable_grad():
             parameters = [parameter.requires_grad_() for parameter in self.parameters]

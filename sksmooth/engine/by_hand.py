@@ -56,30 +56,18 @@ _IN_PLACE = ("relu", "tanh", "sigmoid", "identity")
 
 
 class _Memory(NamedTuple):
-    """Where to write what is computed of a batch: of each hidden layer, unless said.
+    """Where to write what is computed of a batch.
 
     Memory asked for anew at every step takes as long as the products themselves, and what small
     tensors between leave of it is soon too small.
-
-    Parameters
-    ----------
-    inputs : list of tensors of shape (M, n, width)
-        Of the activation.
-    outputs : list of tensors of that shape
-        Of the activation; the same as the inputs where those are not needed any more.
-    kept : list of tensors of that shape
-        What dropout keeps of the outputs; empty without dropout.
-    logits : tensor of shape (M, K, n)
-        The logits.
-    gradients : list of tensors of shape (M, n, width)
-        Of each layer's input, the first one's left out.
     """
 
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    kept: list[Tensor]
-    logits: Tensor
-    gradients: list[Tensor]
+    # Of shape (M, n, width), one of each hidden layer.
+    inputs: list[Tensor]  # of the activation
+    outputs: list[Tensor]  # of it; the same tensors where the inputs are not needed any more
+    kept: list[Tensor]  # what dropout keeps of the outputs; empty without dropout
+    gradients: list[Tensor]  # by the inputs of the layer that follows
+    logits: Tensor  # of shape (M, K, n)
 
 
 # Of each word that is drawn for dropout, four units get 16 bits each: a draw for each unit would
@@ -88,27 +76,13 @@ _UNITS_PER_WORD = 4
 
 
 class _Dropout(NamedTuple):
-    """Memory for the masks of a batch.
+    """Memory for the masks of a batch."""
 
-    Parameters
-    ----------
-    words : tensor of shape (M, n_words), int64
-        What is drawn.
-    bits : tensor of shape (M, n, n_units), int16
-        A view of it, a number for each unit of the hidden layers.
-    scale : tensor of that shape
-        What the units that stay are multiplied by.
-    mask : tensor of that shape
-        What all are multiplied by.
-    parts : sequence of tensors of shape (M, n, width)
-        Views of it, one for each hidden layer.
-    """
-
-    words: Tensor
-    bits: Tensor
-    scale: Tensor
-    mask: Tensor
-    parts: Sequence[Tensor]
+    words: Tensor  # of shape (M, n_words), int64: what is drawn
+    bits: Tensor  # (M, n, n_units), int16: a view of it, a number for each hidden unit
+    scale: Tensor  # of that shape: what the units that stay are multiplied by
+    mask: Tensor  # likewise: what all are multiplied by
+    parts: Sequence[Tensor]  # (M, n, width): views of it, one for each hidden layer
 
 
 # A product whose rows are shorter than a vector register leaves much of it idle: the float32s of
@@ -167,17 +141,7 @@ class HandNets:
     def around(cls, net: SimpleNet, generators: Sequence[torch.Generator] = ()) -> HandNets:
         """Make a stack of one net, which shares its memory: parameters and gradients are views.
 
-        Parameters
-        ----------
-        net : SimpleNet
-            The net. Its parameters' ``grad`` is replaced.
-        generators : sequence of one torch.Generator, default=()
-            From which its dropout is drawn.
-
-        Returns
-        -------
-        HandNets
-            The net as a stack with M = 1.
+        The ``grad`` of the net's parameters is replaced.
         """
         layers: list[Any] = list(net.layers)
         stack = cls(
@@ -194,20 +158,7 @@ class HandNets:
 
     @classmethod
     def of(cls, nets: Sequence[SimpleNet], generators: Sequence[torch.Generator] = ()) -> HandNets:
-        """Stack copies of the parameters of several nets of one architecture.
-
-        Parameters
-        ----------
-        nets : sequence of M SimpleNets
-            The nets.
-        generators : sequence of M torch.Generator, default=()
-            From which each net's dropout is drawn.
-
-        Returns
-        -------
-        HandNets
-            The stack.
-        """
+        """Stack copies of the parameters of several nets of one architecture."""
         layers: list[Any] = list(zip(*(net.layers for net in nets), strict=True))
         return cls(
             [torch.stack([layer.weight.detach() for layer in same]) for same in layers],
@@ -221,33 +172,14 @@ class HandNets:
         """Do what comes before the steps of an epoch: nothing."""
 
     def logits(self, X: Tensor) -> Tensor:
-        """Compute the logits, without dropout. Safe in several threads at once.
+        """Compute each net's logits, (M, n, K), of its rows, (M, n, ...), without dropout.
 
-        Parameters
-        ----------
-        X : tensor of shape (M, n, n_features) or (M, n, ...)
-            Each net's rows.
-
-        Returns
-        -------
-        tensor of shape (M, n, n_classes)
-            Each net's logits.
+        Safe in several threads at once.
         """
         return self._forward(X, self._hidden_layers(X.shape[1], like=X))
 
     def score(self, X: Tensor) -> Tensor:
-        """Compute the logits during training, in memory that is kept for the next time.
-
-        Parameters
-        ----------
-        X : tensor of shape (M, n, n_features) or (M, n, ...)
-            Each net's rows.
-
-        Returns
-        -------
-        tensor of shape (M, n, n_classes)
-            Each net's logits.
-        """
+        """Compute the logits during training, in memory that is kept for the next time."""
         n_rows = X.shape[1]
         if n_rows not in self._scored:
             self._scored[n_rows] = self._hidden_layers(n_rows, like=X)
@@ -278,11 +210,14 @@ class HandNets:
         sample_weight: Tensor | None = None,
         sizes: Sequence[int] | None = None,
     ) -> Tensor:
-        """Compute each net's loss on its batch, and write its gradients.
+        """Compute each net's mean loss on its batch, of shape (M,), and write its gradients.
+
+        With p = softmax(logits), mass q and its sum t, the gradient of a row's loss by its logits
+        is t p - q. To be called under ``torch.no_grad``.
 
         Parameters
         ----------
-        X : tensor of shape (M, n, n_features) or (M, n, ...)
+        X : tensor of shape (M, n, ...)
             Each net's rows.
         y : tensor of shape (M, n), int64
             Class indices.
@@ -293,16 +228,6 @@ class HandNets:
         sizes : sequence of M ints, default=None
             How many of its rows, which come first, are a net's own; the others, padding, are left
             out of its draws. None: all of them.
-
-        Returns
-        -------
-        tensor of shape (M,)
-            The mean losses.
-
-        Notes
-        -----
-        With p = softmax(logits), mass q and its sum t, the gradient of a row's loss by its logits
-        is t p - q. To be called under ``torch.no_grad``.
         """
         activate, backward = _FORWARD[self.activation], _BACKWARD[self.activation]
         memory = self._memory(y.shape[1], like=X)
@@ -371,17 +296,8 @@ class HandNets:
     def draw_masks(self, n_rows: int, sizes: Sequence[int] | None = None) -> Sequence[Tensor]:
         """Draw which activations stay, scaled so that their mean stays, as F.dropout does.
 
-        Parameters
-        ----------
-        n_rows : int
-            Rows of a batch.
-        sizes : sequence of M ints, default=None
-            How many of them are a net's own; only for those is drawn. None: all.
-
-        Returns
-        -------
-        sequence of tensors of shape (M, n_rows, width)
-            What each hidden layer's outputs are multiplied by, until the next draw.
+        Drawn are only those of the `sizes` first rows of each net (None: of all). Gives what each
+        hidden layer's outputs, (M, n_rows, width), are multiplied by, until the next draw.
         """
         if n_rows not in self._dropouts:
             self._dropouts[n_rows] = self._make_dropout(n_rows)

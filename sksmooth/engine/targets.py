@@ -14,42 +14,20 @@ from sksmooth.smoothing import smoothing_matrix
 
 
 class Targets(NamedTuple):
-    """What the smoothed cross-entropy of M nets with K classes needs to know of a label.
+    """What the smoothed cross-entropy of M nets with K classes needs to know of a label."""
 
-    Parameters
-    ----------
-    mass : tensor of shape (M, K, K)
-        The target distributions, times the class weights: column y is that of class y.
-    total : tensor of shape (M, K) or None
-        The sums of those columns; None where all are one.
-    constant : tensor of shape (M, K) or None
-        What the loss has beyond the cross-entropy, for the KL form; None for 0.
-    weight : tensor of shape (M, K) or None
-        The class weights, by which the mean divides; None for 1.
-    """
-
+    # Of shape (M, K, K), the target distributions times the class weights: column y is of class y.
     mass: Tensor
-    total: Tensor | None
-    constant: Tensor | None
-    weight: Tensor | None
+    # All of shape (M, K).
+    total: Tensor | None  # the sums of those columns; None where all are one
+    constant: Tensor | None  # what the KL form has beyond the cross-entropy; None for 0
+    weight: Tensor | None  # the class weights, by which the mean divides; None for 1
 
     @classmethod
     def of(cls, criteria: Sequence[torch.nn.Module], n_classes: int, like: Tensor) -> Targets:
         """Read the tables from the nets' criteria, each of a kind that :func:`is_known` knows.
 
-        Parameters
-        ----------
-        criteria : sequence of M criteria
-            :class:`~sksmooth.losses.LabelSmoothingLoss` or ``torch.nn.CrossEntropyLoss``.
-        n_classes : int
-            K.
-        like : tensor
-            Gives dtype and device.
-
-        Returns
-        -------
-        Targets
-            The tables.
+        `like` gives dtype and device.
         """
         matrices, constants, weights = [], [], []
         for criterion in criteria:
@@ -77,33 +55,14 @@ class Targets(NamedTuple):
         )
 
     def mass_of(self, y: Tensor) -> Tensor:
-        """Give the target distributions of rows.
-
-        Parameters
-        ----------
-        y : tensor of shape (M, n), int64
-            Class indices.
-
-        Returns
-        -------
-        tensor of shape (M, K, n)
-            The distributions, times the class weights.
-        """
+        """Give rows' target distributions times class weights, (M, K, n), from `y`, (M, n)."""
         return self.mass.gather(2, y.unsqueeze(1).expand(-1, self.mass.shape[1], -1))
 
 
 def is_known(criterion: Any) -> bool:
     """Tell whether a criterion's gradient is written out here.
 
-    Parameters
-    ----------
-    criterion : torch criterion
-        Any.
-
-    Returns
-    -------
-    bool
-        True for the mean LabelSmoothingLoss and CrossEntropyLoss themselves, not for subclasses.
+    It is for the mean LabelSmoothingLoss and CrossEntropyLoss themselves, not for subclasses.
 
     Examples
     --------
@@ -123,7 +82,7 @@ def is_known(criterion: Any) -> bool:
 def stacked_loss(
     logits: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
 ) -> Tensor:
-    """Compute the mean smoothed loss of each net of a stack.
+    """Compute the mean smoothed loss of each net of a stack, of shape (M,).
 
     Parameters
     ----------
@@ -135,11 +94,6 @@ def stacked_loss(
         The smoothed labels.
     sample_weight : tensor of shape (M, n), default=None
         Weights of the rows; 0 for padding.
-
-    Returns
-    -------
-    tensor of shape (M,)
-        The losses.
     """
     if logits.ndim == 4:
         logits, y, sample_weight = members_as_rows(logits, y, sample_weight)
@@ -153,19 +107,7 @@ def members_as_rows(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Give each member's logits of a row as a row of its own, with the row's class and weight.
 
-    Parameters
-    ----------
-    logits : tensor of shape (..., n, members, K)
-        The members' logits.
-    y : tensor of shape (..., n), int64
-        Class indices.
-    sample_weight : tensor of shape (..., n) or None
-        Weights of the rows.
-
-    Returns
-    -------
-    logits, y, sample_weight : tensors of shapes (..., n * members, K), (..., n * members)
-        The last is None where it was.
+    The logits are of shape (..., n, members, K), and become (..., n * members, K).
     """
     n_members = logits.shape[-2]
     if sample_weight is not None:
@@ -176,7 +118,7 @@ def members_as_rows(
 def mean_losses(
     log_p: Tensor, mass: Tensor, y: Tensor, targets: Targets, share: Tensor | None
 ) -> Tensor:
-    """Compute the mean losses from the log-probabilities, of shape (M, K, n), and what is known.
+    """Compute the mean losses, of shape (M,), from logarithms of probabilities and what is known.
 
     Parameters
     ----------
@@ -188,11 +130,6 @@ def mean_losses(
         The smoothed labels.
     share : tensor of shape (M, n) or None
         Each row's share in the mean; None where all have the same.
-
-    Returns
-    -------
-    tensor of shape (M,)
-        The losses.
     """
     if share is None and targets.constant is None:
         return (mass * log_p).sum((1, 2)) * (-1 / y.shape[1])
@@ -203,22 +140,7 @@ def mean_losses(
 
 
 def shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
-    """Give each row's share in its net's mean loss; None where all have the same.
-
-    Parameters
-    ----------
-    y : tensor of shape (M, n), int64
-        Class indices.
-    targets : Targets
-        The smoothed labels.
-    sample_weight : tensor of shape (M, n) or None
-        Weights of the rows.
-
-    Returns
-    -------
-    tensor of shape (M, n) or None
-        The shares.
-    """
+    """Give each row's share in its net's mean loss, (M, n); None where all have the same."""
     if targets.weight is None and sample_weight is None:
         return None
     divisor = sample_weight
@@ -233,15 +155,7 @@ def shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor 
 def float_logits(output: Any) -> Tensor:
     """Read the logits from a module's output, as float32 whatever floats they are.
 
-    Parameters
-    ----------
-    output : tensor or tuple of tensors
-        What the module's forward returned.
-
-    Returns
-    -------
-    tensor of float32
-        The logits, of shape (n, K), or (n, members, K).
+    The logits are of shape (n, K), or (n, members, K).
 
     Examples
     --------
@@ -259,20 +173,7 @@ def float_logits(output: Any) -> Tensor:
 
 
 def logits_of(output: Any, is_probability: bool = False) -> Tensor:
-    """Read the logits from a module's output, which may be of probabilities.
-
-    Parameters
-    ----------
-    output : tensor or tuple of tensors
-        What the module's forward returned.
-    is_probability : bool, default=False
-        Whether these are probabilities, as skorch's modules for NLLLoss give them.
-
-    Returns
-    -------
-    tensor of float32
-        The logits, of shape (n, K), or (n, members, K).
-    """
+    """Read the logits from an output that may be of probabilities, as NLLLoss needs them."""
     logits = float_logits(output)
     return torch.log(logits + torch.finfo(logits.dtype).eps) if is_probability else logits
 
@@ -280,15 +181,7 @@ def logits_of(output: Any, is_probability: bool = False) -> Tensor:
 def pooled(logits: Tensor) -> Tensor:
     """Give one vector of logits a row: of members, the logarithm of their mean probabilities.
 
-    Parameters
-    ----------
-    logits : tensor of shape (n, K), or (n, members, K)
-        Of a module without members, or with.
-
-    Returns
-    -------
-    tensor of shape (n, K)
-        The same logits, or those of the members together, of mean zero.
+    Logits of shape (n, K) are given back; (n, members, K) become (n, K), of mean zero.
 
     Examples
     --------
@@ -306,21 +199,7 @@ def pooled(logits: Tensor) -> Tensor:
 def check_logits(module: Any, logits: Tensor, n_classes: int | None) -> None:
     """Refuse logits that are not one number a row and class, or a row, member and class.
 
-    Parameters
-    ----------
-    module : torch module, or what makes one
-        Whose output it is, for the message.
-    logits : tensor
-        Should be of shape (n_samples, n_classes), or (n_samples, members, n_classes).
-    n_classes : int or None
-        The number of classes; None where it is not known.
-
-    Raises
-    ------
-    TypeError
-        If they are no floating numbers.
-    ValueError
-        If they are of another shape.
+    `module`, or what makes one, is for the message; `n_classes` may be None, not known.
     """
     name = getattr(module, "__name__", type(module).__name__)
     if not logits.is_floating_point():
