@@ -26,10 +26,8 @@ class SkorchStack:
     net : skorch net
         With a context manager ``weighing(weight)``, in which its loss weighs the rows of a batch,
         and ``read_logits(output)``.
-    train : iterable
-        Its training batches.
-    held_out : iterable or None
-        Batches of held-out rows.
+    train, held_out : iterables
+        The batches to train on, and those to score, or None.
     randomness : OwnRandomness
         From which batches, or whatever draws, are drawn.
     draws_anywhere : bool

@@ -22,20 +22,9 @@ from sksmooth.engine.stack import InMemoryStack, Losses, Member, Scored, Selecti
 def draw_folds(y: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int64]:
     """Draw disjoint folds of one size, in which classes are as frequent as in all rows.
 
-    Parameters
-    ----------
-    y : ndarray of shape (n_rows,), int64
-        Class indices.
-    n_folds : int
-        How many folds.
-    seed : int
-        Seeds the draw.
-
-    Returns
-    -------
-    ndarray of shape (n_folds, size), int64
-        The rows of each. So that all are of one size, fewer rows than there are folds may be in
-        none; nor is the only row of a class, which a net that did not see it cannot know.
+    Gives the rows of each, of shape (n_folds, size). So that all are of one size, fewer rows than
+    there are folds may be in none; nor is the only row of a class, which a net that did not see it
+    cannot know.
 
     Examples
     --------
@@ -53,24 +42,12 @@ def draw_folds(y: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int6
 
 
 class Folds(NamedTuple):
-    """The rows of one net, in folds.
+    """The rows of one net, in folds."""
 
-    Parameters
-    ----------
-    seeds : list of int
-        Of the nets that leave out a fold: they seed the order of their rows, and dropout.
-    batches : list of TensorBatches
-        The batches that each of them is trained on.
-    held_out : tensor of shape (n_folds, size), int64
-        The rows that each leaves out.
-    rows : TensorRows
-        All rows.
-    """
-
-    seeds: list[int]
-    batches: list[TensorBatches]
-    held_out: Tensor
-    rows: TensorRows
+    seeds: list[int]  # of the nets that leave out a fold: of the order of rows, and of dropout
+    batches: list[TensorBatches]  # that each of them is trained on
+    held_out: Tensor  # of shape (n_folds, size), int64: the rows that each leaves out
+    rows: TensorRows  # all of them
 
     @classmethod
     def of(cls, net: Any, rows: TensorRows, n_folds: int) -> Folds:
@@ -90,14 +67,9 @@ class Folds(NamedTuple):
         return *self.held_out.shape, len(self.batches[0])
 
     def members(self, net: Any, generator: Callable[[int, int], torch.Generator]) -> list[Member]:
-        """Give the members of a stack, which begin as `net` does.
+        """Give the members of a stack, which begin as `net`, with its parts, does.
 
-        Parameters
-        ----------
-        net : skorch net
-            With its parts.
-        generator : callable
-            Gives that of all that draw the same, by seed and number of rows.
+        `generator` gives that of all that draw the same, by seed and number of rows.
         """
         members = []
         for seed, batches, fold in zip(self.seeds, self.batches, self.held_out, strict=True):

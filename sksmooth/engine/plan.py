@@ -72,38 +72,17 @@ _STEP_HOOKS = (
 
 
 class Plan(NamedTuple):
-    """How a net is trained.
+    """How a net is trained, and why."""
 
-    Parameters
-    ----------
-    kind : {"by hand", "by autograd", "by skorch"}
-        By the steps written out here, by autograd, or by skorch's own.
-    because : str
-        The reason.
-    """
-
-    kind: str
+    kind: str  # BY_HAND, BY_AUTOGRAD or BY_SKORCH
     because: str
 
 
 def plan(net: Any, train: Any, held_out: Any, fit_params: Mapping[str, Any]) -> Plan:
     """Choose how one net is trained, once its parts are built.
 
-    Parameters
-    ----------
-    net : skorch net
-        With module, criterion and optimizer.
-    train : iterable
-        Its training batches.
-    held_out : iterable or None
-        The batches that are scored after each epoch.
-    fit_params : dict
-        Arguments of the module's forward.
-
-    Returns
-    -------
-    Plan
-        The choice.
+    `train` are its training batches, and `held_out` those scored after each epoch, or None;
+    `fit_params` are arguments of the module's forward.
     """
     reason = _against_batches(net, (train, held_out)) or _against_parts(net, fit_params)
     if reason is not None:
@@ -114,17 +93,7 @@ def plan(net: Any, train: Any, held_out: Any, fit_params: Mapping[str, Any]) -> 
 def plan_stack(net: Any, train: Selection) -> Plan:
     """Choose how nets are trained that nothing keeps from being trained in a stack.
 
-    Parameters
-    ----------
-    net : skorch net
-        The first of them, with its parts.
-    train : Selection
-        Its training rows.
-
-    Returns
-    -------
-    Plan
-        The choice.
+    `net` is the first of them, with its parts, and `train` its training rows.
     """
     reason = against_by_hand(net.module_, net.criterion_, net.optimizer_)
     if reason is None and not _fits(net.module_, train.table.X, _n_classes(net)):
@@ -174,7 +143,7 @@ def _against_parts(net: Any, fit_params: Mapping[str, Any]) -> str | None:
 def choose_folds(
     net: Any, rows: Any, fit_params: Mapping[str, Any], method: str, *, was_loaded: bool = False
 ) -> int:
-    """Choose in how many folds the rows are scored, once the parts of a net are built.
+    """Choose in how many folds the rows are scored, once the parts of a net are built; 0: in none.
 
     Parameters
     ----------
@@ -188,11 +157,6 @@ def choose_folds(
         What is called.
     was_loaded : bool, default=False
         Whether the net has loaded parameters.
-
-    Returns
-    -------
-    int
-        0: in none; rows are held out, or not.
 
     Raises
     ------
@@ -273,20 +237,7 @@ def _listens_to_batches(net: Any) -> bool:
 
 
 def overrides(net: Any, *hooks: str) -> bool:
-    """Tell whether a net's class, or an attribute of the net, replaces one of skorch's hooks.
-
-    Parameters
-    ----------
-    net : skorch net
-        The net.
-    *hooks : str
-        Names of methods.
-
-    Returns
-    -------
-    bool
-        Whether any is the user's own.
-    """
+    """Tell whether a net's class, or the net itself, replaces one of skorch's hooks."""
     kind = type(net)
     return any(
         hook in net.__dict__ or getattr(kind, hook).__module__ not in _OWN_ROOMS for hook in hooks
@@ -294,59 +245,18 @@ def overrides(net: Any, *hooks: str) -> bool:
 
 
 def replaces_steps(net: Any) -> bool:
-    """Tell whether any of skorch's hooks around a training step is the user's own.
-
-    Parameters
-    ----------
-    net : skorch net
-        The net.
-
-    Returns
-    -------
-    bool
-        Whether it is.
-    """
+    """Tell whether any of skorch's hooks around a training step is the user's own."""
     return overrides(net, *_BATCH_HOOKS, *_STEP_HOOKS)
 
 
 def may_change_parts(net: Any) -> bool:
-    """Tell whether something may act on module, criterion or optimizer between two epochs.
-
-    Parameters
-    ----------
-    net : skorch net
-        The net.
-
-    Returns
-    -------
-    bool
-        Whether there are callbacks or hooks of the user's own.
-    """
+    """Tell whether callbacks or hooks of the user's may change a net's parts between epochs."""
     is_own = type(net)._default_callbacks.fget.__module__ in _OWN_ROOMS
     return bool(net.callbacks) or not is_own or overrides(net, "on_epoch_begin", "on_epoch_end")
 
 
 def against_by_hand(module: Any, criterion: Any, optimizer: Any) -> str | None:
-    """Tell what keeps a net from being trained by the steps written out here.
-
-    Parameters
-    ----------
-    module, criterion, optimizer : objects
-        Its parts.
-
-    Returns
-    -------
-    str or None
-        The reason; None where there is none.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sksmooth import LabelSmoothingLoss
-    >>> net = torch.nn.Linear(2, 2)
-    >>> against_by_hand(net, LabelSmoothingLoss(), torch.optim.SGD(net.parameters()))
-    'the module is not SimpleNet as it was built'
-    """
+    """Tell what keeps a net from being trained by the steps written out here."""
     if not is_plain(module):
         return "the module is not SimpleNet as it was built"
     parameters = list(module.parameters())
@@ -364,17 +274,7 @@ def against_by_hand(module: Any, criterion: Any, optimizer: Any) -> str | None:
 def against_company(net: Any, fit_params: Mapping[str, Any]) -> str | None:
     """Tell what in a classifier's parameters keeps it from sharing a stack with others.
 
-    Parameters
-    ----------
-    net : LabelSmoothingClassifier
-        Need not be initialized.
-    fit_params : dict
-        Arguments of its ``fit``.
-
-    Returns
-    -------
-    str or None
-        The reason; None where there is none.
+    It need not be initialized; `fit_params` are arguments of its ``fit``.
     """
     if type(net).__module__ not in _OWN_ROOMS:
         return f"{type(net).__name__} is not LabelSmoothingClassifier itself"
@@ -398,19 +298,7 @@ def against_stacking(
 ) -> str | None:
     """Tell what keeps a net from being trained in a stack with others of its kind.
 
-    Parameters
-    ----------
-    module, criterion, optimizer : objects
-        Its parts.
-    X : tensor of shape (n, ...)
-        Some of its training rows.
-    n_classes : int
-        The number of classes.
-
-    Returns
-    -------
-    str or None
-        The reason; None where there is none.
+    `X` are some of its training rows.
 
     Examples
     --------
@@ -465,19 +353,7 @@ def draws_random_numbers(module: torch.nn.Module, X: Tensor) -> bool:
     """Tell whether a module's training draws random numbers by itself, as dropout does.
 
     In a stack its numbers would not be those that it draws alone. SimpleNet's dropout is drawn
-    from each member's own generator.
-
-    Parameters
-    ----------
-    module : torch module
-        The net.
-    X : tensor of shape (n, ...)
-        Some of its training rows.
-
-    Returns
-    -------
-    bool
-        Whether it does.
+    from each member's own generator. `X` are some of its training rows.
     """
     if type(module) is SimpleNet:
         return False

@@ -29,16 +29,8 @@ _aten = torch.ops.aten
 class OwnRandomness(TorchDispatchMode):
     """Let whatever draws random numbers inside of it draw from generators of its own.
 
-    Parameters
-    ----------
-    seed : int
-        Seeds a generator for each device, which gives the numbers that torch's own gives after
-        ``torch.manual_seed(seed)``.
-
-    Attributes
-    ----------
-    has_drawn : bool
-        Whether anything was drawn.
+    Each device has one, made of the seed, which gives the numbers that torch's own gives after
+    ``torch.manual_seed(seed)``.
 
     Examples
     --------
@@ -56,7 +48,7 @@ class OwnRandomness(TorchDispatchMode):
         super().__init__()
         self.seed = seed
         self.generators: dict[tuple[str, int], torch.Generator] = {}
-        self.has_drawn = False
+        self.has_drawn = False  # whether anything was drawn
 
     @classmethod
     def of(cls, generator: torch.Generator) -> OwnRandomness:
@@ -92,11 +84,6 @@ class ForwardRandomness:
 
     A mode slows every operation. So it is on for the first training step of each epoch, and for all
     others only if anything was drawn in such a step.
-
-    Parameters
-    ----------
-    randomness : OwnRandomness
-        From which is drawn.
     """
 
     def __init__(self, randomness: OwnRandomness) -> None:
@@ -110,13 +97,7 @@ class ForwardRandomness:
 
     @contextmanager
     def around_forward(self, training: bool = True) -> Iterator[None]:
-        """Do what is to be done around a forward pass.
-
-        Parameters
-        ----------
-        training : bool, default=True
-            Whether the module is in training mode.
-        """
+        """Do what is to be done around a forward pass, in training mode or not."""
         if not self.draws and not (self.is_due and training):
             yield
             return
@@ -130,36 +111,15 @@ class ForwardRandomness:
 
 
 def make_generator(seed: int, device: Any = None) -> torch.Generator:
-    """Make a seeded generator on a device.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    device : str or torch.device or None, default=None
-        None is the CPU.
-
-    Returns
-    -------
-    torch.Generator
-        The generator.
-    """
+    """Make a seeded generator on a device; None is the CPU."""
     return torch.Generator("cpu" if device is None else device).manual_seed(seed)
 
 
 def shared_generators(device: torch.device) -> Callable[[int, int], torch.Generator]:
-    """Give what makes the generators of nets that are trained side by side.
+    """Give what makes the generators of nets that are trained side by side, on their rows' device.
 
-    Parameters
-    ----------
-    device : torch.device
-        Of their rows.
-
-    Returns
-    -------
-    callable
-        From a seed and a number of rows to a generator: nets that have both in common draw the
-        same, from the same one.
+    It takes a seed and a number of rows: nets that have both in common draw the same, from the same
+    generator.
 
     Examples
     --------
@@ -225,15 +185,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def lent(*generators: torch.Generator) -> Iterator[None]:
-    """Let torch's global generators draw what the given ones would, one thread at a time.
+    """Let torch's global generators draw what the given ones, one a device, would; in one thread.
 
     For what no generator of one's own reaches, such as compiled modules. torch's are put back
     afterwards, and the given ones go on from there.
-
-    Parameters
-    ----------
-    *generators : torch.Generator
-        One for each device.
     """
     others = [own.device for own in generators if own.device.type != "cpu"]
     forked: dict[str, Any] = {"device_type": others[0].type} if others else {}
@@ -292,10 +247,7 @@ def _is_float(value: Any) -> bool:
 def single_precision() -> AbstractContextManager:
     """Make tensors of float32 where no dtype is said, whatever torch's default dtype is.
 
-    Returns
-    -------
-    context manager
-        It holds for the calling thread only.
+    It holds for the calling thread only.
 
     Examples
     --------

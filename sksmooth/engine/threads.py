@@ -55,15 +55,11 @@ _IMPORTING_PROCESS = os.getpid()
 def limit_threads(flops: float | None) -> Iterator[None]:
     """Let the calling thread use as many of torch's threads as some work keeps busy.
 
-    Work on a small net is too short to be dealt out: waking the threads takes longer, on a busy
-    machine very much longer. Other threads are not concerned, and afterwards all is as before. The
-    number that torch allows stays the upper bound; a forked process has one thread.
-
-    Parameters
-    ----------
-    flops : float or None
-        Floating-point operations between two waits. None: not known, so that all threads may be
-        used.
+    `flops` is the work between two waits, in floating-point operations; None: not known, so that
+    all threads may be used. Work on a small net is too short to be dealt out: waking the threads
+    takes longer, on a busy machine very much longer. Other threads are not concerned, and
+    afterwards all is as before. The number that torch allows stays the upper bound; a forked
+    process has one thread.
 
     Examples
     --------
@@ -99,15 +95,7 @@ def limit_threads(flops: float | None) -> Iterator[None]:
 def outlives_fork(method: Callable[P, R]) -> Callable[P, R]:
     """Let a method use one thread in a forked process, which torch's other threads are not in.
 
-    Parameters
-    ----------
-    method : callable
-        That calls torch outside of :func:`limit_threads`, too.
-
-    Returns
-    -------
-    callable
-        The same, which does not wait for threads that will never come.
+    It would wait for them forever where it calls torch outside of :func:`limit_threads`.
     """
 
     @wraps(method)
@@ -181,15 +169,7 @@ def threads_for_rows(module: Any, n_rows: int) -> AbstractContextManager:
 def flops_of(module: Any) -> float | None:
     """Give the work of a module's forward pass on a row, a third of that of a training step.
 
-    Parameters
-    ----------
-    module : torch module
-        The net.
-
-    Returns
-    -------
-    float or None
-        Floating-point operations; None where some layer is not a dense one, or has no size yet.
+    In floating-point operations; None where some layer is not a dense one, or has no size yet.
 
     Examples
     --------
