@@ -218,10 +218,8 @@ class _Runner:
         if not all(isinstance(own, TensorBatches) for own in (self.batches, self.held_out) if own):
             return "the rows, or those that train_split holds out, are not in memory"
         estimator, batches = self.estimator, self.batches
-        parts = (estimator.module_, estimator.criterion_, estimator.optimizer_)
         some_rows = batches.rows.X[batches.index[:2]]
-        n_classes = len(estimator.classes_inferred_)
-        reason = against_stacking(*parts, some_rows, n_classes)
+        reason = against_stacking(estimator, some_rows)
         if reason is None and draws_random_numbers(estimator.module_, some_rows):
             reason = "the module draws random numbers by itself, as dropout does"
         return reason
@@ -312,7 +310,7 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     members = [runner.member(generator) for runner in runners]
     # All rows at once are of different numbers, in folds of unequal size.
     batch_size = max(runner.batches.batch_size for runner in runners)
-    chosen = plan_stack(first, members[0].train)
+    chosen = plan_stack(first, members[0].train.table.X)
     by_hand = chosen.kind == BY_HAND
     stack: Any = InMemoryStack(
         members,

@@ -210,7 +210,7 @@ class FoldsTraining:
         ]
         pairs = [(value, k) for value in range(n_values) for k in range(n_folds)]
         self.first = folds[0].net
-        self.alone_because = folds[0].reason_against_stacking(self.n_classes)
+        self.alone_because = folds[0].reason_against_stacking()
         if self.alone_because is not None:
             return [_Alone(self, pair, folds[pair[1]]) for pair in pairs]
         stacks: list[Any] = []
@@ -387,17 +387,14 @@ class _Fold(NamedTuple):
             scored, place = held_out[first], group.ravel()
         return cls(net, seed, batches, held_out, torch.from_numpy(scored), torch.from_numpy(place))
 
-    def reason_against_stacking(self, n_classes: int) -> str | None:
+    def reason_against_stacking(self) -> str | None:
         """Tell what keeps the net from being trained in a stack with those of other folds."""
-        net = self.net
-        reason = against_company(net, {})
+        reason = against_company(self.net, {})
         if reason is not None:
             return reason
         if not isinstance(self.batches, TensorBatches):
             return "the rows are not in memory"
-        some_rows = self.batches.rows.X[self.batches.index[:2]]
-        parts = (net.module_, net.criterion_, net.optimizer_)
-        return against_stacking(*parts, some_rows, n_classes)
+        return against_stacking(self.net, self.batches.rows.X[self.batches.index[:2]])
 
 
 class _Together:
@@ -447,7 +444,7 @@ class _Together:
             )
             for value, fold in zip(self.values, own, strict=True)
         ]
-        self.plan = plan_stack(net, members[0].train)
+        self.plan = plan_stack(net, training.rows.X)
         self.stack = InMemoryStack(
             members,
             net.optimizer_,

@@ -194,7 +194,7 @@ class Session:
             rows: Any = dataset_train
             with randomness:
                 folds = Folds.of(net, rows, n_folds)
-            by_hand = plan_stack(net, Selection.of(rows)).kind == BY_HAND
+            by_hand = plan_stack(net, rows.X).kind == BY_HAND
             self.stack = CrossFitted(self.stack, [net], [folds], by_hand=by_hand)
 
     def _stack(self) -> InMemoryStack | SkorchStack:

@@ -223,10 +223,12 @@ def test_rows_are_chosen_where_they_are():
 @pytest.mark.usefixtures("elsewhere")
 def test_a_module_is_tried_where_its_rows_are():
     with OneDevice(), NoNumbers(answer=True):
-        X, net = make_rows(2).X, make_net(0.5, own=True).to(ELSEWHERE)
-        optimizer = torch.optim.AdamW(net.parameters())
-        assert against_stacking(net, LabelSmoothingLoss(), optimizer, X, n_classes=4) is None
-        assert draws_random_numbers(net, X)
+        X, module = make_rows(2).X, make_net(0.5, own=True).to(ELSEWHERE)
+        net = SimpleNamespace(module_=module, criterion_=LabelSmoothingLoss())
+        net.optimizer_ = torch.optim.AdamW(module.parameters())
+        net.classes_inferred_ = range(4)
+        assert against_stacking(net, X) is None
+        assert draws_random_numbers(module, X)
 
 
 def test_tensors_of_two_devices_are_refused():

@@ -27,7 +27,6 @@ from sksmooth.encoding import Encoding
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_autograd import StackedModules
 from sksmooth.engine.randomness import OwnRandomness
-from sksmooth.engine.stack import Selection
 from sksmooth.engine.targets import float_logits, is_known, pooled
 from sksmooth.modules import SimpleNet, input_dtype, is_plain
 
@@ -84,42 +83,39 @@ def plan(net: Any, train: Any, held_out: Any, fit_params: Mapping[str, Any]) -> 
     `train` are its training batches, and `held_out` those scored after each epoch, or None;
     `fit_params` are arguments of the module's forward.
     """
-    reason = _against_batches(net, (train, held_out)) or _against_parts(net, fit_params)
-    if reason is not None:
-        return Plan(BY_SKORCH, reason)
-    return plan_stack(net, Selection.of_batches(train))
+    batches = [own for own in (train, held_out) if own is not None]
+    reasons = {
+        "a callback listens to the batches": _listens_to_batches(net),
+        "the rows are not in memory": not all(isinstance(own, TensorBatches) for own in batches),
+    }
+    reason = _first(reasons) or _against_parts(net, fit_params)
+    return Plan(BY_SKORCH, reason) if reason else plan_stack(net, train.rows.X)
 
 
-def plan_stack(net: Any, train: Selection) -> Plan:
+def plan_stack(net: Any, X: Tensor) -> Plan:
     """Choose how nets are trained that nothing keeps from being trained in a stack.
 
-    `net` is the first of them, with its parts, and `train` its training rows.
+    `net` is the first of them, with its parts, and `X` its training rows.
     """
-    reason = against_by_hand(net.module_, net.criterion_, net.optimizer_)
-    if reason is None and not _fits(net.module_, train.table.X, _n_classes(net)):
+    reason = _against_by_hand(net.module_, net.optimizer_)
+    if reason is None and not _fits(net, X):
         reason = "SimpleNet is not of the data's sizes"
-    if reason is not None:
-        return Plan(BY_AUTOGRAD, reason)
-    return Plan(BY_HAND, "SimpleNet's gradients are known")
+    return Plan(BY_AUTOGRAD, reason) if reason else Plan(BY_HAND, "SimpleNet's gradients are known")
 
 
-def _fits(module: SimpleNet, X: Tensor, n_classes: int) -> bool:
-    return (module.n_features, module.n_classes) == (X[0].numel(), n_classes)
+def _first(reasons: Mapping[str, bool]) -> str | None:
+    """Give the first of some reasons that holds, if any does."""
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _fits(net: Any, X: Tensor) -> bool:
+    """Tell whether a SimpleNet is of the data's sizes."""
+    module = net.module_
+    return (module.n_features, module.n_classes) == (X[0].numel(), _n_classes(net))
 
 
 def _n_classes(net: Any) -> int:
     return len(getattr(net, "classes_inferred_", ()))  # unknown to a bare fit_loop
-
-
-def _against_batches(net: Any, batches: tuple) -> str | None:
-    """Tell what in the batches, or in who listens to them, needs skorch's own steps."""
-    reasons = {
-        "a callback listens to the batches": _listens_to_batches(net),
-        "the rows are not in memory": not all(
-            isinstance(own, TensorBatches) for own in batches if own is not None
-        ),
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _against_parts(net: Any, fit_params: Mapping[str, Any]) -> str | None:
@@ -131,13 +127,13 @@ def _against_parts(net: Any, fit_params: Mapping[str, Any]) -> str | None:
         "a hook of skorch is overridden": replaces_steps(net),
         "arguments of forward are given": bool(fit_params),
         "compile is set": bool(net.compile),
-        "the criterion is not known": not is_known(net.criterion_) or has_hooks(net.criterion_),
+        "the criterion is not known": not is_known(net.criterion_),
         "the optimizer may need a closure": type(net.optimizer_) not in ELEMENTWISE_OPTIMIZERS,
         "the module has lazy parameters": any(map(is_lazy, net.module_.parameters())),
         "the number of classes is not known": _n_classes(net) == 0,
         "the criterion's weight does not fit": not _weight_fits(net),
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return _first(reasons)
 
 
 def choose_folds(
@@ -206,11 +202,10 @@ def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | 
         "warm_start is set": bool(net.warm_start),
         "the rows are not in memory": not isinstance(rows, TensorRows),
     }
-    reason = next((reason for reason, holds in reasons.items() if holds), None)
+    reason = _first(reasons)
     if reason is None and not isinstance(net.get_iterator(rows, training=True), TensorBatches):
         reason = "an iterator of one's own is set"
-    parts = (net.module_, net.criterion_, net.optimizer_)
-    return reason or against_stacking(*parts, rows.X[:2], _n_classes(net))
+    return reason or against_stacking(net, rows.X[:2])
 
 
 def _may_change_nets(named: tuple[str, Callback]) -> bool:
@@ -255,7 +250,7 @@ def may_change_parts(net: Any) -> bool:
     return bool(net.callbacks) or not is_own or overrides(net, "on_epoch_begin", "on_epoch_end")
 
 
-def against_by_hand(module: Any, criterion: Any, optimizer: Any) -> str | None:
+def _against_by_hand(module: Any, optimizer: Any) -> str | None:
     """Tell what keeps a net from being trained by the steps written out here."""
     if not is_plain(module):
         return "the module is not SimpleNet as it was built"
@@ -268,7 +263,7 @@ def against_by_hand(module: Any, criterion: Any, optimizer: Any) -> str | None:
         != {id(p) for p in parameters},
         "autocast is on": torch.is_autocast_enabled(parameters[0].device.type),
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return _first(reasons)
 
 
 def against_company(net: Any, fit_params: Mapping[str, Any]) -> str | None:
@@ -290,32 +285,20 @@ def against_company(net: Any, fit_params: Mapping[str, Any]) -> str | None:
         or any(name.startswith("iterator_train__") for name in names),
         "arguments of forward are given": bool(set(fit_params) - {"sample_weight"}),
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return _first(reasons)
 
 
-def against_stacking(
-    module: Any, criterion: Any, optimizer: Any, X: Tensor, n_classes: int
-) -> str | None:
+def against_stacking(net: Any, X: Tensor) -> str | None:
     """Tell what keeps a net from being trained in a stack with others of its kind.
 
     `X` are some of its training rows.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from sksmooth import LabelSmoothingLoss
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    >>> optimizer = torch.optim.AdamW(net.parameters())
-    >>> against_stacking(net, LabelSmoothingLoss(), optimizer, torch.zeros(4, 2), n_classes=2)
-    'the module has buffers, such as statistics of batches'
     """
+    module, optimizer = net.module_, net.optimizer_
     parameters = list(module.parameters())
-    if any(map(is_lazy, parameters)):
-        return "the module has lazy parameters"
-    weight = getattr(criterion, "weight", None)
     reasons = {
-        "the criterion is not known": not is_known(criterion) or has_hooks(criterion),
-        "the criterion's weight does not fit": weight is not None and weight.shape != (n_classes,),
+        "the module has lazy parameters": any(map(is_lazy, parameters)),
+        "the criterion is not known": not is_known(net.criterion_),
+        "the criterion's weight does not fit": not _weight_fits(net),
         "the optimizer may mix parameters": type(optimizer) not in ELEMENTWISE_OPTIMIZERS,
         "the optimizer has several groups of parameters": len(optimizer.param_groups) > 1,
         "the optimizer has hooks": has_step_hooks(optimizer),
@@ -329,9 +312,10 @@ def against_stacking(
         "torch takes one net after the other through a stack's recurrent cells, attention, "
         "EmbeddingBag or Bilinear": any(isinstance(p, _ONE_BY_ONE) for p in module.modules()),
     }
-    reason = next((reason for reason, holds in reasons.items() if holds), None)
-    is_simple = is_plain(module) and _fits(module, X, n_classes)
-    return reason if reason is not None or is_simple else _against_vmap(module, X, n_classes)
+    reason = _first(reasons)
+    if reason is not None or (is_plain(module) and _fits(net, X)):
+        return reason
+    return _against_vmap(module, X, _n_classes(net))
 
 
 def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | None:

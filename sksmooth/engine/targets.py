@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sksmooth._private import has_hooks
 from sksmooth.losses import FORMS, LabelSmoothingLoss
 from sksmooth.modules import read_logits
 from sksmooth.smoothing import smoothing_matrix
@@ -62,7 +63,8 @@ class Targets(NamedTuple):
 def is_known(criterion: Any) -> bool:
     """Tell whether a criterion's gradient is written out here.
 
-    It is for the mean LabelSmoothingLoss and CrossEntropyLoss themselves, not for subclasses.
+    It is for the mean LabelSmoothingLoss and CrossEntropyLoss themselves, without hooks, not for
+    subclasses.
 
     Examples
     --------
@@ -74,7 +76,7 @@ def is_known(criterion: Any) -> bool:
         is_plain = criterion.label_smoothing < 1
     else:
         is_plain = type(criterion) is LabelSmoothingLoss and criterion.form in FORMS
-    if not is_plain or criterion.reduction != "mean":
+    if not is_plain or criterion.reduction != "mean" or has_hooks(criterion):
         return False
     return isinstance(criterion.ignore_index, int) and criterion.ignore_index < 0
 
