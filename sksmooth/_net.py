@@ -54,7 +54,7 @@ from sksmooth.engine.targets import (
     members_as_rows,
     pooled,
 )
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import threads_for
 from sksmooth.losses import mean_loss, telling_of_criterion
 from sksmooth.modules import SimpleNet, input_dtype, suited
 
@@ -403,7 +403,7 @@ class SmoothedNet(StoredNet):
             training.forward.begin_epoch()
         module = getattr(self, "module_", None)  # a subclass may name it otherwise
         n_rows = self.rows_at_once() or PREDICTION_ROWS
-        with training.randomness, threads_for_rows(module, n_rows):
+        with training.randomness, threads_for(module, n_rows):
             super().notify(method_name, **cb_kwargs)
 
     def infer(self, x: Any, **fit_params: Any) -> Any:
@@ -425,7 +425,7 @@ class SmoothedNet(StoredNet):
         if module is not None:
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
-        with threads_for_rows(module, get_len(x)), single_precision():
+        with threads_for(module, get_len(x)), single_precision():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):

@@ -46,7 +46,7 @@ from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import fits_anywhere, single_precision, works_anywhere
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import threads_for
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, input_dtype, suited, telling
 from sksmooth.smoothing import check_smoothing
@@ -671,7 +671,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self._set_training(False)
         with torch.no_grad(), single_precision():
             at_once, block = whole_blocks(self.rows_at_once() or PREDICTION_ROWS)
-            with threads_for_rows(self.module_, min(X.shape[0], at_once)):
+            with threads_for(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:
                     return self._forward(X, block).astype(np.float64)
                 chunks = (self._forward(rows, block) for rows in X.split(at_once))

@@ -56,7 +56,7 @@ from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.randomness import fits_anywhere, works_anywhere
-from sksmooth.engine.threads import threads_for_rows
+from sksmooth.engine.threads import threads_for
 from sksmooth.metrics import point_to_scorers
 from sksmooth.modules import SimpleNet, input_dtype, is_plain
 from sksmooth.smoothing import check_label_smoothing
@@ -553,7 +553,7 @@ class LabelSmoothingClassifierCV(
         rows = check_new_rows(self, X).flatten(1)
         n_nets, device = len(self.estimators_), stacks[0][1].weights[0].device
         at_once, _ = whole_blocks(max(PREDICTION_ROWS // n_nets, ROWS_OF_A_BLOCK))
-        with threads_for_rows(stacks[-1][0], min(len(rows), at_once) * n_nets):
+        with threads_for(stacks[-1][0], min(len(rows), at_once) * n_nets):
             chunks = (chunk.to(device) for chunk in fill_up(rows).split(at_once))
             outputs = [
                 torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])

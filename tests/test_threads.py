@@ -221,11 +221,11 @@ def test_few_rows_never_wake_torchs_other_threads():
 def test_more_threads_than_allowed_are_never_asked_for():
     wide = SimpleNet(n_features=2000, hidden_layer_sizes=2000)
     with threads_allowed(2):
-        with threads_for(wide, batch_size=10_000):
+        with threads_for(wide, 30_000):
             assert torch.get_num_threads() == 2
-        with threads_for(nn.Conv1d(1, 1, 1), batch_size=1):  # whose work its size does not tell
+        with threads_for(nn.Conv1d(1, 1, 1), 3):  # whose work its size does not tell
             assert torch.get_num_threads() == 2
-        with suppress(ZeroDivisionError), threads_for(SimpleNet(), batch_size=1):
+        with suppress(ZeroDivisionError), threads_for(SimpleNet(), 3):
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
         assert torch.get_num_threads() == 2
@@ -234,7 +234,7 @@ def test_more_threads_than_allowed_are_never_asked_for():
 @pytest.mark.parametrize(("n_rows", "used"), [(128, 1), (25 * 128, 1), (100_000, 2)])
 def test_only_large_products_are_dealt_out(n_rows, used):
     net = SimpleNet(10, 3, hidden_layer_sizes=(64, 32))
-    with threads_allowed(2), threads_for(net, batch_size=n_rows):
+    with threads_allowed(2), threads_for(net, 3 * n_rows):
         assert torch.get_num_threads() == used
 
 

@@ -113,7 +113,7 @@ class SkorchStack:
     def _threads(self) -> AbstractContextManager:
         module = getattr(self.net, "module_", None)  # a subclass may name it otherwise
         n_rows = getattr(self.train, "batch_size", None)
-        return nullcontext() if n_rows is None else threads_for(module, n_rows)
+        return nullcontext() if n_rows is None else threads_for(module, 3 * n_rows)
 
     def state(self) -> list[Tensor]:
         """Give the parameters and buffers of all modules."""

@@ -108,62 +108,25 @@ def outlives_fork(method: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
-def threads_for(net: Any, batch_size: int) -> AbstractContextManager:
-    """Let the calling thread use as many of torch's threads as a dense net's step can keep busy.
+def threads_for(module: Any, n_rows: int) -> AbstractContextManager:
+    """Let the calling thread use as many of torch's threads as a forward pass can keep busy.
 
-    Modules with other than dense layers are left alone, since their work is not known.
-
-    Parameters
-    ----------
-    net : torch module
-        The net that is to be trained.
-    batch_size : int
-        Rows of a batch.
-
-    Returns
-    -------
-    context manager
-        See :func:`limit_threads`.
+    `n_rows` go through the module, or through several of its kind in one stack; a training step is
+    the work of three passes. Modules with other than dense layers are left alone, since their work
+    is not known.
 
     Examples
     --------
     >>> import torch
-    >>> from sksmooth import SimpleNet
     >>> before = torch.get_num_threads()
-    >>> with threads_for(SimpleNet(), batch_size=64):
+    >>> with threads_for(torch.nn.Linear(10, 3), n_rows=1):
     ...     torch.get_num_threads()
     1
     >>> torch.get_num_threads() == before
     True
     """
-    flops = flops_of(net)
-    return limit_threads(None if flops is None else 3 * batch_size * flops)
-
-
-def threads_for_rows(module: Any, n_rows: int) -> AbstractContextManager:
-    """Let the calling thread use as many of torch's threads as a forward pass can keep busy.
-
-    Parameters
-    ----------
-    module : torch module
-        The net.
-    n_rows : int
-        Rows that go through it, or through several of its kind in one stack.
-
-    Returns
-    -------
-    context manager
-        See :func:`limit_threads`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> with threads_for_rows(torch.nn.Linear(10, 3), n_rows=1):
-    ...     torch.get_num_threads()
-    1
-    """
     flops = flops_of(module)
-    return limit_threads(None if flops is None else n_rows * flops)
+    return limit_threads(None if flops is None else flops * n_rows)
 
 
 def flops_of(module: Any) -> float | None:
