@@ -185,7 +185,7 @@ def _log_loss_in_own_unit(
     z = np.array(classes_first, dtype=np.float64, order="C")
     z -= z.max(axis=0)
     n_classes, *shape = z.shape
-    weight, n_rows = shares(sample_weight, shape)
+    weight, n_rows = shares_of_weight(sample_weight, shape)
     row_of_class = np.ravel(y).astype(np.intp, copy=False) * weight.size
     own = z.take(row_of_class + np.arange(weight.size)).reshape(shape)
     mean, own_mean = np.vecdot(weight, z.sum(axis=0)) / n_classes, np.vecdot(weight, own)
@@ -195,7 +195,7 @@ def _log_loss_in_own_unit(
     return _LogLoss(z, own_mean * unit, mean * unit, weight, smoothed), unit
 
 
-def shares(
+def shares_of_weight(
     sample_weight: NDArray | None, shape: Sequence[int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Give each row's share of the weight, and the number of rows that a prior is weighed against.

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import as_numpy, check_class_indices, naming, warn_user, without_tensor
 from sksmooth._private import Interval, check_sample_weight
-from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares
+from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares_of_weight
 from sksmooth.engine.threads import limit_threads
 
 # Rows of a softmax at once: few enough to stay in the processor's cache.
@@ -312,7 +312,7 @@ class NormTemperatureScaling(TemperatureScaling):
     ) -> None:
         """Find the power, and the temperature with it."""
         norm = _norm_of(logits)
-        self.norm_ = float(np.average(norm, weights=shares(sample_weight, norm.shape)[0]))
+        self.norm_ = float(np.average(norm, weights=shares_of_weight(sample_weight, norm.shape)[0]))
         self.power_ = 0.0
         if has_minimum and self.norm_:
             log_ratio = self._log_ratio(norm)
@@ -353,7 +353,7 @@ class _NormLogLoss:
         self.z = np.array(logits.T, np.float64, order="C")
         self.z -= self.z.max(axis=0)
         self.log_ratio = log_ratio
-        self.weight, n_rows = shares(sample_weight, (len(logits),))
+        self.weight, n_rows = shares_of_weight(sample_weight, (len(logits),))
         self.precision = POWER_PRECISION / n_rows
         smoothed = prior_strength / (n_rows + prior_strength)
         own = np.take_along_axis(self.z, np.asarray(y)[None], axis=0)[0]

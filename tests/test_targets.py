@@ -13,7 +13,7 @@ from sksmooth.engine.targets import (
     check_logits,
     float_logits,
     is_known,
-    shares,
+    shares_of_mean,
     stacked_loss,
 )
 from sksmooth.losses import mean_loss
@@ -115,7 +115,7 @@ def test_shares_weigh_the_mean(n_nets, n_rows, n_classes, seed, class_weighted, 
     case = Case(n_nets, n_rows, n_classes, seed)
     criteria = [nn.CrossEntropyLoss(own if class_weighted else None) for own in case.class_weight]
     targets = Targets.of(criteria, n_classes, like=case.logits)
-    own = shares(case.y, targets, case.weight if weighted else None)
+    own = shares_of_mean(case.y, targets, case.weight if weighted else None)
     if not class_weighted and not weighted:
         assert own is None
         return

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sksmooth.engine.targets import Targets, mean_losses, shares
+from sksmooth.engine.targets import Targets, mean_losses, shares_of_mean
 from sksmooth.modules import SimpleNet
 
 _aten = torch.ops.aten
@@ -242,7 +242,7 @@ class HandNets:
         log_p = torch.log_softmax(self._output_layer(inputs[-1], memory.logits), dim=1)
 
         mass = targets.mass_of(y)
-        share = shares(y, targets, sample_weight)
+        share = shares_of_mean(y, targets, sample_weight)
         loss = mean_losses(log_p, mass, y, targets, share)
 
         gradient = log_p.exp_()

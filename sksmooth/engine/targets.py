@@ -100,7 +100,7 @@ def stacked_loss(
     if logits.ndim == 4:
         logits, y, sample_weight = members_as_rows(logits, y, sample_weight)
     log_p = torch.log_softmax(logits.transpose(1, 2), dim=1)
-    share = shares(y, targets, sample_weight)
+    share = shares_of_mean(y, targets, sample_weight)
     return mean_losses(log_p, targets.mass_of(y), y, targets, share)
 
 
@@ -141,17 +141,14 @@ def mean_losses(
     return losses.mean(-1) if share is None else (losses * share).sum(-1)
 
 
-def shares(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
+def shares_of_mean(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
     """Give each row's share in its net's mean loss, (M, n); None where all have the same."""
-    if targets.weight is None and sample_weight is None:
-        return None
-    divisor = sample_weight
     if targets.weight is not None:
         weight = targets.weight.gather(1, y)
-        divisor = weight if sample_weight is None else weight * sample_weight
-    assert divisor is not None
-    total = divisor.sum(-1, keepdim=True)
-    return (torch.ones_like(divisor) if sample_weight is None else sample_weight) / total
+        if sample_weight is None:
+            return (1 / weight.sum(-1, keepdim=True)).expand_as(weight)
+        return sample_weight / (weight * sample_weight).sum(-1, keepdim=True)
+    return None if sample_weight is None else sample_weight / sample_weight.sum(-1, keepdim=True)
 
 
 def float_logits(output: Any) -> Tensor:
