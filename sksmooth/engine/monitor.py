@@ -141,8 +141,7 @@ class Monitor:
         active = np.flatnonzero(self.active)
         refined_loss, accuracy, cost = (np.full(n_sets, np.nan) for _ in range(3))
         if len(active):
-            everywhere = len(active) == n_sets
-            own = slice(None) if everywhere else active
+            own = slice(None) if len(active) == n_sets else active
             logits, y = scored.logits[own], scored.y[own]
             weight = None if scored.weight is None else scored.weight[own]
             before = self.inverse_temperature
@@ -167,16 +166,16 @@ class Monitor:
 
     def _look_for_best(self, scored: Scored, scores: Scores) -> None:
         before = self.best
-        if before is None or self.patience is None:
-            improved = self.active.copy()
-        else:
-            is_lower, is_equal = scores.cost < before.cost, scores.cost == before.cost
-            improved = self.active & (is_lower | is_equal & (scores.refined_loss < before.loss))
+        epoch, cost, loss = (0, np.inf, np.inf) if before is None else before[:3]
+        improved = self.active.copy()
+        if before is not None and self.patience is not None:
+            is_lower, is_equal = scores.cost < cost, scores.cost == cost
+            improved &= is_lower | is_equal & (scores.refined_loss < loss)
         if improved.any() or before is None:
             self.best = Best(
-                np.where(improved, self.n_epochs, 0 if before is None else before.epoch),
-                np.where(improved, scores.cost, np.inf if before is None else before.cost),
-                np.where(improved, scores.refined_loss, np.inf if before is None else before.loss),
+                np.where(improved, self.n_epochs, epoch),
+                np.where(improved, scores.cost, cost),
+                np.where(improved, scores.refined_loss, loss),
                 scored if before is None else _merge(before.scored, scored, improved),
                 self._copy_state(improved),
             )
@@ -190,10 +189,9 @@ class Monitor:
         """Copy the state of the nets of some sets; of the others, what was kept before."""
         states = [stack.state() for stack in self.stacks]
         now = [tensor for state in states for tensor in state]
-        if self._spare is None or len(self._spare) != len(now):
+        kept = self._spare
+        if kept is None or len(kept) != len(now):
             kept = [torch.empty_like(tensor) for tensor in now]
-        else:
-            kept = self._spare
         if self.best is None or improved.all():
             copy_all(kept, now)
             return kept
