@@ -308,18 +308,10 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
         runner.estimator.notify("on_train_begin", X=rows.X, y=rows.y)
     generator = shared_generators(runners[0].batches.rows.X.device)
     members = [runner.member(generator) for runner in runners]
-    # All rows at once are of different numbers, in folds of unequal size.
-    batch_size = max(runner.batches.batch_size for runner in runners)
     chosen = plan_stack(first, members[0].train.table.X)
     by_hand = chosen.kind == BY_HAND
-    stack: Any = InMemoryStack(
-        members,
-        first.optimizer_,
-        batch_size,
-        len(first.classes_inferred_),
-        by_hand=by_hand,
-        rows_at_once=first.rows_at_once(),
-    )
+    batches = [runner.batches for runner in runners]
+    stack: Any = InMemoryStack.of(first, members, batches, by_hand=by_hand)
     folds = [runner.folds for runner in runners if runner.folds is not None]
     if folds:
         nets = [runner.estimator for runner in runners]

@@ -445,14 +445,8 @@ class _Together:
             for value, fold in zip(self.values, own, strict=True)
         ]
         self.plan = plan_stack(net, training.rows.X)
-        self.stack = InMemoryStack(
-            members,
-            net.optimizer_,
-            max(fold.batches.batch_size for fold in own),
-            training.n_classes,
-            by_hand=self.plan.kind == BY_HAND,
-            rows_at_once=net.rows_at_once(),
-        )
+        batches = [fold.batches for fold in own]
+        self.stack = InMemoryStack.of(net, members, batches, by_hand=self.plan.kind == BY_HAND)
         for net in self.nets:
             net.trained_by_, net.trained_by_reason_ = self.plan
         self.n_members = len(pairs)

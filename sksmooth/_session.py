@@ -213,17 +213,7 @@ class Session:
             None if held_out is None else Selection.of_batches(held_out),
             self.randomness.generator(train.rows.X.device),
         )
-        return InMemoryStack(
-            [member],
-            net.optimizer_,
-            train.batch_size,
-            len(net.classes_inferred_),
-            by_hand=chosen.kind == BY_HAND,
-            shuffle=train.shuffle,
-            drop_last=train.drop_last,
-            merge_single=train.merges_single,
-            rows_at_once=net.rows_at_once(),
-        )
+        return InMemoryStack.of(net, [member], [train], by_hand=chosen.kind == BY_HAND)
 
     def begin_epoch(self) -> None:
         """Tell callbacks that an epoch begins."""

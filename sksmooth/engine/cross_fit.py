@@ -111,16 +111,7 @@ class CrossFitted:
             for member in own.members(net, generator)
         ]
         batches = [own for each in folds for own in each.batches]
-        self.others = InMemoryStack(
-            members,
-            nets[0].optimizer_,
-            max(own.batch_size for own in batches),
-            len(nets[0].classes_inferred_),
-            by_hand=by_hand,
-            shuffle=batches[0].shuffle,
-            drop_last=batches[0].drop_last,
-            rows_at_once=nets[0].rows_at_once(),
-        )
+        self.others = InMemoryStack.of(nets[0], members, batches, by_hand=by_hand)
 
     def progress(self) -> dict[str, Any]:
         """Give what the others' next epochs depend on."""

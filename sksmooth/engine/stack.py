@@ -217,6 +217,25 @@ class InMemoryStack:
 
     # -- building -----------------------------------------------------------------------------
 
+    @classmethod
+    def of(
+        cls, net: Any, members: Sequence[Member], batches: Sequence[TensorBatches], *, by_hand: bool
+    ) -> InMemoryStack:
+        """Make the stack of nets of skorch's kind, `net` the first of them, from their batches."""
+        first = batches[0]
+        return cls(
+            members,
+            net.optimizer_,
+            # All rows at once are of different numbers, in folds of unequal size.
+            max(own.batch_size for own in batches),
+            len(net.classes_inferred_),
+            by_hand=by_hand,
+            shuffle=first.shuffle,
+            drop_last=first.drop_last,
+            merge_single=first.merges_single,
+            rows_at_once=net.rows_at_once(),
+        )
+
     def _make_nets(self, optimizer: torch.optim.Optimizer) -> tuple[Any, Updates]:
         modules: list[Any] = [member.module for member in self.members]
         randomness = OwnRandomness.of(self.generators[0])
