@@ -113,7 +113,7 @@ def test_logits_are_those_of_the_modules(name):
             assert_close(alone[m].softmax(-1), expected)
         else:
             assert_close(alone[m], expected)
-    stacked = StackedModules(modules).logits(X)
+    stacked = StackedModules(modules, OwnRandomness(0)).logits(X)
     assert_close(stacked, alone)
     assert alone.dtype == stacked.dtype == torch.float32
     assert not alone.requires_grad
@@ -151,7 +151,7 @@ def test_members_of_a_stack_draw_dropout_apart():
 def test_the_modules_of_a_stack_stay_as_they_are():
     modules = [nn.Linear(4, 3) for _ in range(2)]
     before = copy.deepcopy([list(module.parameters()) for module in modules])
-    stack = StackedModules(modules)
+    stack = StackedModules(modules, OwnRandomness(0))
     for parameter in stack.parameters:
         parameter.zero_()
     stack.begin_epoch()

@@ -69,7 +69,7 @@ class StackedModules:
     ----------
     modules : sequence of M torch modules
         Alike but for the values of their parameters.
-    randomness : OwnRandomness, default=None
+    randomness : OwnRandomness
         What the modules' forward draws from in training.
 
     Attributes
@@ -79,9 +79,7 @@ class StackedModules:
         :meth:`loss_and_gradients` writes.
     """
 
-    def __init__(
-        self, modules: Sequence[torch.nn.Module], randomness: OwnRandomness | None = None
-    ) -> None:
+    def __init__(self, modules: Sequence[torch.nn.Module], randomness: OwnRandomness) -> None:
         self.dtype = input_dtype(modules[0])
         named = [dict(module.named_parameters()) for module in modules]
         self.names = list(named[0])
@@ -89,14 +87,13 @@ class StackedModules:
             torch.stack([own[name].detach() for own in named]) for name in self.names
         ]
         self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
-        self.randomness = None if randomness is None else ForwardRandomness(randomness)
+        self.randomness = ForwardRandomness(randomness)
         # Whoever trains and whoever predicts has one of their own: its mode is a state.
         self.skeleton = copy.deepcopy(modules[0]).eval()
 
     def begin_epoch(self) -> None:
         """Do what comes before the steps of an epoch."""
-        if self.randomness is not None:
-            self.randomness.begin_epoch()
+        self.randomness.begin_epoch()
         self.skeleton.train()
 
     def logits(self, X: Tensor) -> Tensor:
@@ -123,11 +120,8 @@ class StackedModules:
         """
         with torch.enable_grad():
             parameters = [parameter.requires_grad_() for parameter in self.parameters]
-            if self.randomness is None:
+            with self.randomness.around_forward():
                 logits = self._forward(parameters, X)
-            else:
-                with self.randomness.around_forward():
-                    logits = self._forward(parameters, X)
             loss = stacked_loss(logits, y, targets, sample_weight)
             gradients = torch.autograd.grad(loss.sum(), parameters)
         for parameter, own, gradient in zip(

@@ -87,7 +87,7 @@ class Monitor:
         self.stacks = stacks
         self.sets = [np.arange(stacks[0].n_members)] if sets is None else sets
         self.patience = patience
-        self.collect = collect or _score_the_only_one
+        self.collect = collect or (lambda stacks: stacks[0].score())
         self.cost = cost
         n_sets = 1 + max(int(own.max()) for own in self.sets)
         self.n_epochs = 0  # that it has looked at
@@ -254,10 +254,6 @@ class Monitor:
             self.restore(chosen)
             self._written.update(chosen)
         self.active[list(chosen)] = False
-
-
-def _score_the_only_one(stacks: Sequence[Stack]) -> Scored | None:
-    return stacks[0].score()
 
 
 def _choose(is_new: Tensor, now: Tensor, before: Tensor, out: Tensor) -> None:
