@@ -94,6 +94,20 @@ class TwoLayers(nn.Module):
         return self.layers(x)
 
 
+class WithBatchNorm(nn.Module):
+    def __init__(self, n_features, n_classes, width=16):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(n_features, width),
+            nn.BatchNorm1d(width),
+            nn.ReLU(),
+            nn.Linear(width, n_classes),
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
 class WithDropout(nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import WithDropout, make_cv, short
+from helpers import WithBatchNorm, WithDropout, make_cv, short
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 from sklearn.model_selection import (
@@ -19,7 +19,6 @@ from sklearn.model_selection import (
     StratifiedKFold,
 )
 from skorch.callbacks import Callback, Checkpoint, LRScheduler
-from torch import nn
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
 
@@ -33,17 +32,6 @@ def fit_alone(net, rows, labels):
 
 def _always_one(epoch):
     return 1.0
-
-
-class WithBatchNorm(nn.Module):
-    def __init__(self, n_features, n_classes):
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(n_features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, n_classes)
-        )
-
-    def forward(self, x):
-        return self.layers(x)
 
 
 class TestChoice:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import Equal
+from helpers import Equal, WithBatchNorm
 from skorch.callbacks import EpochScoring
 from skorch.exceptions import SkorchTrainingImpossibleError
 
@@ -33,20 +33,6 @@ def make(**parameters):
     )
 
 
-class Mine(torch.nn.Module):
-    def __init__(self, n_features, n_classes, width=5):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(n_features, width),
-            torch.nn.BatchNorm1d(width),
-            torch.nn.ReLU(),
-            torch.nn.Linear(width, n_classes),
-        )
-
-    def forward(self, X):
-        return self.layers(X)
-
-
 def make_cv(estimator=None, **parameters):
     return LabelSmoothingClassifierCV(
         make() if estimator is None else estimator, cv=3, random_state=0, **parameters
@@ -64,14 +50,17 @@ def make_cv(estimator=None, **parameters):
         (make(smoothing=pd.DataFrame(np.full((3, 3), 1 / 3))), {"smoothing": "uniform"}),
         (make_cv(make(class_weight="balanced", calibration_weight="unweighted")), {}),
         (make(random_state=np.random.RandomState(3), device=torch.device("cpu")), {}),
-        (LabelSmoothingClassifier(Mine, module__width=7, max_epochs=9, lr=0.02), {"module": Mine}),
+        (
+            LabelSmoothingClassifier(WithBatchNorm, module__width=7, max_epochs=9, lr=0.02),
+            {"module": WithBatchNorm},
+        ),
         (make(module__encoding="periodic"), {}),
         (make(module__encoding=PiecewiseLinear(n_knots=4)), {}),
         (make_cv(LabelSmoothingClassifier(max_epochs=3), encodings=[None, "periodic"]), {}),
         (make(callbacks=[EpochScoring("accuracy")]), {"callbacks": None}),
         (make_cv(), {}),
         (make_cv(ensemble=False, label_smoothings=[0.1]), {}),
-        (make_cv(LabelSmoothingClassifier(Mine, max_epochs=2)), {"module": Mine}),
+        (make_cv(LabelSmoothingClassifier(WithBatchNorm, max_epochs=2)), {"module": WithBatchNorm}),
         (LabelSmoothingClassifierCV(cv=3, random_state=1), {}),
     ],
 )
@@ -165,16 +154,16 @@ def test_other_files_are_refused(content, message, tmp_path):
 
 
 def test_what_the_file_cannot_hold_must_be_given(tmp_path):
-    net = LabelSmoothingClassifier(Mine, max_epochs=2, calibration=None, random_state=0)
+    net = LabelSmoothingClassifier(WithBatchNorm, max_epochs=2, calibration=None, random_state=0)
     save(net.fit(X, Y), tmp_path / "net")
     with pytest.raises(
-        TypeError, match=r"module of LabelSmoothingClassifier was Mine.*module=\.\.\."
+        TypeError, match=r"module of LabelSmoothingClassifier was WithBatchNorm.*module=\.\.\."
     ):
         load(tmp_path / "net")
     with pytest.raises(ValueError, match="does not fit module"):
         load(tmp_path / "net", module=SimpleNet)
     with pytest.raises(TypeError, match="load has no parameter 'modul'"):
-        load(tmp_path / "net", module=Mine, modul=Mine)
+        load(tmp_path / "net", module=WithBatchNorm, modul=WithBatchNorm)
 
 
 def test_what_cannot_be_saved_is_refused(tmp_path):

@@ -14,8 +14,7 @@ import pandas as pd
 import pytest
 import sklearn
 import skorch.dataset
-import torch
-from helpers import needs_sklearn
+from helpers import TwoLayers, needs_sklearn
 from joblib import parallel_config, register_parallel_backend
 from joblib.parallel import ThreadingBackend, get_active_backend
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -149,7 +148,7 @@ class TestTable:
         _both(NET, EPS, max_members=2, scoring=SCORERS[:2], refit="accuracy")
 
     def test_equals_it_for_a_module_of_ones_own(self):
-        own = LabelSmoothingClassifier(_OwnNet, lr=0.02, max_epochs=5, random_state=0)
+        own = LabelSmoothingClassifier(TwoLayers, lr=0.02, max_epochs=5, random_state=0)
         _, ours = _both(own, EPS, scoring=SCORERS[:2], refit="accuracy")
         assert ours.alone_because_ == [None, None]
 
@@ -616,18 +615,7 @@ def test_interrupt_leaves_the_search_as_it_was(estimator, options):
     assert vars(search) == before
 
 
-class _OwnNet(torch.nn.Module):
-    def __init__(self, n_features, n_classes):
-        super().__init__()
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(n_features, 6), torch.nn.Tanh(), torch.nn.Linear(6, n_classes)
-        )
-
-    def forward(self, X):
-        return self.layers(X)
-
-
-class _CountsPasses(_OwnNet):
+class _CountsPasses(TwoLayers):
     n_passes = 0
 
     def forward(self, X):
