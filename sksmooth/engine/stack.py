@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
@@ -200,8 +200,9 @@ class InMemoryStack:
         self.lengths = lengths_of_batches(
             max(self.n_rows), batch_size, drop_last=drop_last, merge_single=merge_single
         )
-        self.sizes = self._sizes_of_batches()
-        self.sizes_of_members = [list(own) for own in zip(*self.sizes, strict=True)]
+        starts = np.cumsum([0, *self.lengths])[:-1]
+        sizes = np.clip(np.subtract.outer(self.n_rows, starts), 0, self.lengths)
+        self.sizes_of_members, self.sizes = sizes.tolist(), sizes.T.tolist()  # of each batch
         self.is_shuffled = shuffle and self.train.shape[1] > batch_size
         self.gathered: list[tuple] | None = None
         self.held_out = (
@@ -253,14 +254,6 @@ class InMemoryStack:
             nets = StackedModules(modules, randomness)
         self.optimizer = restacked(optimizer, nets.parameters, nets.gradients)
         return nets, Updates(self.optimizer)
-
-    def _sizes_of_batches(self) -> list[list[int]]:
-        """Give how many rows of each member are in each batch, (n_batches, M)."""
-        starts = np.cumsum([0, *self.lengths])[:-1].tolist()
-        return [
-            [min(max(n_rows - start, 0), length) for n_rows in self.n_rows]
-            for start, length in zip(starts, self.lengths, strict=True)
-        ]
 
     def _rows_that_pay(self) -> int:
         """Give how many rows of each net go through it at once where nobody set a number."""
@@ -501,16 +494,12 @@ def weights_of(weight: Tensor | None, index: Tensor, is_row: Tensor | None) -> T
     return own if is_row is None else own * is_row
 
 
-@contextmanager
-def uncached_autocast(device: torch.device) -> Iterator[None]:
+def uncached_autocast(device: torch.device) -> AbstractContextManager:
     """Keep torch's autocast, where it is on, from remembering weights that training changes."""
     kind = device.type
-    context: AbstractContextManager = nullcontext()
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        context = torch.autocast(kind, dtype=dtype, cache_enabled=False)
-    with context:
-        yield
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
 
 
 def _weights(rows: TensorRows) -> Tensor:
