@@ -328,7 +328,9 @@ def test_fit_starts_anew_and_warm_start_goes_on(iris):
     first = net.fit(X, y).predict_proba(X)
     assert len(net.fit(X, y).history) == 3
     assert_array_equal(net.predict_proba(X), first)
+    module = net.module_
     net.set_params(warm_start=True, max_epochs=5).fit(X, y)
+    assert net.module_ is module
     assert len(net.history) == 8
     assert net.best_epoch_ > 3
     assert net.history[-1, "train_loss"] < net.history[2, "train_loss"]

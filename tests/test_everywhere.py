@@ -460,18 +460,6 @@ def test_memory_layout_of_class_indices_does_not_matter(iris):
         assert_array_equal(labels, before)
 
 
-def test_torch_dataset_is_read_batch_by_batch(iris):
-    X, y = iris
-    codes = np.searchsorted(SPECIES, y)
-    rows = torch.from_numpy(StandardScaler().fit_transform(X)).float()
-    dataset = TensorDataset(rows, torch.from_numpy(codes))
-    net = quick().fit(dataset)
-    assert accuracy_score(codes, net.predict(dataset)) > 0.9
-    assert_allclose(net.predict_proba(dataset).sum(axis=1), 1, atol=1e-6)
-    named = quick(classes=[0, 1, 2]).fit(dataset)
-    assert_array_equal(named.predict_proba(dataset).shape, (150, 3))
-
-
 LABELS = {
     "str": np.array(["no", "yes"]),
     "object": np.array(["no", "yes"], dtype=object),

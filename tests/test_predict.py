@@ -91,13 +91,6 @@ def test_infinite_logit_is_certainty_and_nan_an_error(calibration, iris):
         net.predict_proba(X - np.array([100.0, 0, 0, 0], np.float32))
 
 
-def test_one_row_is_predicted_as_among_others(iris):
-    X, y = iris
-    net = quick().fit(X, y)
-    one_by_one = np.vstack([net.predict_proba(row[None]) for row in X[:20]])
-    assert_allclose(one_by_one, net.predict_proba(X)[:20], rtol=1e-5)
-
-
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 9, 15, 33])
 @pytest.mark.parametrize("widths", [(64, 32), (256, 100), (37, 20)])

@@ -29,7 +29,7 @@ from skorch.helper import predefined_split
 from skorch.history import History
 from skorch.utils import noop
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from sksmooth import LabelSmoothingClassifier, SimpleNet
 
@@ -349,23 +349,6 @@ def test_a_checkpoint_that_cannot_be_saved_is_warned_of(data, file):
     assert net.predict_proba(data[0]).shape == (len(data[0]), 2)
 
 
-def test_warm_start_trains_further(data):
-    net = make_net(warm_start=True, max_epochs=3, early_stopping=False).fit(*data)
-    module, loss = net.module_, net.history[-1, "train_loss"]
-    net.fit(*data)
-    assert net.module_ is module
-    assert len(net.history) == 6
-    assert net.history[-1, "train_loss"] < loss
-
-
-def test_module_instance_stays_untouched(data):
-    module = SimpleNet(N_FEATURES, 2)
-    before = copy.deepcopy(module)
-    net = make_net(module=module).fit(*data)
-    assert same_parameters(module, before)
-    assert not same_parameters(net.module_, before)
-
-
 # -- hooks --------------------------------------------------------------------------------------
 
 
@@ -518,13 +501,6 @@ def test_dict_inputs_go_to_the_arguments_of_forward(data):
     net = make_net(module=TwoInputs, max_epochs=30, lr=0.02).fit(inputs, y)
     assert net.predict_proba(inputs).shape == (N_ROWS, 2)
     assert net.score(inputs, y) > 0.8
-
-
-def test_tensor_dataset_is_scored_and_predicted(data):
-    X, y = data
-    rows = TensorDataset(torch.from_numpy(X), torch.from_numpy(y))
-    net = make_net().fit(rows, None)
-    np.testing.assert_allclose(net.predict_proba(rows), net.predict_proba(X), rtol=1e-5)
 
 
 # -- fit parameters and metadata routing --------------------------------------------------------
