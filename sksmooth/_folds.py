@@ -444,11 +444,11 @@ class _Together:
             )
             for value, fold in zip(self.values, own, strict=True)
         ]
-        self.plan = plan_stack(net, training.rows.X)
+        chosen = plan_stack(net, training.rows.X)
         batches = [fold.batches for fold in own]
-        self.stack = InMemoryStack.of(net, members, batches, by_hand=self.plan.kind == BY_HAND)
+        self.stack = InMemoryStack.of(net, members, batches, by_hand=chosen.kind == BY_HAND)
         for net in self.nets:
-            net.trained_by_, net.trained_by_reason_ = self.plan
+            net.trained_by_, net.trained_by_reason_ = chosen
         self.n_members = len(pairs)
         self.run_epoch, self.score = self.stack.run_epoch, self.stack.score
         self.state, self.write_back = self.stack.state, self.stack.write_back
