@@ -12,6 +12,12 @@ from torch.utils.data import Dataset, Subset
 
 from sksmooth import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
+from sksmooth.metrics import (
+    area_under_risk_coverage,
+    classwise_calibration_error,
+    expected_calibration_error,
+    overconfidence,
+)
 
 # -- single nets, on the rows of iris -----------------------------------------------------------
 
@@ -119,7 +125,14 @@ class WithDropout(nn.Module):
         return self.layers(x)
 
 
-# -- logits -------------------------------------------------------------------------------------
+# -- metrics and logits -------------------------------------------------------------------------
+
+METRICS = [
+    expected_calibration_error,
+    classwise_calibration_error,
+    overconfidence,
+    area_under_risk_coverage,
+]
 
 
 def draw_logits(seed, n=40, n_classes=3, scale=1.0, sharpness=1.0, dtype=np.float64):

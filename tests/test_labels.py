@@ -3,24 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import METRICS
 from numpy.testing import assert_array_equal
 from sklearn.preprocessing import LabelEncoder
 
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV
 from sksmooth._labels import check_probabilities, distinct, encode, sorted_labels
 from sksmooth.metrics import (
-    area_under_risk_coverage,
-    classwise_calibration_error,
     expected_calibration_error,
-    overconfidence,
 )
 
-METRICS = (
-    area_under_risk_coverage,
-    classwise_calibration_error,
-    expected_calibration_error,
-    overconfidence,
-)
 NAMES = np.array(["cat", "dog", "eel"])
 RNG = np.random.default_rng(0)
 PROBA = RNG.dirichlet([1, 1, 1], 50)

@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from helpers import needs_sklearn
+from helpers import METRICS, needs_sklearn
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import config_context
@@ -37,12 +37,6 @@ from sksmooth.metrics import (
     risk_coverage_curve,
 )
 
-METRICS = [
-    expected_calibration_error,
-    classwise_calibration_error,
-    overconfidence,
-    area_under_risk_coverage,
-]
 BINNED_METRICS = METRICS[:2]
 SCORERS = {
     "ece": neg_expected_calibration_error_scorer,

@@ -9,6 +9,7 @@ from helpers import (
     HELD_OUT,
     ORDINAL,
     SPECIES,
+    Listener,
     Named,
     WithMembers,
     hold_out_the_last_50,
@@ -270,10 +271,6 @@ class TestMembers:
     def test_is_trained_alike_by_autograd_and_by_skorch(self, iris, weights):
         X, y = iris
         weights = weights and np.random.default_rng(0).uniform(0.5, 2, len(X))
-
-        class Listener(Callback):
-            def on_batch_end(self, net, **kwargs):
-                pass
 
         net, heard = quick(module=WithMembers), quick(module=WithMembers, callbacks=[Listener()])
         net.fit(X, y, sample_weight=weights)

@@ -754,11 +754,6 @@ def test_bad_arguments_of_the_matrices_are_named_and_leave_no_figure(
     assert plt.get_fignums() == []
 
 
-@pytest.fixture(scope="module")
-def fitted():
-    return make_cv(short(max_epochs=40, patience=5)).fit(*make_tabular(300, random_state=0))
-
-
 class TestSmoothingCurveDisplay:
     def test_draws_the_losses_of_each_smoothing(self, fitted):
         pipe = make_pipeline(StandardScaler(), fitted)  # the last step is what counts

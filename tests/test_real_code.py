@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import skorch
 import torch
+from helpers import Listener
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
@@ -679,10 +680,6 @@ class Normed(nn.Module):
 def test_last_batch_of_one_row_joins_the_one_before_it_under_batchnorm():
     net = single(module=Normed, train_split=None, batch_size=33, max_epochs=1).fit(X[:199], Y[:199])
     assert net.module_.seen == [33, 33, 33, 33, 33, 34]
-
-    class Listener(Callback):
-        def on_batch_end(self, net, **kwargs):
-            pass
 
     heard = single(
         module=Normed, train_split=None, batch_size=33, max_epochs=1, callbacks=[Listener()]

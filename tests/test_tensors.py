@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from helpers import needs_sklearn
+from helpers import METRICS, needs_sklearn
 from scipy.special import softmax
 from sklearn import config_context
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -19,10 +19,7 @@ from sklearn.utils._array_api import get_namespace
 from sksmooth import (
     NormTemperatureScaling,
     TemperatureScaling,
-    area_under_risk_coverage,
-    classwise_calibration_error,
     expected_calibration_error,
-    overconfidence,
     risk_coverage_curve,
 )
 from sksmooth.metrics import (
@@ -32,12 +29,6 @@ from sksmooth.metrics import (
     neg_expected_calibration_error_scorer,
 )
 
-METRICS = [
-    expected_calibration_error,
-    classwise_calibration_error,
-    overconfidence,
-    area_under_risk_coverage,
-]
 CURVES = [calibration_bins, risk_coverage_curve]
 SCORERS = [
     neg_expected_calibration_error_scorer,
