@@ -262,6 +262,7 @@ class TestAuto:
             net = quick(train_split="auto").fit(X[:49], Y[:49])
         assert net.calibrator_ is None
 
+    @pytest.mark.filterwarnings("ignore:The number of unique classes is greater than 50%")
     @pytest.mark.parametrize("train_split", ["auto", 3])
     @pytest.mark.parametrize("n_alone", [N_ROWS, N_ROWS - 10])
     def test_rows_alone_in_their_class_are_in_no_fold(self, train_split, n_alone):

@@ -1160,7 +1160,8 @@ class Ids(nn.Module):
 @pytest.mark.parametrize("make", [single, crossed])
 def test_ids_have_no_scale(make):
     ids = np.column_stack([np.arange(200) % 3, 400 * np.arange(200)])
-    with warnings.catch_warnings(record=True, action="always") as caught:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         make(module=Ids).fit(ids, Y)
     assert not any("StandardScaler" in str(warning.message) for warning in caught)
 
