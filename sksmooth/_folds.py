@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -21,6 +20,7 @@ from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import naming
 from sksmooth._predict import KnownProbabilities, probabilities
+from sksmooth._private import index_method_params, split_rows
 from sksmooth._rows import Table
 from sksmooth._session import Session, as_clock
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -66,6 +66,22 @@ def _renumbered(part: Any, number: NDArray[np.intp]) -> NDArray[np.intp]:
     return chosen[chosen >= 0]
 
 
+class RowScorer(NamedTuple):
+    """A scorer of scikit-learn's kind, and what ``fit`` was given for it."""
+
+    scorer: Callable[..., Any]
+    X: Any
+    params: dict[str, Any]  # a value a row
+
+    def take(self, estimator: Any, numbers: NDArray[np.intp]) -> RowScorer:
+        """Give the scorer of some of the rows; of all, without a copy."""
+        if len(numbers) == len(self.X):
+            return self
+        X, _ = split_rows(estimator, self.X, None, numbers)
+        params = index_method_params(self.X, self.params, numbers)
+        return self._replace(X=X, params=params)
+
+
 def check_splits(splits: Sequence[Split]) -> None:
     if not splits:
         raise ValueError("cv gives no splits.")
@@ -102,8 +118,8 @@ class FoldsTraining:
         The folds.
     random_state : RandomState
         Draws a seed for each fold.
-    scorer : callable, default=None
-        One of scikit-learn's kind, of which ε and epoch are the best; None: the log-loss.
+    scorer : RowScorer, default=None
+        Of which ε and epoch are the best; None: the log-loss.
 
     Attributes
     ----------
@@ -127,10 +143,9 @@ class FoldsTraining:
         table: Table,
         splits: Sequence[Split],
         random_state: np.random.RandomState,
-        scorer: Any = None,
+        scorer: RowScorer | None = None,
     ) -> None:
         self.estimator = estimator
-        self.scorer = scorer
         self.label_smoothings = list(label_smoothings)
         self.table = table
         self.rows = rows = cast(TensorRows, table.rows)
@@ -146,6 +161,11 @@ class FoldsTraining:
         self.weight: NDArray | None = None
         if rows.sample_weight is not None:
             self.weight = to_numpy(rows.sample_weight)[self.left_out].astype(np.float64)
+        self.scorer: RowScorer | None = None
+        if scorer is not None:
+            kept = table.kept
+            numbers = self.left_out if kept is None else kept[self.left_out]
+            self.scorer = scorer.take(estimator, numbers)
         self.recorded: list[tuple] = []
         self.running: list[Any] = []
 
@@ -284,7 +304,7 @@ class FoldsTraining:
             proba = probabilities(logits.astype(np.float64), calibrator)
             costs.append(self.log_loss(proba) if self.scorer is None else self._cost(proba))
         if np.isnan(costs).all():
-            raise ValueError(f"scoring={self.scorer!r} gave NaN for every ε.")
+            raise ValueError(f"scoring={self.scorer.scorer!r} gave NaN for every ε.")
         return int(np.nanargmin(costs))
 
     def _cost_of_epoch(self, logits: NDArray, inverse_temperature: float) -> float:
@@ -294,12 +314,10 @@ class FoldsTraining:
 
     def _cost(self, proba: NDArray) -> float:
         """Give what the scorer says of out-of-fold probabilities, the lower the better."""
-        takes_weight = "sample_weight" in signature(self.scorer).parameters
-        weight = {"sample_weight": self.weight} if takes_weight and self.weight is not None else {}
-        rows = np.arange(len(proba))[:, None]
-        labels = self.table.classes
-        known = KnownProbabilities(labels, proba)
-        score = self.scorer(known, rows, labels[self.y], **weight)
+        assert self.scorer is not None
+        labels, rows = self.table.classes, self.scorer.X
+        known = KnownProbabilities(labels, proba, rows)
+        score = self.scorer.scorer(known, rows, labels[self.y], **self.scorer.params)
         with naming("scoring"):
             return -float(score)
 

@@ -12,9 +12,9 @@ from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from sksmooth._checks import warn_user
+from sksmooth._checks import as_numpy, warn_user
 from sksmooth._module import ProbabilityModule
-from sksmooth.calibration import CALIBRATORS, softmax_in_place
+from sksmooth.calibration import CALIBRATORS, are_probabilities, softmax_in_place
 from sksmooth.modules import read_logits
 
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
@@ -166,23 +166,39 @@ class PredictsByProbability:
 
 
 class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
-    """A fitted classifier, for scorers, of rows that are numbers of rows of `proba`."""
+    """A fitted classifier, for scorers, that knows the probabilities of `rows`, and of no others.
 
-    def __init__(self, classes_: NDArray, proba: NDArray) -> None:
+    Of rows that are equal it tells them apart only where it is asked for all.
+    """
+
+    def __init__(self, classes_: NDArray, proba: NDArray, rows: Any) -> None:
         self.classes_ = classes_
         self.proba = proba
+        self.rows = rows
 
     def fit(self, X: Any, y: Any) -> KnownProbabilities:
         """Do nothing: scikit-learn asks for it."""
         return self
 
     def predict_proba(self, X: NDArray) -> NDArray:
-        """Give the probabilities of some of the rows."""
-        return self.proba[X[:, 0]]
+        """Give the probabilities of the rows, or of some."""
+        if X is self.rows:
+            return self.proba.copy()
+        numbers = {row.tobytes(): number for number, row in enumerate(_plain(self.rows))}
+        try:
+            return self.proba[[numbers[row.tobytes()] for row in _plain(X)]]
+        except KeyError:
+            raise ValueError(
+                "A scorer must ask for the probabilities of the rows that it is given."
+            ) from None
 
     def predict_log_proba(self, X: NDArray) -> NDArray:
         """Give their logarithms."""
         return finite_log(self.predict_proba(X))
+
+
+def _plain(X: Any) -> NDArray[np.float64]:
+    return np.ascontiguousarray(as_numpy(X), np.float64)
 
 
 def probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[np.float64]:
@@ -287,9 +303,8 @@ def warn_of_probabilities(net: Any, logits: NDArray, X: Any) -> None:
     if isinstance(getattr(net, "criterion_", None), torch.nn.NLLLoss):  # which asks for them
         return
     kind = f"The outputs of module={type(getattr(net, 'module_', None)).__name__}"
-    tolerance = 0.02  # of a softmax in bfloat16
-    is_proba = (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=tolerance)
-    if is_proba or ((logits <= 0).all() and np.allclose(np.exp(logits).sum(1), 1, atol=tolerance)):
+    is_proba = are_probabilities(logits)
+    if is_proba or ((logits <= 0).all() and are_probabilities(np.exp(logits))):
         what = "probabilities" if is_proba else "logarithms of probabilities"
         layer = "softmax" if is_proba else "log_softmax"
         warn_user(

@@ -30,7 +30,7 @@ from sksmooth._batches import TensorRows
 from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import nearest
 from sksmooth._fit import MAX_MEMBERS
-from sksmooth._folds import FoldsTraining, Split, check_splits
+from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
 from sksmooth._predict import (
     PREDICTION_ROWS,
@@ -52,6 +52,7 @@ from sksmooth._rows import (
     is_several_inputs,
     refuse_dataset,
 )
+from sksmooth.calibration import weights_of_rows
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
@@ -154,9 +155,10 @@ class LabelSmoothingClassifierCV(
         its logits are averaged; rows never left out have no part in the choice.
     scoring : str, callable or None, default=None
         What ε and epoch are chosen by, of the calibrated out-of-fold probabilities: a scorer of
-        scikit-learn's or one of its kind, such as "roc_auc_ovr"; the higher, the better. After an
-        epoch, the temperature of the refined loss calibrates them; among epochs that score alike,
-        that loss decides. None: the log-loss.
+        scikit-learn's or one of its kind, such as "roc_auc_ovr"; the higher, the better. It is
+        given the rows, and `sample_weight` if it takes that, but no `class_weight`. After an epoch,
+        the temperature of the refined loss calibrates them; among epochs that score alike, that
+        loss decides. None: the log-loss.
     ensemble : bool, default=True
         Keep the nets of the folds. With False, keep one net of each encoding, trained on all rows
         for the chosen number of epochs: it is trained beside the others.
@@ -310,13 +312,16 @@ class LabelSmoothingClassifierCV(
         Returns
         -------
         MetadataRouter
-            `sample_weight` is for this estimator, `groups` for the splitter.
+            `sample_weight` is for this estimator and the scorer, `groups` for the splitter.
         """
-        return (
-            MetadataRouter(owner=self)
-            .add_self_request(self)
-            .add(splitter=self.cv, method_mapping=MethodMapping().add(caller="fit", callee="split"))
-        )
+        calls = {"splitter": (self.cv, "split")}
+        if self.scoring is not None:
+            calls["scorer"] = (check_scoring(self, self.scoring), "score")
+        router = MetadataRouter(owner=self).add_self_request(self)
+        for name, (called, method) in calls.items():
+            mapping = MethodMapping().add(caller="fit", callee=method)
+            router.add(method_mapping=mapping, **{name: called})
+        return router
 
     # -- training -----------------------------------------------------------------------------
 
@@ -378,7 +383,7 @@ class LabelSmoothingClassifierCV(
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
-        scorer = None if self.scoring is None else check_scoring(self, self.scoring)
+        scorer = None if self.scoring is None else self._scorer_of(X, sample_weight)
         training = FoldsTraining(
             net, self.label_smoothings, encodings, table, splits, random_state, scorer
         )
@@ -441,6 +446,18 @@ class LabelSmoothingClassifierCV(
         if not hasattr(self.cv, "split"):  # the splits themselves
             return iter(self.cv)
         return self.cv.split(X, y, **params)
+
+    def _scorer_of(self, X: Any, sample_weight: Any) -> RowScorer:
+        """Give the scorer with its rows, and their weights if it takes any."""
+        scorer = check_scoring(self, self.scoring)
+        params = {}
+        if sample_weight is not None:
+            params = {"sample_weight": weights_of_rows(as_array(sample_weight), X)}
+        if routing_enabled():
+            params = process_routing(self, "fit", **params)["scorer"]["score"]
+        elif "sample_weight" not in signature(scorer).parameters:
+            params = {}
+        return RowScorer(scorer, as_array(X), params)
 
     def _choose_encodings(
         self, net: LabelSmoothingClassifier, table: Table

@@ -12,9 +12,9 @@ import torch
 from helpers import WithDropout, make_cv, short
 from sklearn.base import clone
 from sklearn.ensemble import StackingClassifier
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import get_scorer, log_loss
+from sklearn.metrics import get_scorer, log_loss, make_scorer
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -196,9 +196,8 @@ class TestScoring:
         scores = []
         for label_smoothing in self.SMOOTHINGS:
             alone = make_cv(label_smoothings=(label_smoothing,)).fit(X, labels, weight)
-            known = KnownProbabilities(alone.classes_, alone.oof_proba_)
-            rows = np.arange(len(X))[:, None]
-            scores.append(get_scorer(scoring)(known, rows, labels, sample_weight=weight))
+            known = KnownProbabilities(alone.classes_, alone.oof_proba_, X)
+            scores.append(get_scorer(scoring)(known, X, labels, sample_weight=weight))
         model = make_cv(label_smoothings=self.SMOOTHINGS, scoring=scoring).fit(X, labels, weight)
         assert model.label_smoothing_ == self.SMOOTHINGS[int(np.argmax(scores))]
 
@@ -221,8 +220,8 @@ class TestScoring:
         assert model.best_epoch_ == ranked["epoch"].iloc[0]
         if scoring == "accuracy":  # which no temperature changes
             np.testing.assert_allclose(results["score"], results["accuracy"], atol=1e-12)
-        known = KnownProbabilities(model.classes_, model.oof_proba_)
-        score = get_scorer(scoring)(known, np.arange(len(X))[:, None], Y)
+        known = KnownProbabilities(model.classes_, model.oof_proba_, X)
+        score = get_scorer(scoring)(known, X, Y)
         assert score == pytest.approx(ranked["score"].iloc[0], abs=1e-3)
 
     def test_the_log_loss_as_a_scorer_chooses_what_it_does_unasked(self):
@@ -248,6 +247,69 @@ class TestScoring:
 
         model = make_cv(short(), label_smoothings=(0.1,), scoring=undefined_at_first).fit(X, Y)
         assert model.best_epoch_ == 2
+
+    @pytest.mark.parametrize("kind", [np.asarray, pd.DataFrame, np.ndarray.tolist, torch.tensor])
+    def test_a_scorer_is_given_the_rows_that_are_left_out(self, kind):
+        cv = [(np.arange(60), np.arange(100, 130)), (np.arange(60, 100), np.arange(120, 150))]
+        weight = np.ones(len(X))
+        weight[110:115] = 0.0
+        expected = np.setdiff1d(np.arange(100, 150), np.arange(110, 115))
+        seen = []
+
+        def looking(model, rows, labels):
+            seen.append((np.asarray(rows), labels))
+            return model.score(rows, labels)
+
+        make_cv(short(), cv=cv, scoring=looking).fit(kind(X), Y, weight)
+        for rows, labels in seen:
+            np.testing.assert_array_equal(rows, X[expected])
+            np.testing.assert_array_equal(labels, Y[expected])
+
+    def test_a_scorer_may_ask_for_some_of_the_rows_but_for_no_others(self):
+        def of_some(model, rows, labels):
+            few = rows[labels == 1]
+            everything = model.predict_proba(rows)[labels == 1]
+            np.testing.assert_array_equal(model.predict_proba(few), everything)
+            return everything[:, 1].mean()
+
+        make_cv(short(), scoring=of_some).fit(X, Y)
+        elsewhere = make_cv(short(), scoring=lambda model, rows, labels: model.predict(rows + 1))
+        with pytest.raises(ValueError, match="ask for the probabilities of the rows that it is gi"):
+            elsewhere.fit(X, Y)
+
+    @pytest.mark.parametrize("weight", [None, 2.0, np.linspace(1, 2, len(X))])
+    def test_a_scorer_is_given_the_weights_of_rows_without_those_of_classes(self, weight):
+        seen = []
+
+        def looking(model, rows, labels, sample_weight=None):
+            seen.append(sample_weight)
+            return 0.0
+
+        make_cv(short(class_weight="balanced"), scoring=looking).fit(X, Y, weight)
+        for given in seen:
+            if weight is None:
+                assert given is None
+            else:
+                np.testing.assert_array_equal(given, np.broadcast_to(weight, len(X)))
+
+    def test_with_routing_a_scorer_is_given_the_weights_that_it_requests(self):
+        def weighted_mean(y_true, y_pred, sample_weight=None):
+            asked.append(sample_weight is not None)
+            return 0.0
+
+        scorer = make_scorer(weighted_mean)
+        weight = np.ones(len(X))
+        for requested in (True, False):
+            asked = []
+            with sklearn.config_context(enable_metadata_routing=True):
+                scoring = scorer.set_score_request(sample_weight=requested)
+                make_cv(short(), scoring=scoring).fit(X, Y, weight)
+            assert set(asked) == {requested}
+        with (
+            sklearn.config_context(enable_metadata_routing=True),
+            pytest.raises(UnsetMetadataPassedError, match="sample_weight"),
+        ):
+            make_cv(short(), scoring="accuracy").fit(X, Y, weight)
 
     def test_an_unknown_name_is_refused_before_training(self):
         with pytest.raises(ValueError, match=r"'scoring' parameter.*Got 'accuracee'"):
