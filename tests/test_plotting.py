@@ -19,6 +19,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -331,6 +332,22 @@ def test_style_reaches_the_curve_and_its_colour_the_counts(keyword):
 
 
 @pytest.mark.parametrize(
+    "display",
+    [
+        ReliabilityDisplay(calibration_bins([0.2], [True])),
+        RiskCoverageDisplay(risk_coverage_curve([0.2], [True])),
+        SelectiveConfusionMatrixDisplay([[1]], [[0]], threshold=0.5),
+        SmoothingCurveDisplay({"label_smoothing": [0.0], "epoch": [1], "refined_loss": [1.0]}),
+        TrainingDisplay([1], {"training": [1.0]}),
+    ],
+)
+@pytest.mark.parametrize("wrong", ["ax", plt.figure, lambda: plt.subplots(1, 2)[1]])
+def test_axes_that_are_none_are_refused(display, wrong):
+    with pytest.raises(TypeError, match=r"ax must be one matplotlib Axes, got .* of type"):
+        display.plot(ax=wrong() if callable(wrong) else wrong)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"pos_label": "dogg"}, "pos_label must be one of .*'dogg'. Did you mean 'dog'"),
@@ -345,6 +362,22 @@ def test_bad_arguments_are_named_and_leave_no_figure(data, classifiers, options,
     with pytest.raises(ValueError, match=message):
         ReliabilityDisplay.from_estimator(classifiers[0], X, y, **options)
     assert plt.get_fignums() == []
+
+
+def test_the_best_estimator_of_a_search_is_drawn(data):
+    X, y, *_ = data
+    pipe = make_pipeline(StandardScaler(), short(max_epochs=3))
+    grid = {"labelsmoothingclassifier__lr": [0.02, 0.04]}
+    search = GridSearchCV(pipe, grid, cv=2).fit(X, y)
+    best = search.best_estimator_
+    for draw in (
+        TrainingDisplay.from_estimator,
+        lambda model: RiskCoverageDisplay.from_estimator(model, X, y, order_by="confidence"),
+    ):
+        expected, drawn = (
+            [list(line.get_ydata()) for line in draw(model).ax_.lines] for model in (best, search)
+        )
+        assert drawn == expected
 
 
 def test_estimator_that_is_not_fitted_or_has_no_probabilities_is_refused(data):
@@ -765,6 +798,18 @@ class TestSmoothingCurveDisplay:
             np.testing.assert_array_equal(line.get_ydata(), own["refined_loss"])
         assert display.figure_ is display.ax_.figure
         plt.close(display.figure_)
+
+    def test_draws_the_scores_where_these_choose(self):
+        X, y = make_tabular(300, random_state=0)
+        model = make_cv(short(max_epochs=9), scoring="f1_macro").fit(X, y)
+        display = SmoothingCurveDisplay.from_estimator(model)
+        drawn = np.concatenate([line.get_ydata() for line in display.lines_])
+        np.testing.assert_array_equal(drawn, model.cv_results_["score"])
+        assert display.ax_.get_ylabel() == "Out-of-fold score"
+        assert display.ax_.get_yscale() == "linear"
+        (chosen,) = display.choice_.get_ydata()
+        own = model.cv_results_["label_smoothing"] == model.label_smoothing_
+        assert chosen == model.cv_results_["score"][own].max()
 
     def test_marks_the_choice(self, fitted):
         _, ax = plt.subplots()

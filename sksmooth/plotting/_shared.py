@@ -38,7 +38,16 @@ def import_pyplot(caller: str) -> Any:
 def axes_for(display: object, ax: Axes | None, figsize: tuple[float, float]) -> Axes:
     """Give the axes to draw into, of a new figure if there are none."""
     plt = import_pyplot(type(display).__name__)
-    return plt.subplots(figsize=figsize, layout="constrained")[1] if ax is None else ax
+    from matplotlib.axes import Axes
+
+    if ax is None:
+        return plt.subplots(figsize=figsize, layout="constrained")[1]
+    if not isinstance(ax, Axes):
+        raise TypeError(
+            f"ax must be one matplotlib Axes, got {ax!r} of type {type(ax).__name__}; "
+            "plt.subplots() gives a figure and its axes."
+        )
+    return ax
 
 
 def split_axes(ax: Axes, size: float, *, sideways: bool = False) -> Axes:
@@ -98,7 +107,7 @@ def label_epochs(ax: Axes) -> None:
 
 def add_grid(ax: Axes, which: Literal["major", "both"] = "major") -> None:
     """Draw a pale grid below all else."""
-    ax.grid(color="0.9", linewidth=0.8, which=which)
+    ax.grid(color=GREY, alpha=0.18, linewidth=0.8, which=which)  # on a dark ground, too
     ax.set_axisbelow(True)
 
 
@@ -116,8 +125,14 @@ def with_number(name: str | None, number: str) -> str:
 
 
 def last_step(estimator: Any) -> Any:
-    """Give the last step of a Pipeline, and anything else as it is."""
+    """Give the last step of a Pipeline, of a search's best one too, and anything else as it is."""
+    estimator = best_of(estimator)
     return estimator[-1] if isinstance(estimator, Pipeline) else estimator
+
+
+def best_of(estimator: Any) -> Any:
+    """Give the best estimator of a fitted search, and anything else as it is."""
+    return getattr(estimator, "best_estimator_", estimator)
 
 
 def name_of(estimator: Any) -> str:
@@ -130,7 +145,7 @@ def confidence_of(estimator: Any, X: Any, order_by: OrderBy) -> NDArray[Any]:
     check_choice("order_by", order_by, ("proba", "confidence"))
     if order_by == "proba":
         return estimator.predict_proba(X).max(axis=1)
-    last = last_step(estimator)
+    estimator, last = best_of(estimator), last_step(estimator)
     if not hasattr(last, "confidence"):
         raise ValueError(
             f"order_by='confidence' needs an estimator with a method confidence, but "

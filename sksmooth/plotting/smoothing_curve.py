@@ -31,14 +31,15 @@ class SmoothingCurveDisplay:
     """Refined out-of-fold loss of each label smoothing, epoch by epoch, and the choice.
 
     Make it by :meth:`from_estimator`. The epoch chosen is the lowest of its curve, but the ε chosen
-    need not have the lowest curve: it is the one whose calibrated probabilities are best.
+    need not have the lowest curve: it is the one whose calibrated probabilities are best. Where
+    `scoring` chose, the curves are its scores, of which the highest are best.
 
     .. versionadded:: 0.2.0
 
     Parameters
     ----------
     cv_results : mapping of str to array-like of shape (n,)
-        A row for each ε and epoch: `label_smoothing`, `epoch`, `refined_loss`.
+        A row for each ε and epoch: `label_smoothing`, `epoch`, and `score` or `refined_loss`.
     label_smoothing : float, default=None
         The ε chosen. None marks no choice.
     best_epoch : int, default=None
@@ -107,7 +108,8 @@ class SmoothingCurveDisplay:
         ax = axes_for(self, ax, (6.4, 4.8))
         from matplotlib.ticker import LogLocator
 
-        names = ("label_smoothing", "epoch", "refined_loss")
+        by_score = "score" in self.cv_results
+        names = ("label_smoothing", "epoch", "score" if by_score else "refined_loss")
         smoothing, epoch, loss = (np.asarray(self.cv_results[name]) for name in names)
         self.ax_, self.figure_, self.lines_, self.choice_ = ax, ax.figure, [], None
         for nth, value in enumerate(dict.fromkeys(smoothing.tolist())):
@@ -119,12 +121,13 @@ class SmoothingCurveDisplay:
             ring: dict[str, Any] = {"fillstyle": "none", "markersize": 13, "color": GREY}
             (self.choice_,) = ax.plot(epoch[best], loss[best], "o", label=label, zorder=3, **ring)
         label_epochs(ax)
-        ax.set_ylabel("Refined out-of-fold loss")
-        # The losses of the first epochs are many times the others, whose order is what counts.
-        ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("")
+        ax.set_ylabel("Out-of-fold score" if by_score else "Refined out-of-fold loss")
+        if not by_score:
+            # The losses of the first epochs are many times the others, whose order is what counts.
+            ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.yaxis.set_minor_formatter("")
         add_grid(ax, which="both")
         add_legend(ax)
         return self
