@@ -321,23 +321,27 @@ def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None
     return vector
 
 
-def check_unit_interval(parameter: str, values: NDArray[Any]) -> NDArray[Any]:
-    """Return probabilities, unchanged, of any shape but an empty one, that all lie in [0, 1].
+def check_unit_interval(parameter: str, values: NDArray[Any], grain: float) -> NDArray[Any]:
+    """Return probabilities, of any shape but an empty one, that all lie in [0, 1].
+
+    What sums and means of numbers of that `grain`, or of float32, miss it by is clipped.
 
     Examples
     --------
-    >>> check_unit_interval("y_proba", np.array([0.5, 1.5]))
+    >>> check_unit_interval("y_proba", np.array([0.5, 1.5]), 1e-16)
     Traceback (most recent call last):
     ...
     ValueError: y_proba must hold probabilities in [0, 1], got 1.5; logits need a softmax first.
     """
-    for extreme in (values.min(), values.max()):
-        if not 0 <= extreme <= 1:
+    extremes, rounding = (values.min(), values.max()), 1e-6 + 2 * grain
+    for extreme in extremes:
+        if not -rounding <= extreme <= 1 + rounding:
             raise ValueError(
                 f"{parameter} must hold probabilities in [0, 1], got {extreme}; "
                 "logits need a softmax first."
             )
-    return values
+    is_within = extremes[0] >= 0 and extremes[1] <= 1
+    return values if is_within else values.clip(0, 1)
 
 
 def check_weight(sample_weight: ArrayLike | None, n_samples: int) -> NDArray[Any]:

@@ -118,7 +118,8 @@ def check_probabilities(
             allow_nd=True,
             input_name="y_proba",
         )
-    check_unit_interval("y_proba", proba)
+    grain = grain_of(y_proba)
+    proba = check_unit_interval("y_proba", proba, grain)
     if proba.ndim == 1:
         proba = np.column_stack((1 - proba, proba))
     if proba.ndim == 2 and proba.shape[1] == 1 and (proba != 1).any():
@@ -130,7 +131,7 @@ def check_probabilities(
         raise ValueError(f"y_proba must have shape (n_samples, n_classes), got {proba.shape}.")
     # float32 and float64 pass by the 1e-4; half precision needs the grain of its own numbers on
     # top, twice where the softmax was computed in it.
-    check_sums("y_proba", proba, 1e-4 + 2 * grain_of(y_proba))
+    check_sums("y_proba", proba, 1e-4 + 2 * grain)
 
     y = as_numpy(y_true)
     if y.shape != (len(proba),):
@@ -166,6 +167,8 @@ def _labels_of(y_proba: Any, y: NDArray[Any], labels: ArrayLike | None) -> Array
 
 
 def _columns_of(y: NDArray[Any], labels: ArrayLike | None, n_classes: int) -> NDArray[Any]:
+    if isinstance(labels, Set):
+        raise ValueError(f"labels={labels!r} has no order; give a list, a label for each column.")
     classes = sorted_labels("y_true", y) if labels is None else as_numpy(labels)
     if classes.shape != (n_classes,) or n_classes < 2:
         hint = " Name the label of each column by labels=." if labels is None else ""

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral
+from types import FunctionType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from sksmooth._checks import (
     check_unit_interval,
     check_vector,
     check_weight,
+    grain_of,
     scale_to_unit,
 )
 from sksmooth._labels import check_probabilities
@@ -157,7 +159,8 @@ def calibration_bins(
     """
     check_scalar(n_bins, "n_bins", Integral, min_val=1)
     check_choice("strategy", strategy, _EDGES)
-    confidence = check_unit_interval("confidence", check_vector("confidence", confidence))
+    grain = grain_of(confidence)
+    confidence = check_unit_interval("confidence", check_vector("confidence", confidence), grain)
     correct = _check_correct(correct, len(confidence))
     sample_weight, exponent = scale_to_unit(check_weight(sample_weight, len(confidence)))
 
@@ -652,7 +655,12 @@ def point_to_scorers(scoring: Any) -> None:
     """Say where the scorers are that scikit-learn has no names for, and lets nobody name."""
     given = scoring.values() if isinstance(scoring, Mapping) else scoring
     own = {name.removesuffix("_scorer") for name in __all__ if name.startswith("neg_")}
-    for name in [given] if isinstance(given, str) else given if isinstance(given, Iterable) else ():
+    for name in [given] if isinstance(given, str) or not isinstance(given, Iterable) else given:
+        if isinstance(name, FunctionType) and name.__module__ == __name__:
+            raise ValueError(
+                f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
+                f"make_probability_scorer({name.__name__}), of sksmooth.metrics."
+            )
         near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
         if isinstance(name, str) and near and name not in get_scorer_names():
             raise ValueError(

@@ -534,6 +534,8 @@ class TestInputs:
             ([0, 1], [0.1, 0.2], {"labels": [0, 1, 2]}, "it has 2, and the labels given are"),
             ([0, 7], [0.1, 0.2], {"labels": [0, 1]}, r"labels=\[0, 1\] lacks: \[7\]"),
             ([0, 1], [0.1, 0.2], {"labels": [1, 1]}, "labels must not repeat"),
+            ([0, 1], [0.1, 0.2], {"labels": {0, 1}}, r"labels=\{0, 1\} has no order; give a list"),
+            ([0, 1], [0.1, 1 + 1e-5], {}, r"probabilities in \[0, 1\], got 1.00001"),
             ([0, 1], [0.1, 0.2], {"sample_weight": [1, -1]}, "sample_weight must not be negative"),
             ([0, 1], [0.1, 0.2], {"sample_weight": [0, 0]}, "sample_weight must not be zero"),
             ([0, 1], [0.1, 0.2], {"sample_weight": [1, np.inf]}, "sample_weight contains infinity"),
@@ -552,6 +554,17 @@ def iris_without_a_class_in_the_last_fold():
     others = np.arange(100)
     train, test = np.r_[virginica, others[::2]], others[1::2]
     return X, names, [(train, test)]
+
+
+@pytest.mark.parametrize("metric", [expected_calibration_error, classwise_calibration_error])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_sums_miss_the_unit_interval_by_is_none_of_the_probabilities(metric, dtype):
+    above = dtype(1) + 2 * np.finfo(dtype).eps
+    proba = np.array([[above, 1 - above], [0.25, 0.75]], dtype)
+    exact = np.array([[1.0, 0.0], [0.25, 0.75]])
+    assert metric([0, 1], proba) == pytest.approx(metric([0, 1], exact), abs=1e-12)
+    vector = metric([0, 1], proba[:, 1])
+    assert vector == pytest.approx(metric([0, 1], exact[:, 1]), abs=1e-12)
 
 
 class TestScorers:

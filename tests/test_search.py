@@ -36,6 +36,7 @@ from skorch.helper import predefined_split
 from skorch.utils import noop
 
 from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth.metrics import area_under_risk_coverage, expected_calibration_error
 from sksmooth.search import BatchedGridSearchCV
 
 X, Y = make_tabular(n_samples=180, random_state=0)
@@ -772,5 +773,8 @@ def test_names_of_own_scorers_are_told_where_they_are(scoring):
     net = LabelSmoothingClassifier(max_epochs=1)
     with pytest.raises(ValueError, match=r"metrics import neg_expected_calibration_error_scorer"):
         BatchedGridSearchCV(net, {"lr": [0.1]}, scoring=scoring, refit=False).fit(X, y)
+    for own in (expected_calibration_error, {"own": area_under_risk_coverage}):
+        with pytest.raises(ValueError, match=r"give make_probability_scorer\((exp|area)"):
+            BatchedGridSearchCV(net, {"lr": [0.1]}, scoring=own, refit=False).fit(X, y)
     with pytest.raises(ValueError, match="neg_brier"):  # scikit-learn's own message
         BatchedGridSearchCV(net, {"lr": [0.1]}, scoring="neg_brier").fit(X, y)
