@@ -116,12 +116,16 @@ class TemperatureScaling(BaseEstimator):
         ConvergenceWarning
             Where the log-loss has no minimum within the bounds: it falls for ever as T goes to 0
             (every row classified correctly) or to infinity (logits that say nothing of y).
+        UserWarning
+            Where the logits look like probabilities.
         """
         self._validate_params()
         logits = finite_logits(logits)
         y = check_class_indices("y", column_or_1d(as_numpy(y)), logits.shape[1], ValueError)
         check_consistent_length(logits, y)
         weight = weights_of_rows(without_tensor(sample_weight), logits)
+        if are_probabilities(logits) and (logits != logits.round()).any():
+            warn_user("The logits look like probabilities; give their logarithms.")
         return self.solve(logits, y, weight)
 
     def solve(
@@ -439,9 +443,23 @@ def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def finite_logits(logits: Any) -> NDArray[np.float64]:
     """Check finite logits of two classes at least, and give them as float64."""
-    return check_array(
-        without_tensor(logits), dtype=np.float64, input_name="logits", ensure_min_features=2
-    )
+    logits = without_tensor(logits)
+    try:
+        return check_array(logits, dtype=np.float64, input_name="logits", ensure_min_features=2)
+    except ValueError as error:
+        shape = np.shape(logits)
+        if len(shape) != 1 and shape[1:] != (1,):
+            raise
+        raise ValueError(
+            f"{error} Logits have a column for each class: of one number a row, d, as "
+            "decision_function gives of two classes, np.column_stack([np.zeros_like(d), d])."
+        ) from error
+
+
+def are_probabilities(logits: NDArray) -> bool:
+    """Tell whether the rows of what should be logits are such as a softmax gives."""
+    tolerance = 0.02  # of a softmax in bfloat16
+    return bool((logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=tolerance))
 
 
 def weights_of_rows(sample_weight: Any, X: Any) -> NDArray[np.float64]:

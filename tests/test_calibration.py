@@ -10,7 +10,7 @@ from helpers import draw_logits, needs_sklearn
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, minimize, minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -435,6 +435,8 @@ def test_log_probabilities_are_finite_where_probabilities_underflow():
         ([[1.0, np.inf], [0.0, 1.0]], [0, 1], None, "logits contains infinity"),
         ([1.0, 2.0], [0, 1], None, "Expected 2D array"),
         ([[1.0], [2.0]], [0, 0], None, "minimum of 2 is required"),
+        ([1.0, 2.0], [0, 1], None, r"of one number a row, d, .* np.column_stack\(\[np.zeros_like"),
+        ([[1.0], [2.0]], [0, 1], None, "as decision_function gives of two classes, np.column_sta"),
         ([[1.0, 0.0]] * 2, [0, 2], None, r"from 0 to 1, but y\[1\] is 2"),
         ([[1.0, 0.0]] * 2, [-1, 0], None, r"but y\[0\] is -1"),
         ([[1.0, 0.0]] * 2, [0.0, 1.0], None, "class indices, integers from 0, got dtype float64"),
@@ -450,6 +452,26 @@ def test_log_probabilities_are_finite_where_probabilities_underflow():
 def test_bad_input_is_named(logits, y, weight, message):
     with pytest.raises(ValueError, match=message):
         TemperatureScaling().fit(logits, y, weight)
+
+
+def test_a_column_of_zeros_makes_logits_of_a_decision_function():
+    rng = np.random.default_rng(0)
+    d = rng.normal(size=200) * 3
+    y = rng.random(200) < expit(d / 2)
+    scaling = TemperatureScaling().fit(np.column_stack([np.zeros_like(d), d]), y)
+    proba = scaling.predict_proba(np.column_stack([np.zeros_like(d), d]))[:, 1]
+    np.testing.assert_allclose(proba, expit(d / scaling.temperature_))
+
+
+@pytest.mark.parametrize("kind", [TemperatureScaling, NormTemperatureScaling])
+def test_probabilities_instead_of_logits_are_warned_of(kind):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(200, 3))
+    y = [rng.choice(3, p=own) for own in softmax(logits, axis=1)]
+    with pytest.warns(UserWarning, match="look like probabilities; give their logarithms"):
+        kind().fit(softmax(logits.astype(np.float16), axis=1), y)
+    of_logarithms = kind().fit(np.log(softmax(logits, axis=1)), y)
+    assert of_logarithms.temperature_ == pytest.approx(kind().fit(logits, y).temperature_)
 
 
 @pytest.mark.parametrize("value", [-1, -0.5, np.nan, np.inf, "1", None])
