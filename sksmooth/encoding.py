@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from numbers import Real
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import halfnorm
+from sklearn.utils import check_array
 from torch import Tensor, nn
 
-from sksmooth._checks import check_whole, nearest
+from sksmooth._checks import check_weight, check_whole, nearest, without_tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,6 +23,8 @@ __all__ = ["ENCODINGS", "Encoding", "Periodic", "PiecewiseLinear", "check_encodi
 
 # How much rounding may add to a share of the rows.
 _TINY = 1e-9
+# Distance of two numbers, such that one over it is a number of float32, too.
+_SMALLEST = 1e-37
 
 
 class Encoding(nn.Module):
@@ -61,7 +65,7 @@ class Encoding(nn.Module):
         X : array-like of shape (n_samples, n_features), or of more dimensions
             The rows, in memory.
         sample_weight : array-like of shape (n_samples,), default=None
-            Their weights, above 0.
+            Their weights; a row of weight zero is left out.
 
         Returns
         -------
@@ -69,8 +73,13 @@ class Encoding(nn.Module):
             A copy that has learned them, on the device of X.
         """
         device = X.device if isinstance(X, Tensor) else None
-        rows = torch.as_tensor(X).flatten(1).cpu().numpy()
-        weight = None if sample_weight is None else torch.as_tensor(sample_weight).cpu().numpy()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is refused
+            rows = check_array(without_tensor(X), dtype=np.float32, allow_nd=True, input_name="X")
+        rows = rows.reshape(len(rows), -1)
+        weight = None
+        if sample_weight is not None:
+            weight = check_weight(without_tensor(sample_weight), len(rows))
+            rows, weight = rows[weight > 0], weight[weight > 0]
         columns: list[int] = []
         functions: list[tuple[float, ...]] = []
         for number in range(rows.shape[1]):
@@ -112,7 +121,19 @@ class Encoding(nn.Module):
         -------
         tensor of shape (..., n_outputs)
             The numbers, and their functions.
+
+        Raises
+        ------
+        ValueError
+            If `x` has rows of another width than those learned from, or there were none.
         """
+        if self.n_features is None:
+            raise ValueError("An encoding must learn from rows before it encodes some: learn(X).")
+        if x.shape[-1] != self.n_features:
+            raise ValueError(
+                f"The encoding has learned from rows of {self.n_features} numbers, but those of x "
+                f"have {x.shape[-1]}."
+            )
         return torch.cat([x, self._encode(x.index_select(-1, self.column))], dim=-1)
 
     def _encode(self, x: Tensor) -> Tensor:
@@ -171,7 +192,7 @@ class PiecewiseLinear(Encoding):
         if len(values) > self.n_knots:
             levels = np.linspace(0, 1, self.n_knots) - _TINY
             knots = np.unique(values[np.searchsorted(share.cumsum(), levels)])
-        slopes = 1 / np.diff(knots)
+        slopes = 1 / np.maximum(np.diff(knots), _SMALLEST)
         return zip(knots, [0.0, *slopes], [*slopes, 0.0], strict=True)
 
     def _encode(self, x: Tensor) -> Tensor:
@@ -217,6 +238,8 @@ class Periodic(Encoding):
     def __init__(self, n_frequencies: int = 4, scale: float = 2.0) -> None:
         super().__init__()
         self.n_frequencies = check_whole("n_frequencies", n_frequencies)
+        if isinstance(scale, bool) or not isinstance(scale, Real):
+            raise TypeError(f"scale must be a number above 0, got {scale!r}.")
         if not 0 < scale < np.inf:
             raise ValueError(f"scale must be above 0, got {scale!r}.")
         self.scale = scale
@@ -229,7 +252,7 @@ class Periodic(Encoding):
         mean = values @ share
         deviation = np.sqrt((values - mean) ** 2 @ share)
         levels = (np.arange(self.n_frequencies) + 0.5) / self.n_frequencies
-        for frequency in self.scale * halfnorm.ppf(levels) / deviation:
+        for frequency in self.scale * halfnorm.ppf(levels) / max(deviation, _SMALLEST):
             yield mean, frequency, 0.0
             yield mean, frequency, np.pi / 2  # the sine of which is a cosine
 

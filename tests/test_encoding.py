@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -119,6 +120,14 @@ def test_learning_leaves_the_encoding_as_it_was():
         (lambda: PiecewiseLinear(2), r"n_knots must be 3 or more, got 2"),
         (lambda: Periodic(0), r"n_frequencies.*got 0"),
         (lambda: Periodic(scale=-1.0), r"scale must be above 0, got -1.0"),
+        (lambda: PiecewiseLinear().learn(np.where(X > 2, np.nan, X)), "Input X contains NaN"),
+        (lambda: PiecewiseLinear().learn(X * 1e300), "X contains infinity or a value too large"),
+        (lambda: PiecewiseLinear().learn(X[:, 0]), "Expected 2D array, got 1D"),
+        (lambda: PiecewiseLinear().learn(X[:0]), "0 sample"),
+        (lambda: Periodic().learn(X, np.ones(3)), r"sample_weight must have shape \(\d+,\), got"),
+        (lambda: Periodic().learn(X, np.zeros(len(X))), "sample_weight must not be zero for all"),
+        (lambda: Periodic()(torch.zeros(1, 2)), r"must learn from rows before .*: learn\(X\)"),
+        (lambda: Periodic().learn(X)(torch.zeros(1, 2)), "from rows of 10 numbers, .* x have 2"),
         (lambda: SimpleNet(encoding=PiecewiseLinear()), r"must have learned from rows of n_fea"),
         (lambda: SimpleNet(encoding=PiecewiseLinear().learn(X[:, :4])), r"=10 values.*from 4"),
         (lambda: SimpleNet(encoding="periodc"), r"got 'periodc'. Did you mean 'periodic'"),
@@ -127,6 +136,38 @@ def test_learning_leaves_the_encoding_as_it_was():
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("scale", ["2", None, True])
+def test_a_scale_that_is_no_number_is_refused(scale):
+    with pytest.raises(TypeError, match="scale must be a number above 0, got"):
+        Periodic(scale=scale)
+
+
+@pytest.mark.parametrize("encoding", [PiecewiseLinear(), Periodic()], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [pd.DataFrame, np.ndarray.tolist, torch.tensor, lambda x: torch.tensor(x).requires_grad_()],
+)
+def test_learns_from_rows_of_any_kind(encoding, kind):
+    expected, found = encoding.learn(X), encoding.learn(kind(X))
+    for name, value in expected.named_buffers():
+        assert torch.equal(value, dict(found.named_buffers())[name])
+
+
+@pytest.mark.parametrize("encoding", [PiecewiseLinear(), Periodic()], ids=str)
+def test_a_row_of_weight_zero_is_a_missing_row(encoding):
+    weight = np.arange(len(X)) % 3 > 0
+    expected, found = encoding.learn(X[weight]), encoding.learn(X, weight)
+    for name, value in expected.named_buffers():
+        torch.testing.assert_close(value, dict(found.named_buffers())[name])
+
+
+@pytest.mark.parametrize("encoding", [PiecewiseLinear(), Periodic()], ids=str)
+@pytest.mark.parametrize("values", [[0.0, 1e-42, 1.0, 2.0], [0.0, 1e-40, 2e-40, 3e-40]])
+def test_numbers_closer_than_float32_can_divide_by_are_encoded_finitely(encoding, values):
+    column = torch.tensor(values)[:, None]
+    assert encoding.learn(column)(column).isfinite().all()
 
 
 def test_an_unknown_encoding_is_refused_in_fit():
