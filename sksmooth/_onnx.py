@@ -117,6 +117,12 @@ def to_onnx(
             f"in one, or a search for one, got {type(classifier).__name__}."
         )
     X = _of_one_type(X) if isinstance(X, DataFrame) else np.asarray(X)
+    n_features = getattr(estimator, "n_features_in_", None)
+    if X.ndim < 2 or (X.ndim == 2 and n_features not in (None, X.shape[1])):
+        raise ValueError(
+            "X must be rows such as fit was given, of shape "
+            f"(n_samples, {n_features or 'n_features'}), got {X.shape}."
+        )
     rows = skl2onnx.to_onnx(
         make_pipeline(*steps, *_to_float(X, steps)),
         X,
@@ -125,7 +131,9 @@ def to_onnx(
     )
     if isinstance(X, DataFrame):
         _name_inputs(rows.graph, X.columns)
-    shape = np.shape(X)[1:] if np.ndim(X) > 2 else (classifier.n_features_in_,)
+    shape = np.shape(X)[1:]
+    if np.ndim(X) == 2:  # of which the steps may make another number; a loaded net knows none
+        shape = (getattr(classifier, "n_features_in_", shape[0]),)
     net = _classifier_graph(classifier, shape, target_opset)
     net.ir_version = rows.ir_version
     net = compose.add_prefix(net, "sksmooth_", rename_outputs=False)

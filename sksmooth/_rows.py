@@ -370,9 +370,12 @@ def _remarks_on_scales(name: str, X: NDArray) -> list[str]:
     is_number = ((some != low) & (some != high)).any(0)  # more than two values
     if not is_number.any():
         return []
+    is_pair = ~is_number & (low < high)
+    pairs = np.column_stack([np.abs(low + high) / 2, high - low])[is_pair]
     low, high = low[is_number], high[is_number]
     ranges = high - low
     smallest, largest = ranges.min(), ranges.max()
+    offset = (pairs[:, 0] / np.maximum(pairs[:, 1], largest)).max(initial=0)
     furthest = (np.abs(low + high) / 2 / ranges).max()
     remarks = {
         f"The columns of X differ in scale: the largest range, {largest:.3g}, is "
@@ -381,6 +384,8 @@ def _remarks_on_scales(name: str, X: NDArray) -> list[str]:
         f"{largest:.3g}": not SMALLEST_RANGE < largest < LARGEST_RANGE,
         f"The numbers of X are far from zero: the middle of a column's range is {furthest:.3g} "
         "times that range away": furthest > LARGEST_DISTANCE,
+        f"The two numbers of a column of X are {offset:.3g} times as far from zero as the largest "
+        "range of another": offset > LARGEST_DISTANCE,
     }
     advice = (
         "A net learns badly from that; put a StandardScaler before it: "

@@ -128,6 +128,12 @@ class SimpleNet(nn.Module):
         self.activation = activation
         self.dropout = dropout
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = getattr(SimpleNet, name, None)
+        if isinstance(own, property) and isinstance(value, nn.Module):
+            own.__set__(self, value)  # torch would add it as a part, past the property
+        super().__setattr__(name, value)
+
     @property
     def activation(self) -> str:
         """Name of the activation."""

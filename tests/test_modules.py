@@ -167,6 +167,8 @@ def test_wrong_input_width_names_both(shape, message):
         ({"activation": "rleu"}, ValueError, r"got 'rleu'\. Did you mean 'relu'\?"),
         ({"activation": "leakyrelu"}, ValueError, r"Did you mean 'leaky_relu'\?"),
         ({"activation": torch.relu}, TypeError, "activation must be one of 'relu', 'tanh'"),
+        ({"activation": torch.nn.ReLU()}, TypeError, r"'identity'; got ReLU\(\)"),
+        ({"dropout": torch.nn.Dropout(0.2)}, TypeError, r"in \[0, 1\), got Dropout\("),
         ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, ValueError, r"dropout must be in \[0, 1\), got -0.1"),
         ({"dropout": float("nan")}, ValueError, "got nan"),

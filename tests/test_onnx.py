@@ -244,6 +244,17 @@ def test_modules_of_ones_own():
     assert_gives_the_same(to_onnx(net, X), net, X)
 
 
+def test_a_net_that_was_initialized_and_loaded(tmp_path):
+    X, y = tabular()
+    trained = quick(max_epochs=2, calibration=None).fit(X, y)
+    trained.save_params(tmp_path / "net.pt")
+    net = quick(
+        module__n_features=10, module__n_classes=3, classes=[0, 1, 2], calibration=None
+    ).initialize()
+    net.load_params(tmp_path / "net.pt")
+    assert_gives_the_same(to_onnx(net, X), trained, X)
+
+
 def test_rows_with_nan_have_probabilities_of_nan():
     X, y = tabular()
     net = quick().fit(X, y)
@@ -289,6 +300,11 @@ def test_names_what_it_cannot_turn_into_a_graph():
         to_onnx(quick(max_epochs=2).fit(X, days[y]), X)
     with pytest.raises(ValueError, match="target_opset must be 18 or more, got 12"):
         to_onnx(net, X, target_opset=12)
+    scaled = make_pipeline(StandardScaler(), quick(max_epochs=2)).fit(X, y)
+    for classifier in (net, scaled):
+        for rows in (X[:, :3], X[0], None):
+            with pytest.raises(ValueError, match=r"rows such as fit was given.*\(n_samples, 10\)"):
+                to_onnx(classifier, rows)
     for name in ("label", 0):
         with pytest.raises(ValueError, match=f"got {name!r}; rename it"):
             to_onnx(

@@ -1102,6 +1102,7 @@ def test_columns_of_different_scale_are_warned_of(make):
         (lambda X: 1e-3 * X, r"far from a scale of one: .* 0\.01"),
         (lambda X: 1e4 * X, r"far from a scale of one: .*e\+05"),
         (lambda X: X + 1000, r"far from zero: .* \d+ times that range"),
+        (lambda X: np.c_[X, 2020 + np.arange(len(X)) % 2], r"two numbers of a column .* \d+ times"),
     ],
 )
 @pytest.mark.parametrize("make", [single, crossed])
