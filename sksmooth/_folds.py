@@ -303,7 +303,7 @@ class FoldsTraining:
             calibrator = self.calibrate(value, warn=False)
             proba = probabilities(logits.astype(np.float64), calibrator)
             costs.append(self.log_loss(proba) if self.scorer is None else self._cost(proba))
-        if np.isnan(costs).all():
+        if self.scorer is not None and np.isnan(costs).all():
             raise ValueError(f"scoring={self.scorer.scorer!r} gave NaN for every ε.")
         return int(np.nanargmin(costs))
 

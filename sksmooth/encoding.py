@@ -242,7 +242,7 @@ class Periodic(Encoding):
             raise TypeError(f"scale must be a number above 0, got {scale!r}.")
         if not 0 < scale < np.inf:
             raise ValueError(f"scale must be above 0, got {scale!r}.")
-        self.scale = scale
+        self.scale: float = scale
 
     def extra_repr(self) -> str:
         """Give what torch prints of the parameters."""
