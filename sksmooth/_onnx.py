@@ -118,7 +118,9 @@ def to_onnx(
         )
     X = _of_one_type(X) if isinstance(X, DataFrame) else np.asarray(X)
     n_features = getattr(estimator, "n_features_in_", None)
-    if X.ndim < 2 or (X.ndim == 2 and n_features not in (None, X.shape[1])):
+    takes_by_name = steps and isinstance(X, DataFrame)  # of which there may be more
+    is_wrong = X.ndim == 2 and n_features not in (None, X.shape[1]) and not takes_by_name
+    if X.ndim < 2 or is_wrong:
         raise ValueError(
             "X must be rows such as fit was given, of shape "
             f"(n_samples, {n_features or 'n_features'}), got {X.shape}."

@@ -305,6 +305,13 @@ def test_names_what_it_cannot_turn_into_a_graph():
         for rows in (X[:, :3], X[0], None):
             with pytest.raises(ValueError, match=r"rows such as fit was given.*\(n_samples, 10\)"):
                 to_onnx(classifier, rows)
+    few = pd.DataFrame(X[:, :3], columns=list("abc"))
+    with pytest.raises(ValueError, match=r"got \(300, 3\)"):
+        to_onnx(net, few)
+    named = pd.DataFrame(X).add_prefix("x")
+    by_name = make_pipeline(make_column_transformer((StandardScaler(), ["x0", "x5"])), quick())
+    by_name.fit(named[["x0", "x5"]], y)
+    assert len(to_onnx(by_name, named).graph.input) == 10
     for name in ("label", 0):
         with pytest.raises(ValueError, match=f"got {name!r}; rename it"):
             to_onnx(
