@@ -43,7 +43,7 @@ from sksmooth._predict import (
     warn_of_probabilities,
     whole_blocks,
 )
-from sksmooth._private import CallbackSupportMixin, Interval, StrOptions, routing_enabled
+from sksmooth._private import CallbackSupportMixin, Interval, StrOptions, has_hooks, routing_enabled
 from sksmooth._rows import (
     Table,
     as_array,
@@ -587,17 +587,29 @@ class LabelSmoothingClassifierCV(
         modules: list[Any] = [net.module_ for net in self.estimators_]
         if not all(type(module) is SimpleNet for module in modules):
             return None
-        version = [
+        version: list[Any] = [
             (own.data_ptr(), 0 if own.is_inference() else own._version)
             for module in modules
             for layer in module._modules["layers"]._modules.values()
             for own in layer._parameters.values()
             if own is not None
         ]
+        for module in modules:
+            parts = module._modules
+            hooked = [
+                part._forward_hooks or part._forward_pre_hooks
+                for kind in ("layers", "activations")
+                for part in (parts[kind], *parts[kind]._modules.values())
+            ]
+            hooked += [module._forward_hooks, module._forward_pre_hooks]
+            version.append((module.activation, id(parts.get("encoding")), any(hooked)))
         kept, stacks = _STACKS.get(self, (None, None))
         if kept != version:
             stacks = None
-            if all(is_plain(module) and input_dtype(module) == torch.float32 for module in modules):
+            is_hooked = any(has_hooks(part) for module in modules for part in module.modules())
+            if not is_hooked and all(
+                is_plain(module) and input_dtype(module) == torch.float32 for module in modules
+            ):
                 alike = groupby(modules, key=lambda module: repr(module.encoding))
                 stacks = [(own[0], HandNets.of(own)) for own in (list(nets) for _, nets in alike)]
             _STACKS[self] = version, stacks

@@ -516,6 +516,36 @@ class TestConfidence:
         assert correct[sure].mean() > correct.mean() + 0.02
 
 
+def _hook_last_layer(module):
+    module.layers[-1].register_forward_hook(lambda layer, given, output: 0 * output)
+
+
+def _set_activation(module):
+    module.activation = "sigmoid"
+
+
+def _add_hook(module):
+    module.register_forward_hook(lambda net, given, output: 0 * output)
+
+
+def _add_hook_to_activation(module):
+    module.activations[0].register_forward_pre_hook(lambda part, given: 0 * given[0])
+
+
+@pytest.mark.parametrize(
+    "change", [_hook_last_layer, _add_hook, _add_hook_to_activation, _set_activation]
+)
+def test_what_is_changed_at_the_nets_changes_predictions(fitted, change):
+    model = copy.deepcopy(fitted)
+    model.predict_proba(X)  # by a stack that is kept
+    for net in model.estimators_:
+        change(net.module_)
+    logits = np.mean([net.logits(X) for net in model.estimators_], axis=0)
+    proba = model.calibrator_.predict_proba(logits)
+    np.testing.assert_allclose(model.predict_proba(X), proba, atol=1e-6)
+    assert np.abs(proba - fitted.predict_proba(X)).max() > 0.01
+
+
 def test_scorer_of_this_package_that_is_named_is_told_where_it_is():
     model = make_cv(scoring="neg_expected_calibration_error")
     with pytest.raises(ValueError, match=r"metrics import neg_expected_calibration_error_scorer"):
