@@ -55,6 +55,7 @@ __all__ = [
     "StrOptions",
     "TorchDispatchMode",
     "check_sample_weight",
+    "complete_copy",
     "copy_all",
     "fused_adam",
     "fused_adamw",
@@ -79,6 +80,13 @@ fused_adam: Any = torch._fused_adam_
 fused_adamw: Any = torch._fused_adamw_
 copy_all: Any = torch._foreach_copy_  # tensors into tensors, in one call
 n_function_modes: Any = torch._C._len_torch_function_stack  # a default device is one
+
+
+def complete_copy(optimizer: Any) -> None:
+    """Give a copy of LBFGS what torch leaves out of copies and pickles, without which no step is."""
+    if isinstance(optimizer, torch.optim.LBFGS) and "_params" not in vars(optimizer):
+        optimizer._params = optimizer.param_groups[0]["params"]
+        optimizer._numel_cache = None
 
 
 def has_step_hooks(optimizer: Any) -> bool:

@@ -1,5 +1,8 @@
 """Nets that skorch's own steps train: hooks, listeners and modes that ask for them."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -188,3 +191,20 @@ def test_global_hooks_of_modules_are_called(data):
         handle.remove()
     assert net.trained_by_ != "by hand"
     assert len(calls) > 5 * 7
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_copies_of_lbfgs_go_on_like_the_one_they_are_copies_of(copied, data):
+    params = {"optimizer": torch.optim.LBFGS, "batch_size": -1, "lr": 0.1, "warm_start": True}
+    net = make_net(**params, max_epochs=2).fit(*data)
+    twin = copied(net).fit(*data)
+    assert_same_module(twin, net.fit(*data), rtol=0, atol=0)
+
+
+def test_lbfgs_goes_on_after_a_fit_that_failed(data):
+    X, y = data
+    params = {"optimizer": torch.optim.LBFGS, "batch_size": -1, "lr": 0.1}
+    net, twin = (make_net(**params).partial_fit(X, y) for _ in range(2))
+    with pytest.raises(TypeError, match="unknown"):
+        net.partial_fit(X, y, unknown=1)
+    assert_same_module(net.partial_fit(X, y), twin.partial_fit(X, y), rtol=0, atol=0)

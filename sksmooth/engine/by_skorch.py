@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skorch.dataset import unpack_data
 from torch import Tensor
 
-from sksmooth._private import copy_all
+from sksmooth._private import complete_copy, copy_all
 from sksmooth.engine.randomness import OwnRandomness, lent
 from sksmooth.engine.stack import Losses, Scored, uncached_autocast
 from sksmooth.engine.threads import threads_for
@@ -48,6 +48,8 @@ class SkorchStack:
         draws_anywhere: bool,
         fit_params: Mapping[str, Any],
     ) -> None:
+        for name in net._optimizers:
+            complete_copy(getattr(net, f"{name}_"))
         self.net = net
         self.train = train
         self.held_out = held_out
