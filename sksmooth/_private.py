@@ -83,7 +83,7 @@ n_function_modes: Any = torch._C._len_torch_function_stack  # a default device i
 
 
 def complete_copy(optimizer: Any) -> None:
-    """Give a copy of LBFGS what torch leaves out of copies and pickles, without which no step is."""
+    """Give a copy of LBFGS what torch leaves out of copies, without which it takes no step."""
     if isinstance(optimizer, torch.optim.LBFGS) and "_params" not in vars(optimizer):
         optimizer._params = optimizer.param_groups[0]["params"]
         optimizer._numel_cache = None
