@@ -305,11 +305,17 @@ class TestScoring:
                 scoring = scorer.set_score_request(sample_weight=requested)
                 make_cv(short(), scoring=scoring).fit(X, Y, weight)
             assert set(asked) == {requested}
+
+    @pytest.mark.skipif(
+        "sample_weight" not in get_scorer("accuracy").get_metadata_routing().score.requests,
+        reason="scikit-learn's scorers said nothing of weights yet",
+    )
+    def test_with_routing_a_scorer_must_say_whether_it_wants_the_weights(self):
         with (
             sklearn.config_context(enable_metadata_routing=True),
             pytest.raises(UnsetMetadataPassedError, match="sample_weight"),
         ):
-            make_cv(short(), scoring="accuracy").fit(X, Y, weight)
+            make_cv(short(), scoring="accuracy").fit(X, Y, np.ones(len(X)))
 
     def test_an_unknown_name_is_refused_before_training(self):
         with pytest.raises(ValueError, match=r"'scoring' parameter.*Got 'accuracee'"):
