@@ -587,22 +587,7 @@ class LabelSmoothingClassifierCV(
         modules: list[Any] = [net.module_ for net in self.estimators_]
         if not all(type(module) is SimpleNet for module in modules):
             return None
-        version: list[Any] = [
-            (own.data_ptr(), 0 if own.is_inference() else own._version)
-            for module in modules
-            for layer in module._modules["layers"]._modules.values()
-            for own in layer._parameters.values()
-            if own is not None
-        ]
-        for module in modules:
-            parts = module._modules
-            hooked = [
-                part._forward_hooks or part._forward_pre_hooks
-                for kind in ("layers", "activations")
-                for part in (parts[kind], *parts[kind]._modules.values())
-            ]
-            hooked += [module._forward_hooks, module._forward_pre_hooks]
-            version.append((module.activation, id(parts.get("encoding")), any(hooked)))
+        version = _version_of(modules)
         kept, stacks = _STACKS.get(self, (None, None))
         if kept != version:
             stacks = None
@@ -620,6 +605,28 @@ class LabelSmoothingClassifierCV(
 _STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, list | None]] = (
     WeakKeyDictionary()
 )
+
+
+def _version_of(modules: list[Any]) -> list[Any]:
+    """Give what of SimpleNets their stack is made of: another where anything was changed.
+
+    By torch's dicts and not its iterators, as it is asked at every prediction, of one row too.
+    """
+    version: list[Any] = []
+    for module in modules:
+        parts = module._modules
+        layers = parts["layers"]._modules.values()
+        version += [
+            (own.data_ptr(), 0 if own.is_inference() else own._version)
+            for layer in layers
+            for own in layer._parameters.values()
+            if own is not None
+        ]
+        activations = parts["activations"]._modules.values()
+        called = (module, parts["layers"], *layers, parts["activations"], *activations)
+        is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in called)
+        version.append((module.activation, id(parts.get("encoding")), is_hooked))
+    return version
 
 
 def _logits_of(stack: HandNets, module: SimpleNet, rows: torch.Tensor) -> torch.Tensor:
