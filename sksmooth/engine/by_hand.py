@@ -176,7 +176,7 @@ class HandNets:
 
         Safe in several threads at once.
         """
-        return self._forward(X, self._hidden_layers(X.shape[1], like=X))
+        return self._forward(X, [None] * (len(self.weights) - 1))
 
     def score(self, X: Tensor) -> Tensor:
         """Compute the logits during training, in memory that is kept for the next time."""
@@ -186,7 +186,7 @@ class HandNets:
         return self._forward(X, self._scored[n_rows])
 
     @torch.no_grad()
-    def _forward(self, X: Tensor, hidden: list[Tensor]) -> Tensor:
+    def _forward(self, X: Tensor, hidden: Sequence[Tensor | None]) -> Tensor:
         activate = _FORWARD[self.activation]
         h = X.flatten(2)
         for (weight, bias), out in zip(self.layers[:-1], hidden, strict=True):
