@@ -188,6 +188,12 @@ def make_real_mlp(split: Split, seed: int, **params: Any) -> ClassifierMixin:
     return RealMLP_TD_Classifier(device="cpu", random_state=seed, n_threads=1, **params)
 
 
+def make_tabm_d(split: Split, seed: int) -> ClassifierMixin:
+    from pytabkit import TabM_D_Classifier
+
+    return TabM_D_Classifier(device="cpu", random_state=seed, n_threads=1)
+
+
 def make_svs(seed: int) -> ClassifierMixin:
     from probmetrics.calibrators import get_calibrator
 
@@ -249,6 +255,10 @@ VARIANTS: dict[str, Callable[[Split, int], ClassifierMixin]] = {
     ),
     f"{OURS}, by skrub": lambda split, seed: LabelSmoothingClassifierCV(random_state=seed),
     "CatBoost, raw": make_raw_catboost,
+    "RealMLP-TD, five folds": lambda split, seed: make_real_mlp(
+        split, seed, n_cv=5, val_metric_name="cross_entropy"
+    ),
+    "TabM_D": make_tabm_d,
     "LabelSmoothingClassifier, a fifth held out": lambda split, seed: LabelSmoothingClassifier(
         train_split=0.2, random_state=seed
     ),

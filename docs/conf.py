@@ -36,6 +36,7 @@ EXAMPLES = [
     "grid_search",
     "batched_grid_search",
     "distributed_search",
+    "conformal_sets",
     "pytorch_loop",
     "fashion_mnist",
     "serve",
@@ -50,8 +51,9 @@ def place(script):
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
-    # All are run but those that want data, a cluster or a server. `-D plot_gallery=0` runs none.
-    "filename_pattern": r"^(?!.*(fashion_mnist|distributed_search|serve)\.py)",
+    # All are run but those that want data, a cluster, a server or MAPIE; by `-D plot_gallery=0`
+    # none.
+    "filename_pattern": r"^(?!.*(fashion_mnist|distributed_search|conformal_sets|serve)\.py)",
     "within_subsection_order": place,
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("sksmooth",),

@@ -449,3 +449,22 @@ class TestServe:
             assert answer.status_code == 422
             assert answer.json()["detail"][0]["loc"] == ["body", "rows", 1, 3]
         assert client.post("/predict", json={"rows": []}).status_code == 422
+
+
+@pytest.fixture(scope="module")
+def conformal_sets(tmp_path_factory):
+    pytest.importorskip("mapie")
+    folder = tmp_path_factory.mktemp("conformal_sets")
+    return _run("conformal_sets.py", "--repeats", 2, "--epochs", 30, "--output", folder)[0]
+
+
+class TestConformalSets:
+    def test_the_promise_is_kept(self, conformal_sets):
+        assert conformal_sets["table"]["covered"].between(0.85, 0.99).all()
+
+    def test_smoothing_makes_sets_larger_and_calibration_smaller(self, conformal_sets):
+        size = conformal_sets["table"]["mean size"]["aps"]
+        assert size["ε=0.2"] > size["ε=0.2, calibrated"] + 0.1
+
+    def test_saves_the_picture(self, conformal_sets):
+        assert conformal_sets["picture"].read_bytes().startswith(PNG_MAGIC)
