@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import fetch_openml, make_classification
 from sklearn.utils import check_random_state, check_scalar
 
+from sksmooth._checks import check_whole
+
 __all__ = ["FASHION_MNIST_CLASSES", "load_fashion_mnist", "make_tabular"]
 
 FASHION_MNIST_CLASSES = (
@@ -103,8 +105,8 @@ def make_tabular(
     3
     """
     check_scalar(n_classes, "n_classes", Integral, min_val=2)
-    check_scalar(n_samples, "n_samples", Integral, min_val=1)
-    check_scalar(n_features, "n_features", Integral, min_val=1)
+    check_whole("n_samples", n_samples)
+    check_whole("n_features", n_features)
     check_scalar(label_noise, "label_noise", Real)
     if not 0 <= label_noise <= 1:  # check_scalar lets nan through
         raise ValueError(f"label_noise={label_noise} must be in [0, 1].")

@@ -22,20 +22,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Integral
 from types import FunctionType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import get_scorer_names
-from sklearn.utils import check_scalar
 
 from sksmooth._checks import (
     check_choice,
     check_unit_interval,
     check_vector,
     check_weight,
+    check_whole,
     grain_of,
     scale_to_unit,
 )
@@ -157,7 +156,7 @@ def calibration_bins(
     >>> bins.weight
     array([2., 2.])
     """
-    check_scalar(n_bins, "n_bins", Integral, min_val=1)
+    n_bins = check_whole("n_bins", n_bins)
     check_choice("strategy", strategy, _EDGES)
     grain = grain_of(confidence)
     confidence = check_unit_interval("confidence", check_vector("confidence", confidence), grain)

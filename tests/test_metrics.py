@@ -154,13 +154,17 @@ class TestCalibrationBins:
             ([[0.5]], [0], {}, r"confidence must have shape \(n_samples,\), got \(1, 1\)"),
             ([0.5], [0, 1], {}, r"correct must have shape \(1,\), got \(2,\)"),
             ([0.5, 0.5], [0, 2], {}, "correct must hold booleans"),
-            ([0.5], [1], {"n_bins": 0}, "n_bins == 0, must be >= 1"),
+            ([0.5], [1], {"n_bins": 0}, "n_bins must be a positive integer, got 0"),
             ([0.5], [1], {"strategy": "quantiles"}, "'quantiles'. Did you mean 'quantile'?"),
         ],
     )
     def test_a_bad_argument_is_named(self, confidence, correct, options, message):
         with pytest.raises(ValueError, match=message):
             calibration_bins(confidence, correct, **options)
+
+    def test_a_bool_is_no_number_of_bins(self):
+        with pytest.raises(TypeError, match="n_bins must be a positive integer, got True"):
+            calibration_bins([0.5], [1], n_bins=True)
 
     @every_strategy
     @pytest.mark.parametrize("scale", [None, 1, 3.7, 1e-200, 1e200])

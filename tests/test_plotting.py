@@ -712,9 +712,9 @@ def test_matrices_of_a_small_case_by_hand():
     assert display.rejected.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
     assert display.coverage == 0.75
     assert display.risk == pytest.approx(1 / 3)
-    assert display.ax_.get_title() == "Accepted: confidence ≥ 2\nshare 75.0 %, error rate 33.3 %"
+    assert display.ax_.get_title() == "Accepted: confidence ≥ 2\nshare 75.0 %\nerror rate 33.3 %"
     assert display.ax_rejected_.get_title() == (
-        "Rejected: confidence < 2\nshare 25.0 %, error rate 100.0 %"
+        "Rejected: confidence < 2\nshare 25.0 %\nerror rate 100.0 %"
     )
 
 

@@ -153,7 +153,7 @@ class SelectiveConfusionMatrixDisplay:
     ) -> ConfusionMatrixDisplay:
         text = f"{title} {self.threshold:g}\nshare {100 * share:.1f} %"
         if matrix.any():
-            text += f", error rate {100 * _error_rate(matrix):.1f} %"
+            text += f"\nerror rate {100 * _error_rate(matrix):.1f} %"
         ax.set_title(text, fontsize="medium")
         style: dict[str, Any] = {"cmap": "Blues", "colorbar": False}
         if matrix.dtype.kind == "f":  # no exponents, no more digits than have room
