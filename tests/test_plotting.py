@@ -352,7 +352,7 @@ def test_axes_that_are_none_are_refused(display, wrong):
     [
         ({"pos_label": "dogg"}, "pos_label must be one of .*'dogg'. Did you mean 'dog'"),
         ({"strategy": "quantiles"}, "strategy must be one of .* Did you mean 'quantile'"),
-        ({"n_bins": 0}, "n_bins == 0"),
+        ({"n_bins": 0}, "n_bins must be a positive integer, got 0"),
         ({"sample_weight": [1.0]}, "sample_weight must have shape"),
         ({"confidence_level": 95}, r"confidence_level must be in \[0, 1\), got 95"),
     ],
@@ -712,9 +712,9 @@ def test_matrices_of_a_small_case_by_hand():
     assert display.rejected.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
     assert display.coverage == 0.75
     assert display.risk == pytest.approx(1 / 3)
-    assert display.ax_.get_title() == "Accepted: confidence ≥ 2\nshare 75.0 %\nerror rate 33.3 %"
+    assert display.ax_.get_title() == "Accepted: 75.0 %\nconfidence ≥ 2\nerror rate 33.3 %"
     assert display.ax_rejected_.get_title() == (
-        "Rejected: confidence < 2\nshare 25.0 %\nerror rate 100.0 %"
+        "Rejected: 25.0 %\nconfidence < 2\nerror rate 100.0 %"
     )
 
 
@@ -722,7 +722,7 @@ def test_matrix_without_rows_has_no_error_rate():
     display = SelectiveConfusionMatrixDisplay.from_predictions([0, 1], [0, 1], [1, 1], threshold=2)
     assert display.coverage == 0
     assert np.isnan(display.risk)
-    assert display.ax_.get_title() == "Accepted: confidence ≥ 2\nshare 0.0 %"
+    assert display.ax_.get_title() == "Accepted: 0.0 %\nconfidence ≥ 2"
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor])

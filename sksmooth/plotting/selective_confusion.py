@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.utils.multiclass import unique_labels
 
@@ -138,23 +138,21 @@ class SelectiveConfusionMatrixDisplay:
         ax = axes_for(self, ax, (9, 5.2))
         self.ax_, self.ax_rejected_ = ax, split_axes(ax, 1, sideways=True)
         self.figure_ = ax.figure
-        self.display_accepted_, self.display_rejected_ = (
-            self._draw(axes, np.asarray(matrix), share, title, kwargs)
-            for axes, matrix, share, title in (
-                (self.ax_, self.accepted, self.coverage, "Accepted: confidence ≥"),
-                (self.ax_rejected_, self.rejected, 1 - self.coverage, "Rejected: confidence <"),
-            )
-        )
+        share = 100 * self.coverage
+        title = f"Accepted: {share:.1f} %\nconfidence ≥ {self.threshold:g}"
+        self.display_accepted_ = self._draw(self.ax_, self.accepted, title, kwargs)
+        title = f"Rejected: {100 - share:.1f} %\nconfidence < {self.threshold:g}"
+        self.display_rejected_ = self._draw(self.ax_rejected_, self.rejected, title, kwargs)
         self.ax_rejected_.set_ylabel("")
         return self
 
     def _draw(
-        self, ax: Axes, matrix: NDArray[Any], share: float, title: str, kwargs: dict[str, Any]
+        self, ax: Axes, matrix: ArrayLike, title: str, kwargs: dict[str, Any]
     ) -> ConfusionMatrixDisplay:
-        text = f"{title} {self.threshold:g}\nshare {100 * share:.1f} %"
+        matrix = np.asarray(matrix)
         if matrix.any():
-            text += f"\nerror rate {100 * _error_rate(matrix):.1f} %"
-        ax.set_title(text, fontsize="medium")
+            title += f"\nerror rate {100 * _error_rate(matrix):.1f} %"
+        ax.set_title(title, fontsize="medium")
         style: dict[str, Any] = {"cmap": "Blues", "colorbar": False}
         if matrix.dtype.kind == "f":  # no exponents, no more digits than have room
             style["values_format"] = ".0f" if matrix.max() >= 99.5 else ".2g"
