@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
@@ -354,31 +354,62 @@ class _Fitting:
     def _run_tasks(self, parts: Sequence[list[Job]], bar: Any) -> Iterable[list[Job]]:
         """Give the jobs of each part as they are fitted, in order."""
         search = self.search
+        backend = get_active_backend()[0]
         # Not all of joblib's backends have a generator.
-        generates = get_active_backend()[0].supports_return_generator
+        generates = backend.supports_return_generator
         parallel = Parallel(
             n_jobs=search.n_jobs,
             pre_dispatch=search.pre_dispatch,
             return_as="generator" if generates else "list",
         )
-        return parallel(_as_task(part, search.max_members, _Advance(bar)) for part in parts)
+        in_ray = type(backend).__module__.startswith("ray.")
+        send = _InRay() if in_ray else lambda rows: rows
+        return parallel(_as_task(part, search.max_members, _Advance(bar), send) for part in parts)
 
 
-def _as_task(jobs: list[Job], max_members: int, on_epoch: Callable[[int], None]) -> Any:
-    """Give a task of joblib, whose arguments the rows are.
+class _InRay:
+    """Puts each array into Ray's store once; Ray's own backend no longer knows joblib's tasks."""
 
-    Dask and Ray send an array that several tasks have for an argument once, not with each.
+    def __init__(self) -> None:
+        self.sent: dict[int, _Sent] = {}
+
+    def __call__(self, rows: Any) -> _Sent:
+        import ray
+
+        if id(rows) not in self.sent:
+            self.sent[id(rows)] = _Sent(ray.put(rows), ray.get)
+        return self.sent[id(rows)]
+
+
+class _Sent(NamedTuple):
+    """Rows that are elsewhere, and how to get them from there."""
+
+    reference: Any
+    get: Callable[[Any], Any]
+
+
+def _as_task(
+    jobs: list[Job],
+    max_members: int,
+    on_epoch: Callable[[int], None],
+    send: Callable[[Any], Any],
+) -> Any:
+    """Give a task of joblib, whose arguments the rows are, as `send` makes them.
+
+    Dask sends an array that several tasks have for an argument once, not with each.
     """
     rows: dict[int, tuple[int, Any]] = {}
     bare = [job.of_rows(lambda own: rows.setdefault(id(own), (len(rows), own))[0]) for job in jobs]
-    return delayed(_fit_part)(bare, max_members, on_epoch, *(own for _, own in rows.values()))
+    sent = [send(own) for _, own in rows.values()]
+    return delayed(_fit_part)(bare, max_members, on_epoch, *sent)
 
 
 def _fit_part(
     jobs: list[Job], max_members: int, on_epoch: Callable[[int], None], *rows: Any
 ) -> list[Job]:
     """Fit some of the jobs, perhaps in another process; leave their rows behind."""
-    jobs = [job.of_rows(rows.__getitem__) for job in jobs]
+    here = [own.get(own.reference) if isinstance(own, _Sent) else own for own in rows]
+    jobs = [job.of_rows(here.__getitem__) for job in jobs]
     fit_together(jobs, max_members=max_members, on_epoch=on_epoch)
     return [replace(job, X=None, y=None, fit_params={}, evaluation=None) for job in jobs]
 

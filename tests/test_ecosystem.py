@@ -342,6 +342,18 @@ def test_ray_searches_as_one_does_alone_and_goes_on_without_a_worker(table, tmp_
         assert_array_equal(spread.cv_results_[name], alone.cv_results_[name])
 
 
+@pytest.mark.usefixtures("ray_workers")
+def test_a_search_sends_the_rows_of_a_fold_to_ray_once(table, monkeypatch):
+    ray = pytest.importorskip("ray")
+    put, sent = ray.put, []
+    monkeypatch.setattr(ray, "put", lambda rows: sent.append(np.shape(rows)) or put(rows))
+    X, y = table
+    with parallel_config("ray", n_jobs=2):
+        search = BatchedGridSearchCV(quick(max_epochs=2), {"lr": [0.01, 0.02, 0.03]}, cv=2)
+        search.fit(X, y)
+    assert sorted(sent) == sorted(2 * [(len(X) // 2, X.shape[1]), (len(X) // 2,)])
+
+
 # -- rows and classes that are rare --------------------------------------------------------------
 
 
