@@ -45,8 +45,33 @@ def test_a_pipe_is_written_to(tmp_path):
 
 def test_a_folder_that_is_not_there(tmp_path):
     file = tmp_path / "none" / "file"
-    with pytest.raises(FileNotFoundError), whole_file(file) as unfinished:
+    with pytest.raises(FileNotFoundError) as told, whole_file(file) as unfinished:
         unfinished.write_text("new")
+    assert told.value.filename == str(file)
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(NotADirectoryError) as told, whole_file(tmp_path / "file" / "b") as other:
+        other.write_text("new")
+    assert told.value.filename == str(tmp_path / "file" / "b")
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "名" * 85])
+def test_a_name_as_long_as_the_system_takes(name, tmp_path):
+    with whole_file(tmp_path / name) as unfinished:
+        unfinished.write_text("new")
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/fd"), reason="has no names of open files")
+def test_a_pipe_that_is_open_is_written_to():
+    to_read, to_write = os.pipe()
+    with whole_file(f"/dev/fd/{to_write}") as path:
+        path.write_text("new")
+    os.close(to_write)
+    with open(to_read) as pipe:
+        assert pipe.read() == "new"
 
 
 def test_who_may_read_it_stays(tmp_path):
