@@ -165,7 +165,7 @@ class StoredNet(NamedParams):
         ------
         ValueError
             If a file is damaged or none of torch's, what is loaded is not finite, or the
-            optimizer's state is of another module.
+            optimizer's state is of another module or optimizer.
         """
         for file in (*args, *kwargs.values()):
             if isinstance(file, str | os.PathLike):
@@ -175,7 +175,8 @@ class StoredNet(NamedParams):
                 super().load_params(*args, **kwargs)
             except (EOFError, LookupError, pickle.UnpicklingError) as error:
                 raise ValueError(
-                    f"What is to be loaded is no file of save_params: {error!r}."
+                    f"What is to be loaded is no file of save_params, or one of another kind of "
+                    f"part: {error!r}."
                 ) from error
         has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
         is_calibrated = getattr(self, "calibrator_", None) is not None
@@ -226,8 +227,10 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
     history, progress = net.history_, net.progress
     try:
         yield
-        for part in parts:
-            _refuse(part)
+        for part, state in zip(parts, before, strict=True):
+            _refuse(part, state)
+        if not all(isinstance(row, dict) for row in net.history_ or ()):
+            raise ValueError("The loaded history has rows that are no epochs.")
     except BaseException:
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)
@@ -248,13 +251,10 @@ def _refuse_damaged(file: str | os.PathLike) -> None:
         raise ValueError(f"{os.fspath(file)!r} is damaged: {damaged} does not fit its checksum.")
 
 
-def _refuse(part: Any) -> None:
+def _refuse(part: Any, before: dict[str, Any]) -> None:
+    """Refuse what was loaded into a part whose state was `before`."""
     if isinstance(part, torch.optim.Optimizer):
-        what = misfit(part)
-        if what is not None:
-            raise ValueError(
-                f"The loaded state of {type(part).__name__} is of another module: {what}."
-            )
+        _refuse_optimizer(part, before["param_groups"])
         return
     trained = {name for name, _ in part.named_parameters()}
     for name, value in part.state_dict().items():
@@ -262,6 +262,24 @@ def _refuse(part: Any) -> None:
             continue
         if value.isnan().any() or (name in trained and value.isinf().any()):
             raise ValueError(f"The loaded {name} of {type(part).__name__} is not finite.")
+
+
+def _refuse_optimizer(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:
+    kind = type(optimizer).__name__
+    what = misfit(optimizer)
+    if what is not None:
+        raise ValueError(f"The loaded state of {kind} is of another module: {what}.")
+    for group, before in zip(optimizer.param_groups, groups, strict=True):
+        lacking = before.keys() - group.keys()
+        if lacking:
+            raise ValueError(
+                f"The loaded state is of another optimizer than {kind}: it has no "
+                f"{', '.join(sorted(lacking))}."
+            )
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and not value.isfinite().all():
+                raise ValueError(f"The loaded {name} of {kind} is not finite.")
 
 
 def _slim(value: Any) -> Any:

@@ -24,7 +24,7 @@ from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sksmooth._batches import TensorRows, encoded, read_labels, row_of_other_label
-from sksmooth._checks import warn_user, without_tensor
+from sksmooth._checks import scale_to_unit, warn_user, without_tensor
 from sksmooth._labels import distinct, encode, refuse_missing
 from sksmooth.calibration import weights_of_rows
 from sksmooth.encoding import Encoding, check_encoding
@@ -407,8 +407,14 @@ def _weigh_rows(
     weight = weights_of_rows(as_array(sample_weight), X)
     class_weight = None
     if estimator.class_weight is not None:
-        class_weight = _class_weights(estimator.class_weight, codes, weight, classes)
-        weight = weight * class_weight[codes]
+        with np.errstate(over="ignore"):
+            class_weight = _class_weights(estimator.class_weight, codes, weight, classes)
+            weight = weight * class_weight[codes]
+        if not np.isfinite(weight).all():
+            raise ValueError(
+                f"class_weight={estimator.class_weight!r} times sample_weight is more than a float "
+                "can be; give weights of about one."
+            )
         if not weight.any():
             raise ValueError(
                 f"class_weight={estimator.class_weight!r} gives every row a weight of zero; give "
@@ -435,7 +441,7 @@ def _class_weights(
                 f"class_weight={class_weight!r} must hold finite, non-negative weights."
             )
         return np.array([class_weight.get(label, 1.0) for label in classes.tolist()])
-    of_class = np.bincount(codes, sample_weight, minlength=len(classes))
+    of_class = np.bincount(codes, scale_to_unit(sample_weight)[0], minlength=len(classes))
     is_present = of_class > 0
     weights = np.ones(len(classes))
     weights[is_present] = of_class.sum() / (is_present.sum() * of_class[is_present])

@@ -48,6 +48,37 @@ def test_state_of_an_optimizer_whose_tensors_have_shapes_of_their_own_is_loaded(
     assert net.optimizer_.state
 
 
+def test_state_of_another_optimizer_is_refused(tmp_path):
+    make().partial_fit(X, Y).save_params(f_optimizer=tmp_path / "adamw.pt")
+    net, twin = (make(optimizer=torch.optim.SGD, calibration=None) for _ in range(2))
+    net.save_params(f_optimizer=tmp_path / "sgd.pt")
+    with pytest.raises(ValueError, match=r"of another optimizer than SGD: it has no .*momentum"):
+        net.load_params(f_optimizer=tmp_path / "adamw.pt")
+    for own in (net, twin):
+        own.partial_fit(X, Y)
+    np.testing.assert_array_equal(net.predict_proba(X), twin.predict_proba(X))
+    with pytest.raises(ValueError, match=r"of another kind of part|another optimizer than AdamW"):
+        make().load_params(f_optimizer=tmp_path / "sgd.pt")
+
+
+def test_state_of_an_optimizer_that_is_not_finite_is_refused(tmp_path):
+    broken = make().partial_fit(X, Y)
+    next(iter(broken.optimizer_.state.values()))["exp_avg"][0] = torch.nan
+    broken.save_params(f_optimizer=tmp_path / "optimizer.pt")
+    net = make()
+    with pytest.raises(ValueError, match="loaded exp_avg of AdamW is not finite"):
+        net.load_params(f_optimizer=tmp_path / "optimizer.pt")
+    assert np.isfinite(net.partial_fit(X, Y).predict_proba(X)).all()
+
+
+def test_a_history_that_is_none_is_refused(tmp_path):
+    (tmp_path / "history.json").write_text('{"epoch": 1}')
+    net = make()
+    with pytest.raises(ValueError, match="history has rows that are no epochs"):
+        net.load_params(f_history=tmp_path / "history.json")
+    assert len(net.history) == 2
+
+
 def test_parameters_that_are_not_finite_are_refused(tmp_path):
     broken = make()
     with torch.no_grad():

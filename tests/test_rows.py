@@ -167,6 +167,17 @@ def test_balanced_weights_count_the_sample_weights(iris):
     assert_allclose(balanced.predict_proba(X), plain.predict_proba(X), rtol=1e-4)
 
 
+def test_weights_too_far_apart_or_too_large_are_refused_by_their_names(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="class_weight=.*times sample_weight is more than a float"):
+        quick(class_weight={"setosa": 1e200}).fit(X, y, sample_weight=np.full(len(y), 1e200))
+    far_apart = np.where(y == "setosa", 1e300, 1e-300)
+    with pytest.raises(ValueError, match="those of a weight above 0 are of one class"):
+        quick(class_weight="balanced").fit(X, y, sample_weight=far_apart)
+    largest = quick(class_weight="balanced").fit(X, y, sample_weight=np.full(len(y), 1e308))
+    assert_allclose(largest.class_weight_, 1)
+
+
 # -- torch datasets -----------------------------------------------------------------------------
 
 
