@@ -23,6 +23,7 @@ from sksmooth._files import whole_file
 from sksmooth._pack import Packing, Unpacking
 from sksmooth._params import NamedParams
 from sksmooth._progress import Progress, parts_of
+from sksmooth._versions import STAMP, own_version, warn_if_newer
 from sksmooth.engine.adam import misfit
 
 
@@ -39,7 +40,8 @@ class StoredNet(NamedParams):
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
         state = super(StoredNet, lasting).__getstate__()
-        return copyreg.__newobj__, (type(self),), state, None, None, set_pickled  # type: ignore[attr-defined]
+        make = copyreg.__newobj__  # type: ignore[attr-defined]
+        return STAMP, (make, type(self)), state, None, None, set_pickled
 
     def __copy__(self) -> Any:
         # As by a pickle, it has parts of its own, and no share in a training that is going on.
@@ -68,11 +70,13 @@ class StoredNet(NamedParams):
         packing = Packing({})
         packed = packing.pack_estimator(self)
         others = {name: getattr(self, name) for name in packed["missing"]}
-        return {"packed": json.dumps(packed), "arrays": packing.arrays, "others": others}
+        stamp = {"sksmooth": own_version()}
+        return {**stamp, "packed": json.dumps(packed), "arrays": packing.arrays, "others": others}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        if "packed" not in state:
+        if not {"sksmooth", "packed"} <= state.keys():
             raise ValueError(f"The state of {type(self).__name__} is not what __getstate__ gives.")
+        warn_if_newer(state["sksmooth"])
         Unpacking(state["arrays"], state["others"], {}).fill(self, json.loads(state["packed"]))
 
     def lasting_state(self) -> dict[str, Any]:

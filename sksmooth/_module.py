@@ -39,6 +39,11 @@ class LogitModule(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Give the logits, of shape (n, n_classes), of rows of shape (n, n_features)."""
+        if not isinstance(X, Tensor):
+            raise TypeError(
+                f"X must be a tensor, got {type(X).__name__}: torch.as_tensor(X), or predict_proba "
+                "of the classifier."
+            )
         X = X.to(input_dtype(self.nets[0]))  # which whoever has the module may change
         return torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._files import whole_file
 from sksmooth._pack import LEARNED, Packing, Unpacking
+from sksmooth._versions import own_version, warn_if_newer
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 
@@ -79,7 +80,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     check_is_fitted(estimator)
     packing = Packing(KINDS)
     tree = {
-        "sksmooth": version("sksmooth"),
+        "sksmooth": own_version(),
         "torch": version("torch"),
         "estimator": packing.pack(estimator),
     }
@@ -133,6 +134,7 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     tree = json.loads(arrays.pop(TREE).tobytes())
+    warn_if_newer(tree["sksmooth"])
     unpacking = Unpacking(arrays, parameters, KINDS)
     estimator = unpacking.unpack(tree["estimator"])
     unused = parameters.keys() - unpacking.used
@@ -149,7 +151,7 @@ def _read(path: Path) -> bytes:
         raise ValueError(f"{path} is no file that sksmooth.save has written.")
     if int(words[1]) > FORMAT:
         raise ValueError(
-            f"{path} is of format {int(words[1])}, but sksmooth {version('sksmooth')} reads "
+            f"{path} is of format {int(words[1])}, but sksmooth {own_version()} reads "
             f"formats up to {FORMAT}; a newer sksmooth reads it."
         )
     if len(words) != 4 or not words[3].isdigit():

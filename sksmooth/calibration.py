@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 from sksmooth._checks import as_numpy, check_class_indices, naming, warn_user, without_tensor
 from sksmooth._private import Interval, check_sample_weight
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares_of_weight
+from sksmooth._versions import Stamped
 from sksmooth.engine.threads import limit_threads
 
 # Rows of a softmax at once: few enough to stay in the processor's cache.
@@ -39,7 +40,7 @@ LONGEST_STEP = 2.0
 SMALLEST_GAIN = 1e-13
 
 
-class TemperatureScaling(BaseEstimator):
+class TemperatureScaling(Stamped, BaseEstimator):
     r"""Temperature scaling: probabilities softmax(logits / T).
 
     One number for all classes, found by minimizing the log-loss of rows that the net did not train

@@ -52,6 +52,7 @@ from sksmooth._rows import (
     is_several_inputs,
     refuse_dataset,
 )
+from sksmooth._versions import Stamped
 from sksmooth.calibration import weights_of_rows
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
@@ -119,7 +120,7 @@ def _where_it_belongs(method: str, name: str, value: Any, own: list[str]) -> str
 
 
 class LabelSmoothingClassifierCV(
-    PredictsByProbability, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+    Stamped, PredictsByProbability, CallbackSupportMixin, ClassifierMixin, BaseEstimator
 ):
     """A neural classifier that chooses its label smoothing by cross-validation.
 

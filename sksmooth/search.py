@@ -29,6 +29,7 @@ from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._folds import Split
 from sksmooth._private import Interval, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
+from sksmooth._versions import Stamped
 from sksmooth.classifier import LabelSmoothingClassifier
 
 # tqdm's own, in words: fits that stop early leave epochs out.
@@ -38,7 +39,7 @@ _BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, at most {remaining} left, 
 MAX_TRIES = 3
 
 
-class BatchedGridSearchCV(GridSearchCV):
+class BatchedGridSearchCV(Stamped, GridSearchCV):
     """GridSearchCV, sooner: the nets of compatible candidates and of all folds train in lockstep.
 
     A drop-in for :class:`sklearn.model_selection.GridSearchCV`: the same arguments, the same

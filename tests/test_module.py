@@ -66,6 +66,13 @@ def test_takes_rows_of_any_dtype_in_a_precision_of_its_own(dtype, weight):
         np.testing.assert_allclose(found, net.predict_proba(X), atol=tolerance)
 
 
+@pytest.mark.parametrize("rows", [X, X.tolist()])
+def test_rows_that_are_no_tensor_are_refused(rows):
+    module = LabelSmoothingClassifier(max_epochs=2, lr=0.02, random_state=0).fit(X, Y).as_module()
+    with pytest.raises(TypeError, match=rf"X must be a tensor, got {type(rows).__name__}: torch"):
+        module(rows)
+
+
 def test_is_a_copy():
     net = LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=0).fit(X, Y)
     module = net.as_module()
