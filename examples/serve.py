@@ -13,22 +13,33 @@ Run it (needs the extra ``serve``)::
 
 import argparse
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from sksmooth import LabelSmoothingClassifierCV, load, make_tabular, save
 
+LARGEST = float(np.finfo(np.float32).max)  # that a net computes with
+
 
 def make_app(classifier):
     """Make the service around a fitted classifier."""
     from fastapi import FastAPI, HTTPException
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
     from pydantic import BaseModel, Field, FiniteFloat
 
     n_features = classifier.n_features_in_
     app = FastAPI(title="sksmooth")
+    Number = Annotated[FiniteFloat, Field(ge=-LARGEST, le=LARGEST)]
 
     class Rows(BaseModel):
-        rows: list[list[FiniteFloat]] = Field(min_length=1, max_length=10_000)
+        rows: list[list[Number]] = Field(min_length=1, max_length=10_000)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse(request, error):  # without what was sent, which may be NaN: JSON has none
+        wrong = [{"loc": own["loc"], "msg": own["msg"]} for own in error.errors()]
+        return JSONResponse({"detail": wrong}, status_code=422)
 
     @app.get("/health")
     def health():
@@ -43,7 +54,10 @@ def make_app(classifier):
                 raise HTTPException(
                     422, f"row {number} has {len(row)} columns, but {n_features} are expected"
                 )
-        probabilities = classifier.predict_proba(np.array(batch.rows))
+        try:
+            probabilities = classifier.predict_proba(np.array(batch.rows))
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
         labels = classifier.classes_[probabilities.argmax(1)]
         return {"labels": labels.tolist(), "probabilities": probabilities.tolist()}
 

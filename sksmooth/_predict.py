@@ -278,11 +278,12 @@ def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.fl
 
 
 def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take infinite logits for the largest number that float32 has; refuse NaN."""
-    rows = np.isnan(logits).any(axis=-1)
+    """Take infinite logits, of one net or of several, for float32's largest number; refuse NaN."""
+    n_rows, n_classes = logits.shape[-2:]
+    rows = np.isnan(logits.reshape(-1, n_rows, n_classes)).any(axis=(0, 2))
     if rows.any():
         raise ValueError(
-            f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
+            f"The module's output is NaN for {rows.sum()} of {n_rows} rows. Their features "
             "may be NaN, or far larger than those of the rows trained on."
         )
     largest = np.finfo(np.float32).max

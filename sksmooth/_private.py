@@ -61,6 +61,7 @@ __all__ = [
     "fused_adamw",
     "has_hooks",
     "has_step_hooks",
+    "in_inference_mode",
     "index_method_params",
     "is_traced",
     "managed_callbacks",
@@ -79,6 +80,9 @@ SETTINGS = (CALLBACKS, "_metadata_request", "_sklearn_output_config")
 fused_adam: Any = torch._fused_adam_
 fused_adamw: Any = torch._fused_adamw_
 copy_all: Any = torch._foreach_copy_  # tensors into tensors, in one call
+# torch.inference_mode, but left in C: before Python's is left Ctrl-C can come, after which the
+# caller's mode would depend on when garbage is collected.
+in_inference_mode: Any = torch._C._InferenceMode
 n_function_modes: Any = torch._C._len_torch_function_stack  # a default device is one
 
 

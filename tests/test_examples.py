@@ -450,6 +450,17 @@ class TestServe:
             assert answer.json()["detail"][0]["loc"] == ["body", "rows", 1, 3]
         assert client.post("/predict", json={"rows": []}).status_code == 422
 
+    @pytest.mark.parametrize("bad", ["NaN", "Infinity", "1e400", "1e39", "9" * 40])
+    def test_refuses_numbers_that_are_none_to_a_net(self, service, bad):
+        row = ", ".join(["0", bad, *["0"] * 8])
+        answer = service[0].post("/predict", content=f'{{"rows": [[{row}]]}}')
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", "rows", 0, 1]
+
+    def test_refuses_rows_of_which_a_net_makes_no_numbers(self, service):
+        answer = service[0].post("/predict", json={"rows": [[3e38, -3e38] * 5]})
+        assert answer.status_code == 422
+        assert "for 1 of 1 rows" in answer.json()["detail"]
 
 @pytest.fixture(scope="module")
 def conformal_sets(tmp_path_factory):

@@ -105,6 +105,20 @@ def around():
     )
 
 
+def test_no_interrupt_comes_between_a_step_and_the_end_of_its_inference_mode(monkeypatch):
+    leave = torch.inference_mode.__exit__
+
+    def interrupted(self, *args):
+        if torch.is_inference_mode_enabled():
+            raise KeyboardInterrupt
+        leave(self, *args)
+
+    monkeypatch.setattr(torch.inference_mode, "__exit__", interrupted)
+    before = around()
+    fit(net(module__dropout=0.1))
+    assert around() == before
+
+
 def is_fitted(estimator):
     return hasattr(estimator, "classes_")
 

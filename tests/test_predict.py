@@ -12,7 +12,12 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from sksmooth import LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth import (
+    LabelSmoothingClassifier,
+    LabelSmoothingClassifierCV,
+    SimpleNet,
+    make_tabular,
+)
 
 
 def test_every_prediction_needs_fit(iris):
@@ -89,6 +94,14 @@ def test_infinite_logit_is_certainty_and_nan_an_error(calibration, iris):
     assert np.isfinite(net.predict_log_proba(far_away)).all()
     with pytest.raises(ValueError, match="output is NaN for 150 of 150 rows"):
         net.predict_proba(X - np.array([100.0, 0, 0, 0], np.float32))
+
+
+def test_rows_of_which_several_nets_make_nan_are_counted_once():
+    X, y = make_tabular(100, random_state=0)
+    ensemble = LabelSmoothingClassifierCV(quick(), cv=2, label_smoothings=(0.1,), random_state=0)
+    far_away = np.where(np.arange(4)[:, np.newaxis] == 0, np.tile([3e38, -3e38], 5), 0)
+    with pytest.raises(ValueError, match="output is NaN for 1 of 4 rows"):
+        ensemble.fit(X, y).predict_proba(far_away)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sksmooth._private import fused_adam, fused_adamw, has_step_hooks
+from sksmooth._private import fused_adam, fused_adamw, has_step_hooks, in_inference_mode
 
 # They treat every number by itself and need no closure.
 ELEMENTWISE_OPTIMIZERS = (
@@ -101,7 +101,7 @@ class Updates:
         The state of an optimizer other than FusedAdam comes to be at its first step, which must not
         be in inference mode: autograd could not go on from there.
         """
-        return torch.no_grad() if self.adam is None else torch.inference_mode()
+        return torch.no_grad() if self.adam is None else in_inference_mode(True)
 
     def finish(self) -> None:
         """Leave the optimizer as if it had taken the steps itself."""

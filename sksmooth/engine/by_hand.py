@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sksmooth._private import in_inference_mode
 from sksmooth.engine.targets import Targets, mean_losses, shares_of_mean
 from sksmooth.modules import SimpleNet
 
@@ -277,7 +278,7 @@ class HandNets:
             hidden = partial(self._hidden_layers, n_rows, like)
             inputs = hidden()
             n_nets, n_classes, _ = self.weights[-1].shape
-            with torch.inference_mode(False):
+            with in_inference_mode(False):
                 logits = like.new_empty(n_nets, n_classes, n_rows)
             self._memories[n_rows] = _Memory(
                 inputs,
@@ -290,7 +291,7 @@ class HandNets:
 
     def _hidden_layers(self, n_rows: int, like: Tensor) -> list[Tensor]:
         """Make tensors of the shapes of the hidden layers' outputs."""
-        with torch.inference_mode(False):  # so that they serve in every mode
+        with in_inference_mode(False):  # so that they serve in every mode
             return [like.new_empty(len(w), n_rows, w.shape[1]) for w in self.weights[:-1]]
 
     def draw_masks(self, n_rows: int, sizes: Sequence[int] | None = None) -> Sequence[Tensor]:
@@ -320,7 +321,7 @@ class HandNets:
         widths = [weight.shape[1] for weight in self.weights[:-1]]
         n_nets, n_units = len(self.weights[0]), sum(widths)
         n_words = -(-n_rows * n_units // _UNITS_PER_WORD)
-        with torch.inference_mode(False):
+        with in_inference_mode(False):
             words = self.weights[0].new_zeros(n_nets, n_words, dtype=torch.int64)
             mask = self.weights[0].new_empty(n_nets, n_rows, n_units)
             bits = words.view(torch.int16)[:, : n_rows * n_units].view_as(mask)
