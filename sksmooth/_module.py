@@ -58,6 +58,9 @@ class ProbabilityModule(LogitModule):
     TypeError.
     """
 
+    temperature: Tensor
+    power: Tensor
+    norm: Tensor
     log_weight: Tensor
 
     def __init__(self, nets: Sequence[Any], calibrator: Any) -> None:
@@ -68,21 +71,25 @@ class ProbabilityModule(LogitModule):
                 f"The calibrator is a {type(calibrator).__name__}, which torch cannot run; use "
                 "calibration='temperature', 'norm_temperature' or None."
             )
-        self.temperature = getattr(calibrator, "temperature_", 1.0)
-        self.power = getattr(calibrator, "power_", 0.0)
-        self.norm = getattr(calibrator, "norm_", 0.0)
-        log_weight = torch.tensor(np.log(weight), dtype=torch.float32, device=nets[0].device)
-        self.register_buffer("log_weight", log_weight)
+        numbers = {
+            "temperature": getattr(calibrator, "temperature_", 1.0),
+            "power": getattr(calibrator, "power_", 0.0),
+            "norm": getattr(calibrator, "norm_", 0.0) or 1.0,  # 0 where all logits are
+            "log_weight": np.log(weight),
+        }
+        for name, value in numbers.items():  # in state_dict, beside the parameters that they fit
+            own = torch.tensor(value, dtype=torch.float32, device=nets[0].device)
+            self.register_buffer(name, own)
 
     def forward(self, X: Tensor) -> Tensor:
         """Give the probabilities, of shape (n, n_classes), of rows of shape (n, n_features)."""
         logits = super().forward(X)
         logits = logits - logits.mean(-1, keepdim=True)
-        if self.norm:
-            ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / self.norm
-            ratio = ratio.clamp(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO)
-            logits = logits * ratio**self.power
-        return torch.softmax(logits / self.temperature - self.log_weight.to(logits.dtype), -1)
+        numbers = (self.temperature, self.power, self.norm, self.log_weight)
+        temperature, power, norm, log_weight = (own.to(logits.dtype) for own in numbers)
+        ratio = torch.linalg.vector_norm(logits, dim=-1, keepdim=True) / norm
+        ratio = ratio.clamp(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO)
+        return torch.softmax(logits * ratio**power / temperature - log_weight, -1)
 
 
 def parted(calibrator: Any) -> tuple[float | NDArray[np.float64], Any]:

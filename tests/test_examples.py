@@ -452,8 +452,9 @@ class TestServe:
 
     @pytest.mark.parametrize("bad", ["NaN", "Infinity", "1e400", "1e39", "9" * 40])
     def test_refuses_numbers_that_are_none_to_a_net(self, service, bad):
+        json = {"content-type": "application/json"}
         row = ", ".join(["0", bad, *["0"] * 8])
-        answer = service[0].post("/predict", content=f'{{"rows": [[{row}]]}}')
+        answer = service[0].post("/predict", content=f'{{"rows": [[{row}]]}}', headers=json)
         assert answer.status_code == 422
         assert answer.json()["detail"][0]["loc"] == ["body", "rows", 0, 1]
 

@@ -82,6 +82,19 @@ def test_is_a_copy():
     assert all(own.requires_grad for own in net.module_.parameters())
 
 
+@pytest.mark.parametrize("calibration", ["norm_temperature", "temperature", None])
+def test_its_state_holds_the_calibrator(calibration):
+    nets = [
+        LabelSmoothingClassifier(max_epochs=5, lr=0.02, random_state=seed, calibration=own)
+        for seed, own in enumerate((calibration, "norm_temperature"))
+    ]
+    module, other = (net.fit(X, Y).as_module() for net in nets)
+    rows = torch.from_numpy(X)
+    assert not torch.equal(other(rows), module(rows))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(rows), module(rows))
+
+
 def test_refuses_what_torch_cannot_run():
     net = LabelSmoothingClassifier(max_epochs=2, calibration=Equal()).fit(X, Y)
     with pytest.raises(TypeError, match="calibrator is a Equal"):
