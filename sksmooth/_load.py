@@ -171,12 +171,12 @@ class StoredNet(NamedParams):
             If a file is damaged or none of torch's, what is loaded is not finite, or the
             optimizer's state is of another module or optimizer.
         """
-        for file in (*args, *kwargs.values()):
-            if isinstance(file, str | os.PathLike):
-                _refuse_damaged(file)
+        _refuse_damaged(*args, *kwargs.values())
         with whole_or_not_at_all(self), self._naming_training():
             try:
                 super().load_params(*args, **kwargs)
+                if kwargs.get("checkpoint") is not None:  # which names them by the history
+                    _refuse_damaged(*kwargs["checkpoint"].get_formatted_files(self).values())
             except (EOFError, LookupError, pickle.UnpicklingError) as error:
                 raise ValueError(
                     f"What is to be loaded is no file of save_params, or one of another kind of "
@@ -242,17 +242,19 @@ def whole_or_not_at_all(net: Any) -> Iterator[None]:
         raise
 
 
-def _refuse_damaged(file: str | os.PathLike) -> None:
-    """Refuse a file of torch that does not fit its checksums, which torch leaves unread."""
-    if not zipfile.is_zipfile(file):
-        return
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()
-    except Exception as error:  # of many kinds, by where the damage is
-        raise ValueError(f"{os.fspath(file)!r} is damaged: {error}.") from error
-    if damaged is not None:
-        raise ValueError(f"{os.fspath(file)!r} is damaged: {damaged} does not fit its checksum.")
+def _refuse_damaged(*files: Any) -> None:
+    """Refuse files of torch that do not fit their checksums, which torch leaves unread."""
+    for file in files:
+        if not (isinstance(file, str | os.PathLike) and zipfile.is_zipfile(file)):
+            continue
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+        except Exception as error:  # of many kinds, by where the damage is
+            raise ValueError(f"{os.fspath(file)!r} is damaged: {error}.") from error
+        if damaged is not None:
+            what = f"{damaged} does not fit its checksum"
+            raise ValueError(f"{os.fspath(file)!r} is damaged: {what}.")
 
 
 def _refuse(part: Any, before: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import process_routing
-from skorch.callbacks import Callback, EpochTimer
+from skorch.callbacks import Callback, EpochTimer, PrintLog
 from skorch.dataset import get_len
 from skorch.history import History
 from skorch.utils import is_dataset, to_numpy, to_tensor
@@ -237,6 +237,17 @@ class SmoothedNet(StoredNet):
             ("valid_acc", BestFlag("valid_acc", lower_is_better=False)),
             ("print_log", EpochTable(sink=show)),
         ]
+
+    def initialize_callbacks(self) -> Self:
+        """Build the callbacks. A hook of skorch's.
+
+        One that saves the training comes after those that may still change it, such as LRScheduler.
+        """
+        super().initialize_callbacks()
+        self.callbacks_.sort(
+            key=lambda own: (isinstance(own[1], PrintLog), hasattr(own[1], "f_training"))
+        )
+        return self
 
     def draw_seed(self) -> int:
         """Draw a seed: first for the parts, then for training, then for the held-out rows."""

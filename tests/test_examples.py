@@ -463,6 +463,7 @@ class TestServe:
         assert answer.status_code == 422
         assert "for 1 of 1 rows" in answer.json()["detail"]
 
+
 @pytest.fixture(scope="module")
 def conformal_sets(tmp_path_factory):
     pytest.importorskip("mapie")

@@ -49,12 +49,14 @@ class CutOff:
             raise ConnectionAbortedError
 
 
-def fit(folder, *callbacks, cut_off_after=None, scheduler=None, **params):
+def fit(folder, *callbacks, cut_off_after=None, scheduler=None, schedules_first=True, **params):
     """Fit a net that saves its training, and goes on from one that is in the folder."""
     checkpoint = Checkpoint(monitor=None, dirname=str(folder), f_training="training.pt")
     scheduling = [] if scheduler is None else [LRScheduler(**SCHEDULERS[scheduler])]
     cut_off = ("cut_off", PrintLog(sink=CutOff(cut_off_after)))
-    every = [*scheduling, checkpoint, LoadInitState(checkpoint), cut_off, *callbacks]
+    loading = [checkpoint, LoadInitState(checkpoint)]
+    every = [*scheduling, *loading] if schedules_first else [*loading, *scheduling]
+    every += [cut_off, *callbacks]
     params = {"max_epochs": 12, "patience": 4, "random_state": 0, **params}
     return LabelSmoothingClassifier(callbacks=every, **params).fit(X, Y)
 
@@ -88,11 +90,26 @@ def test_goes_on_with_the_seeds_that_were_drawn(tmp_path):
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_learning_rates_go_on(tmp_path, scheduler):
-    expected = fit(tmp_path / "whole", scheduler=scheduler)
+@pytest.mark.parametrize("schedules_first", [True, False])
+def test_learning_rates_go_on(tmp_path, scheduler, schedules_first):
+    params = {"scheduler": scheduler, "schedules_first": schedules_first}
+    expected = fit(tmp_path / "whole", **params)
     with pytest.raises(ConnectionAbortedError):
-        fit(tmp_path / "cut", scheduler=scheduler, cut_off_after=4)
-    assert_same(fit(tmp_path / "cut", scheduler=scheduler), expected)
+        fit(tmp_path / "cut", cut_off_after=4, **params)
+    assert_same(fit(tmp_path / "cut", **params), expected)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    fit(tmp_path, cut_off_after=None)
+    path = tmp_path / "training.pt"
+    whole, n_refused = path.read_bytes(), 0
+    for place in np.random.default_rng(0).integers(len(whole), size=20):
+        path.write_bytes(bytes([*whole[:place], whole[place] ^ 1, *whole[place + 1 :]]))
+        try:
+            fit(tmp_path, max_epochs=13)
+        except (ValueError, RuntimeError):
+            n_refused += 1
+    assert n_refused > 10  # the others are in what fills up the file
 
 
 def test_one_that_has_ended_stays_as_it_is(tmp_path):
