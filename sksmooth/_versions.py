@@ -38,7 +38,8 @@ class Stamped:
     """
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        make, arguments, *others = super().__reduce_ex__(protocol)
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, arguments, *others = reduced
         return STAMP, (make, *arguments), *others
 
 
