@@ -30,7 +30,7 @@ class StoredNet(NamedParams):
     """A skorch net whose pickle is small, and whose parameters are loaded whole or not at all."""
 
     # What skorch pickles so that it is read on machines without the net's device: attributes whose
-    # names begin so, beside those of the parts. Schedulers and EarlyStopping keep tensors, too.
+    # names begin so, beside those of the parts. Schedulers keep the optimizer.
     cuda_dependent_attributes_ = ["callbacks", "learned_", "progress", "smoothing"]  # noqa: RUF012
     _training: Any = None  # what is known of one that is going on
     _trains_on = False  # whether the last training was by partial_fit

@@ -15,7 +15,6 @@ import torch
 from sklearn.base import clone
 from skorch.callbacks import (
     Checkpoint,
-    EarlyStopping,
     GradientNormClipping,
     LoadInitState,
     LRScheduler,
@@ -538,11 +537,7 @@ class TestWithoutTheGPUOfTheNet:
 
     @pytest.mark.parametrize(
         "params",
-        [
-            {"smoothing": torch.full((3, 3), 1 / 3)},
-            {"callbacks": [LRScheduler()]},
-            {"callbacks": [EarlyStopping(patience=1, load_best=True)]},
-        ],
+        [{"smoothing": torch.full((3, 3), 1 / 3)}, {"callbacks": [LRScheduler()]}],
     )
     def test_a_pickle_is_read_whatever_keeps_tensors(self, params, tagged_cuda):
         X, y = make_tabular(90, random_state=0)
