@@ -309,6 +309,8 @@ def make_batches(
         dataloader_params["sampler"] = ShuffledIndices(n_rows)
     if batch_size == -1:
         batch_size = n_rows
+    if rows is not None:  # which a GPU gives neither one by one, nor to forked workers, nor pinned
+        dataset = on_host(rows, chosen)
     return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **dataloader_params)
 
 
@@ -329,6 +331,13 @@ def rows_in_memory(dataset: Any) -> tuple[TensorRows | None, torch.Tensor | None
         chosen = torch.where(chosen < 0, chosen + n_rows, chosen)  # counted from the end
         chosen = chosen.to(rows.X.device)
     return rows, chosen if outer is None else outer[chosen]
+
+
+def on_host(rows: TensorRows, chosen: torch.Tensor | None) -> Dataset:
+    """Give rows in the memory of the host: all, or those chosen. There they are not copied."""
+    weight = None if rows.sample_weight is None else rows.sample_weight.cpu()
+    here = TensorRows(rows.X.cpu(), rows.y.cpu(), weight)
+    return here if chosen is None else Subset(here, chosen.cpu().tolist())
 
 
 def merge_repeated(rows: TensorRows) -> TensorRows:

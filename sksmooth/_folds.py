@@ -251,7 +251,7 @@ class FoldsTraining:
         n_values, n_left_out = len(self.label_smoothings), len(self.left_out)
         scores = [stack.score() for stack in self.running]
         with limit_threads(0.0):  # to copy is too little work for more
-            logits = torch.zeros(n_values * n_left_out, self.n_classes)
+            logits = self.times.new_zeros(n_values * n_left_out, self.n_classes)
             for stack, scored in zip(self.running, scores, strict=True):
                 if scored is not None:
                     own = torch.from_numpy(scored.logits).flatten(0, 1)

@@ -21,7 +21,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from sksmooth._checks import warn_user
 from sksmooth._files import whole_file
 from sksmooth._pack import Packing, Unpacking
-from sksmooth._params import NamedParams
+from sksmooth._params import NamedParams, device_here
 from sksmooth._progress import Progress, parts_of
 from sksmooth._versions import STAMP, own_version, warn_if_newer
 from sksmooth.engine.adam import misfit
@@ -30,6 +30,9 @@ from sksmooth.engine.adam import misfit
 class StoredNet(NamedParams):
     """A skorch net whose pickle is small, and whose parameters are loaded whole or not at all."""
 
+    # What skorch pickles so that it is read on machines without the net's device: attributes whose
+    # names begin so, beside those of the parts. Schedulers keep the optimizer.
+    cuda_dependent_attributes_ = ["callbacks", "learned_", "progress", "smoothing"]  # noqa: RUF012
     _training: Any = None  # what is known of one that is going on
     _trains_on = False  # whether the last training was by partial_fit
     progress: Any = None  # how far the training had come whose state was loaded
@@ -39,6 +42,7 @@ class StoredNet(NamedParams):
         # `__setstate__`, which skops calls with what a file says and which must run no code.
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
+        lasting.__dict__.pop("_training", None)  # a pickle has no share in one that is going on
         state = super(StoredNet, lasting).__getstate__()
         make = copyreg.__newobj__  # type: ignore[attr-defined]
         return STAMP, (make, type(self)), state, None, None, set_pickled
@@ -216,6 +220,7 @@ def _sizeless(part: Any) -> dict[int, torch.Tensor]:
 
 def set_pickled(net: StoredNet, state: dict[str, Any]) -> None:
     """Give an empty net, made without ``__init__``, the state that a pickle has of one."""
+    state["device"] = device_here(state["device"])
     super(StoredNet, net).__setstate__(state)
     own = signature(type(net)).parameters
     for name in own.keys() - state.keys():  # of a version that had fewer parameters

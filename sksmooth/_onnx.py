@@ -285,7 +285,8 @@ def _module_graph(module: Any, shape: Sequence[int], opset: int, output: str) ->
     """Let torch make the graph of a classifier's module."""
     _import("onnxscript")
     module = module.cpu()
-    example = torch.zeros(3, *shape)  # the number of 0 or 1 row would be taken for a constant
+    # The number of 0 or 1 row would be taken for a constant.
+    example = torch.zeros(3, *shape, device="cpu")
     try:
         program: Any = torch.onnx.export(
             torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("n")},)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from warnings import warn
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from skorch.history import History
 
 from sksmooth._adapters import WithoutClassWeight
 from sksmooth._batches import TensorRows, make_batches
+from sksmooth._params import device_here
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.encoding import ENCODINGS
 from sksmooth.losses import LabelSmoothingLoss
@@ -213,7 +213,10 @@ class Unpacking:
         if unknown:
             raise ValueError(f"The file names {sorted(unknown)}, which no estimator learns.")
         parameters = {name: self.unpack(own) for name, own in packed["parameters"].items()}
-        estimator.__init__(**_on_this_machine({**parameters, **given}))
+        parameters |= given
+        if "device" in parameters:
+            parameters["device"] = device_here(parameters["device"])
+        estimator.__init__(**parameters)
         estimator.__dict__.update(learned)
         if packed["parts"]:
             self._fill_parts(estimator, packed["parts"])
@@ -234,15 +237,6 @@ class Unpacking:
                 getattr(net, f"{name}_").load_state_dict(self.unpack(state))
             except RuntimeError as error:
                 raise ValueError(f"What was saved does not fit {name}: {error}") from error
-
-
-def _on_this_machine(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Replace a CUDA device that is not there."""
-    device = parameters.get("device")
-    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        warn(f"device={device!r} is not there; the classifier is on the CPU.", stacklevel=5)
-        return {**parameters, "device": "cpu"}
-    return parameters
 
 
 def _name(value: Any) -> str:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
+from skorch.utils import to_device
 
-from sksmooth._checks import nearest
+from sksmooth._checks import nearest, warn_user
 from sksmooth._private import (
     SETTINGS,
     HasMethods,
@@ -162,9 +163,9 @@ class NamedParams(NeuralNetClassifier):
         """Set parameters of this estimator and of its parts.
 
         On a trained net, `lr`, `optimizer`, ``optimizer__...`` and ``criterion__...`` take effect
-        at once, and so do `compile` and a module's dropout, which leave its weights as they are.
-        `module` and other ``module__...`` leave it unfitted. All else holds from the next call of
-        ``fit`` or ``partial_fit`` on.
+        at once, and so do `device`, to which it moves, and `compile` and a module's dropout, which
+        leave its weights as they are. `module` and other ``module__...`` leave it unfitted. All
+        else holds from the next call of ``fit`` or ``partial_fit`` on.
 
         Parameters
         ----------
@@ -193,11 +194,15 @@ class NamedParams(NeuralNetClassifier):
         of_module = [name for name in own if name.partition("__")[0] in ("module", "compile")]
         keeps_weights = all("dropout" in name or name == "compile" for name in of_module)
         if self.initialized_ and (keeps_weights or not self.history):
+            if "device" in own:
+                _check_device(own["device"])
             made_anew = self._modules if of_module and keeps_weights else []
             states = [list(getattr(self, f"{name}_").state_dict().values()) for name in made_anew]
             for name in [name for name in own if _is_set_only(name)]:
                 setattr(self, name, own.pop(name))
             super().set_params(**own)
+            if "device" in own:
+                self._move()
             if "optimizer" in params:
                 self._initialize_optimizer()
             for name, state in zip(made_anew, states, strict=True):
@@ -211,6 +216,18 @@ class NamedParams(NeuralNetClassifier):
         for name, value in own.items():
             setattr(self, name, value)
         return self
+
+    def _move(self) -> None:
+        """Bring the parts to `device`; the optimizers are made anew, of the parameters there."""
+        for name in [f"{name}_" for name in self._modules + self._criteria]:
+            part = getattr(self, name)
+            if part is not None:  # as a criterion is where the net was trimmed for prediction
+                setattr(self, name, to_device(part, self.device))
+        optimizers = {f"{name}_": getattr(self, f"{name}_") for name in self._optimizers}
+        if None not in optimizers.values():
+            self._initialize_optimizer()
+            for name, before in optimizers.items():
+                getattr(self, name).load_state_dict(before.state_dict())
 
     def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
         """Refuse arguments of `method` that neither ``forward`` nor `train_split` takes.
@@ -343,6 +360,22 @@ def _nearest_name(name: str, known: Sequence[str]) -> str | None:
         if nearest:
             return candidates[nearest[0]]
     return None
+
+
+def device_here(device: Any) -> Any:
+    """Give a device that was stored, if this machine has it; else, with a warning, the CPU.
+
+    Examples
+    --------
+    >>> device_here("cpu")
+    'cpu'
+    """
+    try:
+        _check_device(device)
+    except ValueError:
+        warn_user(f"device={str(device)!r} is not there; the classifier is on the CPU.")
+        return "cpu"
+    return device
 
 
 def _check_device(device: Any) -> None:

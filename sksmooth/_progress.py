@@ -90,7 +90,7 @@ def random_state_of(state: Mapping[str, Any]) -> np.random.RandomState:
     """Give the generator that the seeds of a saved training were drawn from."""
     random_state = np.random.RandomState()
     kind, key, *others = state["random_state"]
-    random_state.set_state((kind, key.numpy(), *others))
+    random_state.set_state((kind, _as_array(key), *others))
     return random_state
 
 
@@ -100,18 +100,17 @@ def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[
     That is before the monitor's first epoch, the net's parts and history having been loaded.
     """
     for device, own in state["generators"].items():
-        kind, _, index = device.partition(":")
-        randomness.generator(f"{kind}:{index}").set_state(own.cpu())
+        _generator_of(net, randomness, device).set_state(own.cpu())
     if state["n_folds"]:
         folds: Any = monitor.stacks[0]
         folds.go_on(state["folds"])
     monitor.n_epochs = state["n_epochs"]
-    monitor.active = state["active"].numpy()
+    monitor.active = _as_array(state["active"])
     monitor.inverse_temperature = _as_array(state["inverse_temperature"])
     if state["best"] is not None:
         epoch, loss, scored, kept = state["best"]
-        cost = loss = loss.numpy()
-        monitor.best = Best(epoch.numpy(), cost, loss, Scored(*map(_as_array, scored)), kept)
+        cost = loss = _as_array(loss)
+        monitor.best = Best(_as_array(epoch), cost, loss, Scored(*map(_as_array, scored)), kept)
     for name, callback in net.callbacks_:
         for attribute, own in state["callbacks"].get(name, {}).items():
             before: Any = getattr(callback, attribute, None)
@@ -119,6 +118,17 @@ def go_on(net: Any, randomness: OwnRandomness, monitor: Monitor, state: Mapping[
                 before.load_state_dict(own)
             else:
                 setattr(callback, attribute, own)
+
+
+def _generator_of(net: Any, randomness: OwnRandomness, device: str) -> torch.Generator:
+    """Give what goes on for a generator of `device`, "cuda:0", say: that of the net's own GPU."""
+    own, kind = torch.device(net.device or "cpu"), device.partition(":")[0]
+    if kind not in ("cpu", own.type):
+        raise ValueError(
+            f"The training saved has drawn its random numbers on device={kind!r}, and cannot go on "
+            f"with device={net.device!r}. Its parameters are loaded without it, by f_params."
+        )
+    return randomness.generator(own if kind == own.type else kind)
 
 
 def _learned_by(callback: Any) -> dict[str, Any]:
@@ -148,4 +158,5 @@ def _copied(value: Any) -> Any:
 
 
 def _as_array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, torch.Tensor) else value
+    # Loading has brought all tensors to the net's device.
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else value

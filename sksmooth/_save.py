@@ -117,7 +117,7 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
     Returns
     -------
     LabelSmoothingClassifier or LabelSmoothingClassifierCV
-        As it was saved. Where the file names a CUDA device and there is none, on the CPU.
+        As it was saved. Where the file names a device that is not there, on the CPU.
 
     Raises
     ------

@@ -295,6 +295,8 @@ _HELP = {
     "one row. Set iterator_train__drop_last=True, or another batch_size",
     "index out of range in self": "An Embedding of the module has no row for some integer in X: "
     "they must be from 0 to its num_embeddings - 1",
+    "device-side assert triggered": "The GPU met an index out of range, perhaps an Embedding's. "
+    "Until this process ends it cannot use the GPU; with device='cpu' the error says more",
     "does not require grad and does not have a grad_fn": "Nothing of the module can be trained: "
     "its parameters are frozen, or its output is detached",
     "stack expects each tensor to be equal size": "The rows of the Dataset are of different sizes. "

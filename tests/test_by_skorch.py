@@ -208,3 +208,17 @@ def test_lbfgs_goes_on_after_a_fit_that_failed(data):
     with pytest.raises(TypeError, match="unknown"):
         net.partial_fit(X, y, unknown=1)
     assert_same_module(net.partial_fit(X, y), twin.partial_fit(X, y), rtol=0, atol=0)
+
+
+def test_losses_are_read_when_the_epoch_is_over(data, monkeypatch):
+    reads, read = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: reads.append(1) or read(self))
+    counts = []
+    for batch_size in (32, 8):
+        net = make_net(
+            callbacks=[Listener()], train_split=None, batch_size=batch_size, max_epochs=2
+        )
+        before = len(reads)
+        net.fit(*data)
+        counts.append(len(reads) - before)
+    assert counts[0] == counts[1] > 0

@@ -3,6 +3,7 @@
 Most of it is shown without a GPU, on torch's device "meta", whose tensors have no numbers.
 """
 
+import operator
 import pickle
 import sys
 from contextlib import contextmanager
@@ -12,7 +13,12 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from skorch.callbacks import GradientNormClipping
+from skorch.callbacks import (
+    Checkpoint,
+    GradientNormClipping,
+    LoadInitState,
+    LRScheduler,
+)
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,18 +31,28 @@ from sksmooth import (
     LabelSmoothingClassifierCV,
     LabelSmoothingLoss,
     SimpleNet,
+    _net,
+    _params,
     load,
     make_tabular,
     save,
     trusted_types,
 )
 from sksmooth._batches import TensorRows, make_batches, merge_repeated
+from sksmooth._progress import go_on
 from sksmooth.engine import randomness
 from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import against_stacking, draws_random_numbers
 from sksmooth.engine.randomness import OwnRandomness
-from sksmooth.engine.stack import InMemoryStack, Member, Scored, Selection, take
+from sksmooth.engine.stack import (
+    InMemoryStack,
+    Member,
+    Scored,
+    Selection,
+    members_that_pay,
+    take,
+)
 
 # -- without a GPU ------------------------------------------------------------------------------
 
@@ -46,7 +62,10 @@ COPIES = ("copy_", "_copy_from", "_to_copy", "_foreach_copy_")
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuse tensors of two devices in one operation, as a GPU does. "meta" does not look."""
+    """Refuse what devices do, and "meta" does not: tensors of two of them in one operation.
+
+    Tensors of float64 are refused, too, which Apple's GPUs do not have.
+    """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -57,7 +76,12 @@ class OneDevice(TorchDispatchMode):
         }
         if func.overloadpacket.__name__ not in COPIES and len(devices) > 1:
             raise RuntimeError(f"{func} got tensors of {devices}")
-        return func(*args, **kwargs)
+        made = func(*args, **kwargs)
+        for value in tree_leaves(made):
+            is_tensor = isinstance(value, torch.Tensor)
+            if is_tensor and value.device == ELSEWHERE and value.dtype == torch.float64:
+                raise TypeError(f"{func} made a tensor of float64")
+        return made
 
 
 class NoNumbers(TorchFunctionMode):
@@ -82,6 +106,20 @@ class NoNumbers(TorchFunctionMode):
             assert args[0].device == args[1].device
             return True
         return func(*args, **(kwargs or {}))
+
+
+class Reads(NoNumbers):
+    """Count how often the host asks for numbers, for each of which it waits for the device."""
+
+    NAMES = ("__bool__", "__float__", "__int__", "cpu", "equal", "item", "nonzero", "tolist")
+
+    def __init__(self):
+        super().__init__(answer=False)
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += getattr(func, "__name__", "") in self.NAMES
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 @pytest.fixture
@@ -120,14 +158,14 @@ def make_member(net, n_rows, n_held_out, weighted):
     )
 
 
-def make_stack(sizes, by_hand, dropout=0.0, n_held_out=0, weighted=False):
-    nets = [make_net(dropout, own=not by_hand).to(ELSEWHERE) for _ in sizes]
+def make_stack(sizes, by_hand, dropout=0.0, n_held_out=0, weighted=False, batch_size=16, net=None):
+    nets = [net or make_net(dropout, own=not by_hand).to(ELSEWHERE) for _ in sizes]
     members = [
         make_member(net, n_rows, n_held_out, weighted)
         for net, n_rows in zip(nets, sizes, strict=True)
     ]
     optimizer = torch.optim.AdamW(nets[0].parameters(), fused=True)
-    return InMemoryStack(members, optimizer, 16, 4, by_hand=by_hand)
+    return InMemoryStack(members, optimizer, batch_size, 4, by_hand=by_hand)
 
 
 def are_elsewhere(tensors):
@@ -155,6 +193,31 @@ def test_an_epoch_needs_nothing_of_another_device(sizes, by_hand, dropout, n_hel
     assert (scored is None) == (n_held_out == 0)
     if scored is not None:
         assert scored.logits.shape == (n_members, n_held_out, 4)
+
+
+EMBEDDING = nn.Sequential(nn.Embedding(9, 2), nn.Flatten(), nn.Linear(6, 4))
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("kind", ["by hand", "by autograd", "Embedding"])
+@pytest.mark.parametrize("sizes", [[40], [37, 40]])
+def test_no_step_waits_for_the_device(sizes, kind):
+    net = EMBEDDING.to(ELSEWHERE) if kind == "Embedding" else None
+    counts = []
+    for batch_size in (20, 4):
+        with OneDevice(), NoNumbers(answer=False):
+            stack = make_stack(sizes, kind == "by hand", 0.1, batch_size=batch_size, net=net)
+        with OneDevice(), Reads() as reads:
+            stack.run_epoch()
+        counts.append(reads.count)
+    assert counts == [2, 2]  # the losses, and what they weigh
+
+
+def test_reads_are_counted():
+    with Reads() as reads:
+        number = torch.ones(1)
+        [bool(number), number.item(), number.cpu()]
+    assert reads.count == 3
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -231,9 +294,121 @@ def test_a_module_is_tried_where_its_rows_are():
         assert draws_random_numbers(module, X)
 
 
+def test_a_loader_is_given_rows_of_the_host():
+    rows = make_rows(10)
+    with NoNumbers(answer=False):
+        for own in (rows, Subset(rows, [1, 2, -1])):
+            for X, y in make_batches(own, 2, shuffle=True, num_workers=0):
+                assert X.is_cpu
+                assert y.is_cpu
+
+
+def test_a_stack_beside_the_processors_cache_may_be_large():
+    assert members_that_pay(nn.Linear(1000, 100).to(ELSEWHERE), most=64) == 64
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_fitted_net_moves_to_another_device(optimizer, monkeypatch):
+    X, y = make_tabular(90, random_state=0)
+    given = {"optimizer": optimizer, "calibration": None, "random_state": 0}
+    net = LabelSmoothingClassifier(max_epochs=2, criterion__weight=torch.ones(3), **given)
+    net.partial_fit(X, y)
+    with pytest.raises(ValueError, match="device='meta' cannot be used"):
+        net.set_params(device="meta")
+    net.partial_fit(X, y)  # where it was
+    monkeypatch.setattr(_params, "_check_device", lambda device: None)
+    n_states, lr = len(net.optimizer_.state), net.optimizer_.param_groups[0]["lr"]
+    net.set_params(device="meta")
+    parameters = list(net.module_.parameters())
+    assert are_elsewhere([*parameters, net.criterion_.weight])
+    (group,) = net.optimizer_.param_groups
+    assert all(map(operator.is_, group["params"], parameters))
+    assert group["lr"] == lr
+    assert len(net.optimizer_.state) == n_states
+    moments = [own for state in net.optimizer_.state.values() for own in state.values()]
+    assert not moments or are_elsewhere([own for own in moments if own is not None])
+
+
+def test_a_trimmed_net_moves_to_another_device(monkeypatch):
+    X, y = make_tabular(90, random_state=0)
+    net = LabelSmoothingClassifier(max_epochs=1, random_state=0).fit(X, y)
+    net.trim_for_prediction()
+    monkeypatch.setattr(_params, "_check_device", lambda device: None)
+    net.set_params(device="meta")
+    assert are_elsewhere(net.module_.parameters())
+
+
+class Remote(TorchFunctionMode):
+    """Refuse to give tensors as arrays that were not brought to the host, wherever they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.here = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.numpy and not any(args[0] is own for own in self.here):
+            raise TypeError("the tensor is on a GPU")
+        made = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.cpu:
+            self.here.append(made)
+        return made
+
+
+def remotely(function):
+    def called(*args):
+        with Remote():
+            return function(*args)
+
+    return called
+
+
+def test_a_training_that_was_loaded_on_a_device_goes_on(monkeypatch, tmp_path):
+    X, y = make_tabular(90, random_state=0)
+    checkpoint = Checkpoint(monitor=None, dirname=str(tmp_path), f_training="training.pt")
+
+    def make(max_epochs):
+        callbacks = [checkpoint, LoadInitState(checkpoint)]
+        return LabelSmoothingClassifier(max_epochs=max_epochs, callbacks=callbacks, random_state=0)
+
+    make(2).fit(X, y)
+    for name in ("go_on", "random_state_of"):
+        monkeypatch.setattr(_net, name, remotely(getattr(_net, name)))
+    assert len(make(4).fit(X, y).history) == 4
+
+
+@pytest.mark.parametrize(
+    ("saved", "own"), [("cuda:0", "cuda:1"), ("cuda:1", "cuda"), ("cpu:0", None)]
+)
+def test_a_training_goes_on_on_another_gpu_of_the_kind(saved, own):
+    state = {"generators": {saved: torch.Generator().get_state()}, "n_folds": 0, "n_epochs": 1}
+    state |= {"active": torch.ones(1), "inverse_temperature": None, "best": None, "callbacks": {}}
+    asked = []
+    drawn_from = SimpleNamespace(generator=lambda device: asked.append(device) or torch.Generator())
+    net = SimpleNamespace(device=own, callbacks_=[])
+    go_on(net, drawn_from, SimpleNamespace(), state)
+    assert asked == [torch.device(own or "cpu")]
+
+
+def test_a_training_on_a_gpu_does_not_go_on_on_the_cpu():
+    state = {"generators": {"cuda:0": torch.Generator().get_state()}}
+    with pytest.raises(ValueError, match="on device='cuda', and cannot go on with device='cpu'"):
+        go_on(SimpleNamespace(device="cpu"), OwnRandomness(0), SimpleNamespace(), state)
+
+
+def test_a_device_without_a_number_is_the_current_one(monkeypatch):
+    here = SimpleNamespace(device=torch.device("cuda", 1))
+    monkeypatch.setattr(torch, "empty", lambda *_, device: here)
+    monkeypatch.setattr(randomness, "make_generator", lambda seed, device: torch.Generator())
+    own = OwnRandomness(0)
+    assert own.generator("cuda") is own.generator("cuda:1") is not own.generator("cuda:0")
+
+
 def test_tensors_of_two_devices_are_refused():
     with pytest.raises(RuntimeError, match="got tensors of"), OneDevice():
         torch.zeros(2) + torch.zeros(2, device=ELSEWHERE)
+    with pytest.raises(TypeError, match="float64"), OneDevice():
+        torch.zeros(2, dtype=torch.float64, device=ELSEWHERE)
 
 
 # -- on a GPU -----------------------------------------------------------------------------------
@@ -318,37 +493,40 @@ def tagged_cuda(monkeypatch):
     """Let files and pickles say of their tensors that they were on CUDA, as those of a GPU do."""
 
     @contextmanager
-    def tagging(net):
+    def tagging(net, device="cuda"):
         nets = getattr(net, "estimators_", [net])
         with monkeypatch.context() as patch:
-            patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+            patch.setattr(torch.serialization, "location_tag", lambda storage: f"{device}:0")
             for own in nets:
-                patch.setattr(own, "device", "cuda")
+                patch.setattr(own, "device", device)
             yield
 
     return tagging
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is of machines without a GPU")
-@pytest.mark.filterwarnings("ignore:.*CUDA|.*device=.cuda. is not there")
+@pytest.mark.filterwarnings("ignore:.*device=.* is not there|.*CUDA")
 class TestWithoutTheGPUOfTheNet:
+    # Of a kind of device that torch knows, and one of a package that is not installed.
+    @pytest.mark.parametrize("device", ["cuda", "mps", "elsewhere"])
     @pytest.mark.parametrize("kind", [LabelSmoothingClassifier, LabelSmoothingClassifierCV])
     @pytest.mark.parametrize("way", ["save", "pickle", "skops"])
-    def test_a_file_is_loaded(self, kind, way, tagged_cuda, tmp_path):
+    def test_a_file_is_loaded(self, kind, way, device, tagged_cuda, tmp_path):
         X, y = make_tabular(90, random_state=0)
-        net = LabelSmoothingClassifier(max_epochs=2, random_state=0)
+        encoding = {"module__encoding": "piecewise_linear"}
+        net = LabelSmoothingClassifier(max_epochs=2, random_state=0, **encoding)
         if kind is LabelSmoothingClassifierCV:
-            net = kind(net, cv=2, label_smoothings=[0.1], encodings=[None], random_state=0)
+            net = kind(net, cv=2, label_smoothings=[0.1], random_state=0)
         expected = net.fit(X, y).predict_proba(X)
         skops = pytest.importorskip("skops.io") if way == "skops" else None
-        with tagged_cuda(net):
+        with tagged_cuda(net, device):
             if way == "save":
                 save(net, tmp_path / "net")
             written = pickle.dumps(net) if skops is None else skops.dumps(net)
         if way == "save":
             loaded = load(tmp_path / "net")
         elif way == "pickle":
-            assert b"cuda:0" in written
+            assert f"{device}:0".encode() in written
             loaded = pickle.loads(written)
         else:
             loaded = skops.loads(written, trusted=trusted_types())
@@ -356,6 +534,19 @@ class TestWithoutTheGPUOfTheNet:
         assert {torch.device(own.device).type for own in nets} == {"cpu"}
         np.testing.assert_array_equal(loaded.predict_proba(X), expected)
         np.testing.assert_array_equal(loaded.fit(X, y).predict_proba(X), expected)
+
+    @pytest.mark.parametrize(
+        "params",
+        [{"smoothing": torch.full((3, 3), 1 / 3)}, {"callbacks": [LRScheduler()]}],
+    )
+    def test_a_pickle_is_read_whatever_keeps_tensors(self, params, tagged_cuda):
+        X, y = make_tabular(90, random_state=0)
+        net = LabelSmoothingClassifier(max_epochs=3, random_state=0, **params).fit(X, y)
+        with tagged_cuda(net):
+            written = pickle.dumps(net)
+        assert b"cuda:0" in written
+        loaded = pickle.loads(written)
+        np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
 
     def test_parameters_are_loaded(self, tagged_cuda, tmp_path):
         X, y = make_tabular(90, random_state=0)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import WithBatchNorm, WithDropout, make_cv, short
+from helpers import TwoLayers, WithBatchNorm, WithDropout, WithMembers, make_cv, short
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 from sklearn.model_selection import (
@@ -19,8 +19,10 @@ from sklearn.model_selection import (
     StratifiedKFold,
 )
 from skorch.callbacks import Callback, Checkpoint, LRScheduler
+from torch import nn
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
+from sksmooth._folds import FoldsTraining
 
 X, Y = make_tabular(300, random_state=0)
 
@@ -28,6 +30,46 @@ X, Y = make_tabular(300, random_state=0)
 def fit_alone(net, rows, labels):
     """Fit a net like one that was trained in lockstep."""
     return clone(net).set_params(max_epochs=net.best_epoch_, early_stopping=False).fit(rows, labels)
+
+
+def test_torchs_default_device_is_not_that_of_the_logits(monkeypatch):
+    net = short(max_epochs=2)
+    expected = make_cv(net).fit(X, Y).oof_proba_
+    collect = FoldsTraining._collect
+
+    def collect_elsewhere(self):
+        with torch.device("meta"):
+            return collect(self)
+
+    monkeypatch.setattr(FoldsTraining, "_collect", collect_elsewhere)
+    np.testing.assert_array_equal(make_cv(net).fit(X, Y).oof_proba_, expected)
+
+
+@pytest.mark.parametrize("module", [TwoLayers, WithMembers])
+def test_autocast_keeps_no_net_from_company(module):
+    sizes = {"module__n_features": X.shape[1]} if module is WithMembers else {}
+    net = LabelSmoothingClassifier(module, max_epochs=2, **sizes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert make_cv(net).fit(X, Y).alone_because_ is None
+
+
+class NotAlone(nn.Module):
+    """Gives something else where it is stacked."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = nn.Linear(n_features, n_classes)
+
+    def forward(self, X):
+        is_stacked = torch._C._functorch.is_functorch_wrapped_tensor(X)
+        return self.layer(X) + 0.1 * torch.arange(3) * is_stacked
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_module_that_gives_something_else_in_a_stack_goes_alone(autocast):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        model = make_cv(LabelSmoothingClassifier(NotAlone, max_epochs=1)).fit(X, Y)
+    assert model.alone_because_ == "the module gives something else when it is stacked"
 
 
 def _always_one(epoch):

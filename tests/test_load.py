@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import quick
+from skorch.callbacks import Checkpoint
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
 
@@ -168,3 +169,13 @@ def test_infinity_in_a_buffer_is_loaded(tmp_path):
     net.fit(X, Y).save_params(f_params=tmp_path / "net.pt")
     net.load_params(f_params=tmp_path / "net.pt")
     assert net.predict_proba(X).shape == (120, 3)
+
+
+def test_a_net_in_training_is_pickled(tmp_path):
+    files = dict.fromkeys(["f_params", "f_optimizer", "f_criterion", "f_history"])
+    checkpoint = Checkpoint(monitor=None, f_pickle="net.pkl", dirname=str(tmp_path), **files)
+    params = {"calibration": None, "early_stopping": False, "train_split": None}
+    net = make(callbacks=[checkpoint], **params)
+    loaded = pickle.loads((tmp_path / "net.pkl").read_bytes())
+    np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
+    assert len(loaded.partial_fit(X, Y).history) == len(net.history) + 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from sksmooth.modules import ACTIVATIONS, SimpleNet, is_plain, read_logits
+from sksmooth.modules import ACTIVATIONS, SimpleNet, is_plain, read_logits, telling
 
 reproducible = settings(max_examples=30, deadline=None, derandomize=True)
 torch_layers = {
@@ -126,6 +126,11 @@ def test_nets_stack_under_vmap(x):
     stacked = vmap(lambda p, b, rows: functional_call(nets[0], (p, b), (rows,)), (0, 0, None))
     expected = torch.stack([net(x) for net in nets])
     torch.testing.assert_close(stacked(params, buffers, x), expected)
+
+
+def test_what_ends_the_use_of_a_gpu_is_told():
+    with pytest.raises(ValueError, match=r"an index out of range.*: CUDA error"), telling():
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

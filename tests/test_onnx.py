@@ -284,6 +284,14 @@ class OneByOne(torch.nn.Module):
         return torch.cat([self.layer(x[i : i + 1]) for i in range(len(x))])
 
 
+def test_torchs_default_device_is_not_that_of_the_graph():
+    X, y = tabular()
+    net = quick().fit(X, y)
+    with torch.device("meta"):
+        model = to_onnx(net, X)
+    assert_gives_the_same(model, net, X)
+
+
 def test_names_what_it_cannot_turn_into_a_graph():
     X, y = tabular()
     net = quick(max_epochs=2).fit(X, y)

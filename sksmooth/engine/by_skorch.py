@@ -134,8 +134,9 @@ class _Pass:
     def __init__(self, net: Any, keeps_logits: bool = False) -> None:
         self.net = net
         self.keeps_logits = keeps_logits
+        # Tensors stay where they are until the end: to read one, the host waits for the device.
         self.values: list[Tensor] = []
-        self.totals: list[float] = []
+        self.totals: list[float | Tensor] = []
         self.sizes: list[int] = []
         self.logits: list[NDArray] = []
         self.labels: list[NDArray] = []
@@ -145,9 +146,9 @@ class _Pass:
         """Take in a batch and the outcome of its step."""
         _, y = unpack_data(batch)
         weight = getattr(batch, "sample_weight", None)
-        self.values.append(outcome["loss"].detach().cpu())
+        self.values.append(outcome["loss"].detach())
         self.sizes.append(len(y))
-        self.totals.append(float(len(y) if weight is None else weight.sum()))
+        self.totals.append(len(y) if weight is None else weight.sum())
         if self.keeps_logits:
             self.logits.append(self.net.read_logits(outcome["y_pred"]).detach().cpu().numpy())
             self.labels.append(torch.as_tensor(y).cpu().numpy())
@@ -161,8 +162,8 @@ class _Pass:
                 "There is no batch: there are no rows, or fewer than batch_size, and drop_last "
                 "leaves out a batch that is not full."
             )
-        values = torch.stack(self.values).reshape(1, -1).numpy()
-        return Losses(values, np.array([self.totals]), [self.sizes])
+        values = torch.stack(self.values).reshape(1, -1).cpu().numpy()
+        return Losses(values, np.array([list(map(float, self.totals))]), [self.sizes])
 
     def scored(self) -> Scored:
         """Give the logits of all rows."""

@@ -73,6 +73,8 @@ class OwnRandomness(TorchDispatchMode):
     def generator(self, device: Any = None) -> torch.Generator:
         """Give the generator of a device; None is the CPU's."""
         device = torch.device("cpu" if device is None else device)
+        if device.type != "cpu" and device.index is None:
+            device = torch.empty(0, device=device).device  # the current one of its kind
         key = (device.type, device.index or 0)
         if key not in self.generators:
             self.generators[key] = make_generator(self.seed, device)

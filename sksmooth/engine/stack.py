@@ -20,7 +20,7 @@ from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.targets import Targets, stacked_loss
 from sksmooth.engine.threads import flops_of, limit_threads
-from sksmooth.modules import SimpleNet
+from sksmooth.modules import SimpleNet, input_dtype, suited
 
 # Numbers of X, or of a layer's output, that are gathered for all members at a time.
 GATHERED_ENTRIES = 2**22
@@ -189,6 +189,9 @@ class InMemoryStack:
         rows = _Concatenated([selection.table for selection in train + held_out])
         self.X, self.y, self.weight = rows.X, rows.y, rows.weight
         self.device = self.X.device
+        dtype = input_dtype(members[0].module)
+        if not dtype.is_floating_point:  # as an Embedding's, of which else every batch is looked at
+            self.X = suited(self.X, dtype)
         # Those of SimpleNets; the members' are equal. Other modules encode by themselves.
         self.encoding: Any = getattr(members[0].module, "encoding", None) if by_hand else None
         self.n_inputs = self.encoding.n_outputs if self.encoding else self.X[0].numel()
@@ -271,8 +274,9 @@ class InMemoryStack:
         with self._threads(3 * self.batch_size), uncached_autocast(self.device), mode:
             # In tables made beforehand: a number kept from each step lies between what the steps
             # take and give back, and may keep malloc from using that again.
-            weights = torch.tensor(self.sizes_of_members, dtype=torch.float64, device=self.device)
-            losses = torch.empty_like(weights, dtype=torch.float32)
+            # Of float32, for some devices have no other floats, such as Apple's.
+            weights = torch.tensor(self.sizes_of_members, dtype=torch.float32, device=self.device)
+            losses = torch.empty_like(weights)
             try:
                 batches = zip(self._batches(), self.sizes, strict=True)
                 for number, ((X, y, weight), sizes) in enumerate(batches):
@@ -404,7 +408,7 @@ def members_that_pay(module: torch.nn.Module, most: int) -> int:
     2
     """
     parameters = list(module.parameters())
-    if any(own.is_cuda for own in parameters):
+    if not all(own.is_cpu for own in parameters):
         return most
     return max(1, min(most, PARAMETERS_OF_A_STACK // sum(own.numel() for own in parameters)))
 
