@@ -79,8 +79,9 @@ class SelectiveConfusionMatrixDisplay:
     >>> display.coverage
     0.9
     >>> print(display.ax_.get_title())
-    Accepted: confidence ≥ 0.8
-    share 90.0 %, error rate 5.6 %
+    Accepted: 90.0 %
+    confidence ≥ 0.8
+    error rate 5.6 %
     """
 
     display_accepted_: ConfusionMatrixDisplay
