@@ -200,7 +200,7 @@ def check_proportions(
             f"{parameter} must be finite and non-negative, but {parameter}{list(index)} "
             f"is {array[index]}."
         )
-    check_sums(parameter, array, 1e-6)
+    check_sums(parameter, array, max(1e-6, grain_of(value)))
     return array
 
 

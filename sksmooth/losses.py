@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from sksmooth._checks import check_choice, check_range
-from sksmooth._private import is_traced
+from sksmooth._private import is_traced, outside_transforms
 from sksmooth.smoothing import smoothing_matrix
 
 __all__ = ["LabelSmoothingLoss", "mean_loss"]
@@ -241,8 +241,8 @@ class LabelSmoothingLoss(nn.Module):
             cached_parameters, cached_kind, matrix = self._cache
             if kind == cached_kind and all(map(is_, parameters, cached_parameters)):
                 return matrix
-        # A tensor made in inference mode could not serve a later training step.
-        with torch.inference_mode(False):
+        # A tensor made in inference mode, or in a transform, could not serve a later step.
+        with torch.inference_mode(False), outside_transforms():
             matrix = torch.as_tensor(
                 smoothing_matrix(
                     self.label_smoothing, logits.shape[1], self.smoothing, self.class_prior
@@ -411,9 +411,11 @@ def _check_index_target(logits: Tensor, target: Tensor, shape: torch.Size) -> No
             f"target of shape {tuple(target.shape)} must hold probabilities of a floating dtype, "
             f"got {target.dtype}: convert it, for example target.float()."
         )
+    classes_last = target.shape == logits.shape[:-1]
     raise ValueError(
         f"target of class indices must have shape {tuple(shape)} like the logits' rows, "
         f"got {tuple(target.shape)}."
+        + (" Classes stand in axis 1: give logits.movedim(-1, 1)." if classes_last else "")
     )
 
 
