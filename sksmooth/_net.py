@@ -47,6 +47,7 @@ from sksmooth.engine.randomness import (
     fits_anywhere,
     single_precision,
 )
+from sksmooth.engine.stack import uncached_autocast
 from sksmooth.engine.targets import (
     check_logits,
     float_logits,
@@ -436,7 +437,7 @@ class SmoothedNet(StoredNet):
         if module is not None:
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
-        with threads_for(module, get_len(x)), single_precision():
+        with threads_for(module, get_len(x)), single_precision(), uncached_autocast():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):

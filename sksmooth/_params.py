@@ -28,6 +28,7 @@ from sksmooth._private import (
     validate_parameter_constraints,
 )
 from sksmooth.calibration import CALIBRATORS
+from sksmooth.engine.plan import overrides
 from sksmooth.smoothing import check_label_smoothing
 
 if TYPE_CHECKING:
@@ -235,7 +236,9 @@ class NamedParams(NeuralNetClassifier):
         The message says where the first of them belongs.
         """
         module = getattr(self, "module_", None)
-        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
+        if not fit_params or module is None or routing_enabled():
+            return
+        if overrides(self, "infer", "train_step", "train_step_single", "validation_step"):
             return
         taken = signature(module.forward).parameters
         if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
@@ -248,6 +251,11 @@ class NamedParams(NeuralNetClassifier):
                 where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
             elif name in params:
                 where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
+            elif callable(self.train_split):
+                where = (
+                    f" train_split gets it, too, but cannot have it alone: where the split needs "
+                    f"{name}, give ValidSplit([(indices_to_train_on, indices_held_out)])."
+                )
             else:
                 where = nearest(name, [*params, "sample_weight", *taken])
             raise TypeError(

@@ -46,6 +46,7 @@ from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import fits_anywhere, single_precision, works_anywhere
+from sksmooth.engine.stack import uncached_autocast
 from sksmooth.engine.threads import threads_for
 from sksmooth.losses import LabelSmoothingLoss
 from sksmooth.modules import SimpleNet, input_dtype, suited, telling
@@ -669,7 +670,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return logits
         if self.module_.training:
             self._set_training(False)
-        with torch.no_grad(), single_precision():
+        with torch.no_grad(), single_precision(), uncached_autocast():
             at_once, block = whole_blocks(self.rows_at_once() or PREDICTION_ROWS)
             with threads_for(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:
