@@ -266,3 +266,10 @@ def test_proportions_of_half_precision_sum_to_one_within_it(dtype):
     assert_allclose(smoothing_matrix(0.1, 3, thirds).double(), smoothing_matrix(0.1, 3), atol=0.01)
     with pytest.raises(ValueError, match="must sum to 1"):
         smoothing_matrix(0.1, 3, thirds * 0.97)
+
+
+def test_labels_of_a_vocabulary_make_no_matrix():
+    n_classes = 1_000_000
+    rows = smooth_labels([5], 0.1, n_classes, "off_target")
+    assert rows[0, 5] == 0.9
+    assert_allclose(np.delete(rows[0], 5), 0.1 / (n_classes - 1))
