@@ -494,6 +494,12 @@ class SmoothedNet(StoredNet):
             n_folds = choose_folds(self, X, fit_params, _routing_method, was_loaded=was_loaded)
         with randomness:
             given = self._split_params(_routing_method, fit_params)
+            if routing_enabled():  # to the split alone, where nothing else takes it
+                fit_params = {
+                    name: value
+                    for name, value in fit_params.items()
+                    if name not in given or self.passes_on(name)
+                }
             rows, held_out = (X, None) if n_folds else self.get_split_datasets(X, y, **given)
         with self.in_training() as training:
             session = Session(self, rows, held_out, randomness, fit_params, n_folds)

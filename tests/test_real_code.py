@@ -822,6 +822,7 @@ def test_arguments_of_fit_that_are_none_are_told_where_they_belong():
     [
         ({"class_weight": "balanced"}, r"Classifier\(class_weight='balanced'\)", None),
         ({"sample_weights": np.ones(200)}, "Did you mean 'sample_weight'", None),
+        ({"weights": np.ones(200)}, "Did you mean 'sample_weight'", "Did you mean 'sample_weight'"),
         ({"epochs": 3}, "Did you mean 'max_epochs'", r"Classifier\(max_epochs=3\)"),
         ({"early_stopping": False}, r"Classifier\(early_stopping=False\)", None),
         ({"eval_set": (X, Y)}, "Did you mean 'train_split'", "Did you mean 'cv'"),
@@ -840,7 +841,7 @@ def test_arguments_of_every_fit_are_told_where_they_belong(argument, message, of
 
 def test_groups_of_a_held_out_part_are_told_to_be_split_by():
     groups = np.arange(200) // 10
-    with pytest.raises(TypeError, match=r"no argument 'groups'.* ValidSplit\(\[\(indices"):
+    with pytest.raises(TypeError, match=r"no argument 'groups'.*routing.*ValidSplit\(\[\(indices"):
         single(train_split=ValidSplit(GroupKFold(4))).fit(X, Y, groups=groups)
     split = next(GroupKFold(4).split(X, Y, groups))
     assert single(train_split=ValidSplit([split])).fit(X, Y).score(X, Y) > 0.5
