@@ -49,7 +49,7 @@ from sksmooth.engine.randomness import fits_anywhere, single_precision, works_an
 from sksmooth.engine.stack import uncached_autocast
 from sksmooth.engine.threads import threads_for
 from sksmooth.losses import LabelSmoothingLoss
-from sksmooth.modules import SimpleNet, input_dtype, suited, telling
+from sksmooth.modules import SimpleNet, input_dtype, suited, suited_copy, telling
 from sksmooth.smoothing import check_smoothing
 
 
@@ -680,9 +680,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
 
     def _forward(self, X: torch.Tensor, block: int) -> NDArray[np.float32]:
         rows = fill_up(X, block)
-        if rows is X and type(self.module_) is not SimpleNet:  # it may write to the user's rows
-            rows = rows.clone()
         if self.device != "cpu":
             rows = rows.to(self.device)
-        rows = suited(rows, input_dtype(self.module_))
+        suit = suited if type(self.module_) is SimpleNet else suited_copy
+        rows = suit(rows, input_dtype(self.module_))
         return self.read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]

@@ -23,6 +23,7 @@ __all__ = [
     "is_plain",
     "read_logits",
     "suited",
+    "suited_copy",
     "telling",
 ]
 
@@ -375,6 +376,21 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
     if isinstance(x, tuple | list):
         return type(x)(_suited_part(own, dtype) for own in x)
     return x
+
+
+def suited_copy(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give rows in the dtype that a module takes, and such as it may write to.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = torch.zeros(2, 3)
+    >>> _ = torch.nn.ELU(inplace=True)(suited_copy(rows, torch.float32).sub_(1))
+    >>> rows.any()
+    tensor(False)
+    """
+    own = suited(rows, dtype)
+    return own.clone() if own is rows else own
 
 
 def _refuse_inexact(x: Tensor) -> None:
