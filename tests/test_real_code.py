@@ -23,6 +23,7 @@ from skorch.callbacks import BatchScoring, Callback, EpochScoring, PassthroughSc
 from skorch.dataset import ValidSplit
 from skorch.helper import SliceDataset, predefined_split
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from sksmooth import (
@@ -691,6 +692,88 @@ def test_predictions_between_fits_under_one_autocast_are_those_of_the_last(modul
 def test_layer_of_another_width_is_told_of_n_features(make):
     with pytest.raises(ValueError, match=r"argument n_features .*\(\d+x10 and 9x3\)"):
         make(module=nn.Linear, module__in_features=9, module__out_features=3).fit(X, Y)
+
+
+class Unused(Net):
+    """Has a part for another task."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        self.other = nn.Linear(16, 1)
+
+
+class Backbone(Net):
+    """Trains its last layer only."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            hidden = torch.tanh(self.hidden(x))
+        return self.out(hidden)
+
+
+class Checkpointed(Net):
+    def forward(self, x):
+        return self.out(checkpoint(self.hidden, x, use_reentrant=False))
+
+
+class Annealed(Net):
+    n_steps = 0
+
+    def forward(self, x):
+        self.n_steps += self.training
+        return super().forward(x) * (1 + self.n_steps / 10)
+
+
+class Remembering(Net):
+    memory = 0.0
+
+    def forward(self, x):
+        hidden = self.hidden(x) + self.memory
+        if self.training:
+            self.memory = hidden.mean().detach() / 10
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("module", [Unused, Backbone, Checkpointed, Annealed, Remembering])
+def test_modules_that_cannot_be_stacked_are_trained_alone(module):
+    net = single(module=module)
+    assert net.fit(X, Y).trained_by_ == "by autograd"
+    crossed(module=module).fit(X, Y)
+    grid = {"param_grid": {"label_smoothing": [0, 0.2]}, "cv": 2, "scoring": "neg_log_loss"}
+    found, expected = (kind(net, **grid).fit(X, Y) for kind in (BatchedGridSearchCV, GridSearchCV))
+    np.testing.assert_allclose(
+        *(search.cv_results_["mean_test_score"] for search in (found, expected)), rtol=1e-6
+    )
+
+
+class Writing(Net):
+    """Doubles its input where that lies."""
+
+    def forward(self, x):
+        return super().forward(x.mul_(2))
+
+
+class NotWriting(Net):
+    def forward(self, x):
+        return super().forward(x * 2)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"train_split": 0.2},
+        {"train_split": 0.2, "batch_size": -1},
+        {"train_split": None, "batch_size": -1, "iterator_train__shuffle": False},
+    ],
+)
+@ALL
+def test_modules_that_write_to_their_input_learn_as_others(make, parameters):
+    rows = X.astype(np.float32)
+    found = make(module=Writing, **parameters).fit(rows, Y).predict_proba(rows)
+    np.testing.assert_array_equal(rows, X.astype(np.float32))
+    expected = make(module=NotWriting, **parameters).fit(rows, Y).predict_proba(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 class Normed(nn.Module):
