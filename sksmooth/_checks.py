@@ -133,7 +133,10 @@ def check_class_indices(
     if array.ndim != 1:
         is_column = array.ndim == 2 and array.shape[1] == 1
         hint = f": squeeze it, for example {parameter}.ravel()" if is_column else ""
-        raise ValueError(f"{parameter} must have shape (n_samples,), got {array.shape}{hint}.")
+        raise ValueError(
+            f"{parameter} must have shape (n_samples,), got {array.shape}{hint}."
+            + one_hot_hint(parameter, array.shape)
+        )
     if array.size and array.dtype.kind not in "biu":
         raise error(
             f"{parameter} must hold class indices, integers from 0, got dtype {array.dtype} "
@@ -143,6 +146,19 @@ def check_class_indices(
     if n_classes is not None:
         check_range(parameter, codes, n_classes)
     return codes
+
+
+def one_hot_hint(parameter: str, shape: tuple[int, ...]) -> str:
+    """Say how class indices come of what may be rows with a one for their class.
+
+    Examples
+    --------
+    >>> one_hot_hint("y", (5, 3))
+    ' Of rows with a one for their class, y.argmax(axis=1) gives class indices.'
+    """
+    if len(shape) != 2 or shape[1] < 2:
+        return ""
+    return f" Of rows with a one for their class, {parameter}.argmax(axis=1) gives class indices."
 
 
 def check_range(parameter: str, codes: Any, n_classes: int, note: str = "") -> None:
@@ -200,7 +216,7 @@ def check_proportions(
             f"{parameter} must be finite and non-negative, but {parameter}{list(index)} "
             f"is {array[index]}."
         )
-    check_sums(parameter, array, 1e-6)
+    check_sums(parameter, array, max(1e-6, grain_of(value)))
     return array
 
 

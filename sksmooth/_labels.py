@@ -18,6 +18,7 @@ from sksmooth._checks import (
     check_unit_interval,
     grain_of,
     naming,
+    one_hot_hint,
     without_tensor,
 )
 
@@ -135,7 +136,8 @@ def check_probabilities(
 
     y = as_numpy(y_true)
     if y.shape != (len(proba),):
-        raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.")
+        hint = one_hot_hint("y_true", y.shape)
+        raise ValueError(f"y_true must have shape ({len(proba)},), got {y.shape}.{hint}")
     if pd.isna(y).any():
         raise ValueError("y_true must not have missing values.")
     return _columns_of(y, _labels_of(y_proba, y, labels), proba.shape[1]), proba

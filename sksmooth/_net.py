@@ -47,6 +47,7 @@ from sksmooth.engine.randomness import (
     fits_anywhere,
     single_precision,
 )
+from sksmooth.engine.stack import uncached_autocast
 from sksmooth.engine.targets import (
     check_logits,
     float_logits,
@@ -436,7 +437,7 @@ class SmoothedNet(StoredNet):
         if module is not None:
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
-        with threads_for(module, get_len(x)), single_precision():
+        with threads_for(module, get_len(x)), single_precision(), uncached_autocast():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):
@@ -493,6 +494,12 @@ class SmoothedNet(StoredNet):
             n_folds = choose_folds(self, X, fit_params, _routing_method, was_loaded=was_loaded)
         with randomness:
             given = self._split_params(_routing_method, fit_params)
+            if routing_enabled():  # to the split alone, where nothing else takes it
+                fit_params = {
+                    name: value
+                    for name, value in fit_params.items()
+                    if name not in given or self.passes_on(name)
+                }
             rows, held_out = (X, None) if n_folds else self.get_split_datasets(X, y, **given)
         with self.in_training() as training:
             session = Session(self, rows, held_out, randomness, fit_params, n_folds)

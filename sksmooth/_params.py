@@ -28,6 +28,7 @@ from sksmooth._private import (
     validate_parameter_constraints,
 )
 from sksmooth.calibration import CALIBRATORS
+from sksmooth.engine.plan import overrides
 from sksmooth.smoothing import check_label_smoothing
 
 if TYPE_CHECKING:
@@ -229,30 +230,42 @@ class NamedParams(NeuralNetClassifier):
             for name, before in optimizers.items():
                 getattr(self, name).load_state_dict(before.state_dict())
 
+    def passes_on(self, name: str) -> bool:
+        """Tell whether the module's ``forward`` takes an argument, or a hook of the user's does."""
+        hooks = ("infer", "train_step", "train_step_single", "validation_step")
+        if not hasattr(self, "module_") or overrides(self, *hooks):
+            return True
+        taken = signature(self.module_.forward).parameters
+        return name in taken or any(own.kind is own.VAR_KEYWORD for own in taken.values())
+
     def refuse_fit_params(self, fit_params: Mapping[str, Any], method: str) -> None:
         """Refuse arguments of `method` that neither ``forward`` nor `train_split` takes.
 
         The message says where the first of them belongs.
         """
-        module = getattr(self, "module_", None)
-        if not fit_params or module is None or callable(self.train_split) or routing_enabled():
-            return
-        taken = signature(module.forward).parameters
-        if any(own.kind is own.VAR_KEYWORD for own in taken.values()):
+        if routing_enabled():
             return
         params = self.get_params(deep=False)
         for name, value in fit_params.items():
-            if name in taken:
+            if self.passes_on(name):
                 continue
             if name in SYNONYMS:
                 where = f" Did you mean {SYNONYMS[name]!r} of the constructor?"
             elif name in params:
                 where = f" Give it to the constructor: {type(self).__name__}({name}={value!r})."
+            elif callable(self.train_split):
+                where = (
+                    " So does train_split, which has it alone where it is routed: by "
+                    "sklearn.set_config(enable_metadata_routing=True). Or give it the rows, "
+                    "ValidSplit([(indices_to_train_on, indices_held_out)])."
+                )
             else:
-                where = nearest(name, [*params, "sample_weight", *taken])
+                own = ["sample_weight", *signature(self.module_.forward).parameters]
+                where = nearest(name, own) or nearest(name, params)
+            module = type(self.module_).__name__
             raise TypeError(
-                f"{method} has no argument {name!r}, nor has {type(module).__name__}.forward, "
-                f"which gets what {method} does not know.{where}"
+                f"{method} has no argument {name!r}, nor has {module}.forward, which gets what "
+                f"{method} does not know.{where}"
             )
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

@@ -164,6 +164,10 @@ class PredictsByProbability:
     def _labels(self, codes: NDArray) -> NDArray:
         return self.classes_[codes]
 
+    def labels_of_columns(self) -> NDArray:
+        """Give what ``predict`` names the columns of probabilities; in training, their indices."""
+        return self._labels(np.arange(len(self.classes_)))
+
 
 class KnownProbabilities(PredictsByProbability, ClassifierMixin, BaseEstimator):
     """A fitted classifier, for scorers, that knows the probabilities of `rows`, and of no others.

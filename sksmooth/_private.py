@@ -66,6 +66,7 @@ __all__ = [
     "is_traced",
     "managed_callbacks",
     "n_function_modes",
+    "outside_transforms",
     "routing_enabled",
     "split_rows",
     "torch_library",
@@ -125,6 +126,11 @@ def is_traced(tensor: torch.Tensor) -> bool:
     if torch.compiler.is_compiling() or tensor.is_meta:
         return True
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def outside_transforms() -> Any:
+    """Make a context whose tensors belong to no transform of ``torch.func``, and outlive it."""
+    return nullcontext() if torch.compiler.is_compiling() else torch._C._DisableFuncTorch()
 
 
 def torch_library() -> str:

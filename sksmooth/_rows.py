@@ -24,7 +24,7 @@ from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sksmooth._batches import TensorRows, encoded, read_labels, row_of_other_label
-from sksmooth._checks import scale_to_unit, warn_user, without_tensor
+from sksmooth._checks import one_hot_hint, scale_to_unit, warn_user, without_tensor
 from sksmooth._labels import distinct, encode, refuse_missing
 from sksmooth.calibration import weights_of_rows
 from sksmooth.encoding import Encoding, check_encoding
@@ -164,11 +164,8 @@ def check_rows(
 
 
 def _refuse_one_hot(shape: tuple[int, ...]) -> None:
-    if len(shape) == 2 and shape[1] > 1:
-        raise ValueError(
-            f"y should be a 1d array, got an array of shape {shape} instead. Of rows with a "
-            "one for their class, y.argmax(axis=1) gives class indices."
-        )
+    if hint := one_hot_hint("y", shape):
+        raise ValueError(f"y should be a 1d array, got an array of shape {shape} instead.{hint}")
 
 
 def _refuse_weights(estimator: Any, X: Any, sample_weight: Any) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import as_numpy, check_class_indices, naming, warn_user, without_tensor
@@ -122,7 +122,9 @@ class TemperatureScaling(Stamped, BaseEstimator):
         """
         self._validate_params()
         logits = finite_logits(logits)
-        y = check_class_indices("y", column_or_1d(as_numpy(y)), logits.shape[1], ValueError)
+        y = as_numpy(y)
+        y = y.ravel() if y.shape[1:] == (1,) else y
+        y = check_class_indices("y", y, logits.shape[1], ValueError)
         check_consistent_length(logits, y)
         weight = weights_of_rows(without_tensor(sample_weight), logits)
         if are_probabilities(logits) and (logits != logits.round()).any():
@@ -449,6 +451,11 @@ def finite_logits(logits: Any) -> NDArray[np.float64]:
         return check_array(logits, dtype=np.float64, input_name="logits", ensure_min_features=2)
     except ValueError as error:
         shape = np.shape(logits)
+        if len(shape) > 2:
+            raise ValueError(
+                f"{error} Logits have a column for each class: of shape (n, n_classes, d1, ...), "
+                "give np.moveaxis(logits, 1, -1).reshape(-1, n_classes), and y.ravel()."
+            ) from error
         if len(shape) != 1 and shape[1:] != (1,):
             raise
         raise ValueError(

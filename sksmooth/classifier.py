@@ -46,9 +46,10 @@ from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import fits_anywhere, single_precision, works_anywhere
+from sksmooth.engine.stack import uncached_autocast
 from sksmooth.engine.threads import threads_for
 from sksmooth.losses import LabelSmoothingLoss
-from sksmooth.modules import SimpleNet, input_dtype, suited, telling
+from sksmooth.modules import SimpleNet, input_dtype, suited, suited_copy, telling
 from sksmooth.smoothing import check_smoothing
 
 
@@ -669,7 +670,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return logits
         if self.module_.training:
             self._set_training(False)
-        with torch.no_grad(), single_precision():
+        with torch.no_grad(), single_precision(), uncached_autocast():
             at_once, block = whole_blocks(self.rows_at_once() or PREDICTION_ROWS)
             with threads_for(self.module_, min(X.shape[0], at_once)):
                 if X.shape[0] <= at_once:
@@ -679,9 +680,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
 
     def _forward(self, X: torch.Tensor, block: int) -> NDArray[np.float32]:
         rows = fill_up(X, block)
-        if rows is X and type(self.module_) is not SimpleNet:  # it may write to the user's rows
-            rows = rows.clone()
         if self.device != "cpu":
             rows = rows.to(self.device)
-        rows = suited(rows, input_dtype(self.module_))
+        suit = suited if type(self.module_) is SimpleNet else suited_copy
+        rows = suit(rows, input_dtype(self.module_))
         return self.read_logits(self.module_(rows)).cpu().numpy()[: X.shape[0]]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from sksmooth._checks import check_choice, check_range
-from sksmooth._private import is_traced
-from sksmooth.smoothing import smoothing_matrix
+from sksmooth._private import is_traced, outside_transforms
+from sksmooth.smoothing import smoothing_masses
 
 __all__ = ["LabelSmoothingLoss", "mean_loss"]
 
@@ -123,7 +123,7 @@ class LabelSmoothingLoss(nn.Module):
         self.form = form
         self.class_prior = class_prior
         self.ignore_index = ignore_index
-        self._cache: tuple[tuple[Any, ...], tuple[Any, ...], Tensor] | None = None
+        self._cache: tuple[tuple[Any, ...], tuple[Any, ...], tuple[Any, ...]] | None = None
 
     def forward(
         self, logits: Tensor, target: Tensor, sample_weight: Tensor | None = None
@@ -197,15 +197,13 @@ class LabelSmoothingLoss(nn.Module):
     def _loss_of_rows(self, logits: Tensor, target: Tensor, sample_weight: Tensor | None) -> Tensor:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         weight = None if self.weight is None else self.weight.to(logits.dtype)
-        matrix = self._smoothing_matrix(logits)
-
+        masses, own = self._masses(logits)
         if target.is_floating_point():
-            with torch.autocast(logits.device.type, enabled=False):  # it would round T to half
-                distribution = target.to(logits.dtype) @ matrix
+            distribution = _smoothed(target.to(logits.dtype), masses, own)
             row_weight = None
         else:
             target = target.long()
-            distribution = matrix.index_select(0, target)
+            distribution = _smoothed_labels(target, masses, own)
             row_weight = None if weight is None else weight.index_select(0, target)
 
         losses = _divergence(logits, distribution, weight, self.form)
@@ -230,28 +228,29 @@ class LabelSmoothingLoss(nn.Module):
             f"reduction={self.reduction!r}, form={self.form!r}, ignore_index={self.ignore_index}"
         )
 
-    def _smoothing_matrix(self, logits: Tensor) -> Tensor:
-        """Return T for these logits, built again only when a parameter or the logits' kind changed.
+    def _masses(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what tells T for these logits, made anew when a parameter or their kind changed.
 
         Parameters are compared by identity, since arrays have no cheap equality.
         """
         parameters = (self.label_smoothing, self.smoothing, self.class_prior)
         kind = (logits.shape[1], logits.dtype, logits.device)
         if self._cache is not None:
-            cached_parameters, cached_kind, matrix = self._cache
+            cached_parameters, cached_kind, tables = self._cache
             if kind == cached_kind and all(map(is_, parameters, cached_parameters)):
-                return matrix
-        # A tensor made in inference mode could not serve a later training step.
-        with torch.inference_mode(False):
-            matrix = torch.as_tensor(
-                smoothing_matrix(
-                    self.label_smoothing, logits.shape[1], self.smoothing, self.class_prior
-                ),
-                dtype=logits.dtype,
-                device=logits.device,
+                return tables
+        # A tensor made in inference mode, or in a transform, could not serve a later step.
+        with torch.inference_mode(False), outside_transforms():
+            masses, own = smoothing_masses(
+                self.label_smoothing, logits.shape[1], self.smoothing, self.class_prior
             )
-        self._cache = (parameters, kind, matrix)
-        return matrix
+            like: dict[str, Any] = {"dtype": logits.dtype, "device": logits.device}
+            tables = (
+                torch.as_tensor(masses, **like),
+                None if own is None else torch.as_tensor(own, **like),
+            )
+        self._cache = (parameters, kind, tables)
+        return tables
 
 
 def mean_loss(
@@ -327,6 +326,22 @@ def telling_of_criterion(criterion: Any, logits: Tensor, target: Tensor) -> Iter
             f"criterion={type(criterion).__name__} cannot compare logits of shape "
             f"{tuple(logits.shape)} with class indices of shape {tuple(target.shape)}: {error}"
         ) from error
+
+
+def _smoothed_labels(target: Tensor, masses: Tensor, own: Tensor | None) -> Tensor:
+    """Give the rows T[y], of shape (n, K)."""
+    if own is None:
+        return masses.index_select(0, target)
+    of_label = own.index_select(0, target)  # first: its error of a label out of range is known
+    return masses.expand(len(target), -1).scatter(1, target[:, None], of_label[:, None])
+
+
+def _smoothed(target: Tensor, masses: Tensor, own: Tensor | None) -> Tensor:
+    """Give the rows t T, of shape (n, K)."""
+    if own is not None:
+        return target * own + (target.sum(1, keepdim=True) - target) * masses
+    with torch.autocast(target.device.type, enabled=False):  # it would round T to half
+        return target @ masses
 
 
 def _divergence(logits: Tensor, distribution: Tensor, weight: Tensor | None, form: str) -> Tensor:
@@ -411,9 +426,11 @@ def _check_index_target(logits: Tensor, target: Tensor, shape: torch.Size) -> No
             f"target of shape {tuple(target.shape)} must hold probabilities of a floating dtype, "
             f"got {target.dtype}: convert it, for example target.float()."
         )
+    classes_last = target.shape == logits.shape[:-1]
     raise ValueError(
         f"target of class indices must have shape {tuple(shape)} like the logits' rows, "
         f"got {tuple(target.shape)}."
+        + (" Classes stand in axis 1: give logits.movedim(-1, 1)." if classes_last else "")
     )
 
 

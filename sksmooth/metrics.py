@@ -549,8 +549,10 @@ class _ProbabilityScorer(Scorer):
     def _score(
         self, method_caller: Callable[..., Any], estimator: Any, X: Any, y_true: Any, **kwargs: Any
     ) -> float:
-        # An estimator without classes_ is left to scikit-learn's own message.
-        labels = {"labels": getattr(estimator, "classes_", None)}
+        # An estimator without classes_ is left to scikit-learn's own message. A net in training is
+        # scored by class indices, which are what its batches have.
+        of_columns = getattr(estimator, "labels_of_columns", lambda: estimator.classes_)
+        labels = {"labels": of_columns() if hasattr(estimator, "classes_") else None}
         return super()._score(method_caller, estimator, X, y_true, **(labels | kwargs))
 
 

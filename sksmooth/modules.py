@@ -23,6 +23,7 @@ __all__ = [
     "is_plain",
     "read_logits",
     "suited",
+    "suited_copy",
     "telling",
 ]
 
@@ -301,6 +302,8 @@ _HELP = {
     "its parameters are frozen, or its output is detached",
     "stack expects each tensor to be equal size": "The rows of the Dataset are of different sizes. "
     "Pad them in its __getitem__, or by iterator_train__collate_fn and iterator_valid__collate_fn",
+    "shapes cannot be multiplied": "A layer of the module takes another number of inputs than it "
+    "gets. A constructor with an argument n_features is told the columns of X",
     "got an unexpected keyword argument": "A dict X holds the inputs of the module, by the names "
     "of forward's arguments; a table of named columns is pandas.DataFrame(X)",
     "default_collate: batch must contain": "The rows of the Dataset are no numbers, arrays or "
@@ -373,6 +376,21 @@ def suited(x: Any, dtype: torch.dtype) -> Any:
     if isinstance(x, tuple | list):
         return type(x)(_suited_part(own, dtype) for own in x)
     return x
+
+
+def suited_copy(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Give rows in the dtype that a module takes, and such as it may write to.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rows = torch.zeros(2, 3)
+    >>> _ = torch.nn.ELU(inplace=True)(suited_copy(rows, torch.float32).sub_(1))
+    >>> rows.any()
+    tensor(False)
+    """
+    own = suited(rows, dtype)
+    return own.clone() if own is rows else own
 
 
 def _refuse_inexact(x: Tensor) -> None:

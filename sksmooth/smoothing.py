@@ -7,14 +7,13 @@ distribution of class y. S, the place the mass ε goes to, is what the parameter
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from sksmooth._checks import (
-    as_numpy,
     check_choice,
     check_class_indices,
     check_proportions,
@@ -29,6 +28,7 @@ __all__ = [
     "check_label_smoothing",
     "check_smoothing",
     "smooth_labels",
+    "smoothing_masses",
     "smoothing_matrix",
 ]
 
@@ -129,17 +129,44 @@ def smoothing_matrix(
     array([[0.875, 0.125],
            [0.375, 0.625]])
     """
-    epsilon = check_label_smoothing(label_smoothing)
-    n_classes = check_whole("n_classes", n_classes)
-    destination = check_smoothing(smoothing, n_classes)
-    if isinstance(destination, str):
-        destination = SMOOTHINGS[destination](n_classes, class_prior)
-    matrix = (1 - epsilon) * np.eye(n_classes) + epsilon * destination
+    matrix, own = smoothing_masses(label_smoothing, n_classes, smoothing, class_prior)
+    if own is not None:
+        matrix = np.tile(matrix, (n_classes, 1))
+        np.fill_diagonal(matrix, own)
     like = next((a for a in (smoothing, class_prior) if isinstance(a, torch.Tensor)), None)
     if like is None:
         return matrix
     dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
     return torch.as_tensor(matrix, dtype=dtype, device=like.device)
+
+
+def smoothing_masses(
+    label_smoothing: float,
+    n_classes: int,
+    smoothing: str | ArrayLike | torch.Tensor = "uniform",
+    class_prior: ArrayLike | torch.Tensor | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Give the smoothing matrix in as few numbers as tell it: of a vocabulary it has billions.
+
+    Returns
+    -------
+    masses : ndarray of shape (K,) or (K, K), float64
+        The mass of each class in a row of another, where that is the same in all; else the matrix.
+    own : ndarray of shape (K,), float64, or None
+        The mass of each class in its own row, beside a vector of masses.
+
+    Examples
+    --------
+    >>> smoothing_masses(0.1, 3, "off_target")
+    (array([0.05, 0.05, 0.05]), array([0.9, 0.9, 0.9]))
+    """
+    epsilon = check_label_smoothing(label_smoothing)
+    n_classes = check_whole("n_classes", n_classes)
+    destination = check_smoothing(smoothing, n_classes)
+    if not isinstance(destination, str):
+        return (1 - epsilon) * np.eye(n_classes) + epsilon * destination, None
+    to_others, to_own = SMOOTHINGS[destination](n_classes, class_prior)
+    return epsilon * to_others, (1 - epsilon) + epsilon * to_own
 
 
 def smooth_labels(
@@ -200,27 +227,32 @@ def smooth_labels(
         if not labels.size:
             raise ValueError("y is empty, so class_prior must be given for smoothing='prior'.")
         class_prior = np.bincount(labels, minlength=n_classes) / labels.size
-    matrix = smoothing_matrix(label_smoothing, n_classes, smoothing, class_prior)
-    rows = as_numpy(matrix)[labels]
+    masses, own = smoothing_masses(label_smoothing, n_classes, smoothing, class_prior)
+    if own is None:
+        rows = masses[labels]
+    else:
+        rows = np.tile(masses, (len(labels), 1))
+        rows[np.arange(len(labels)), labels] = own[labels]
     if isinstance(y, torch.Tensor):
         return torch.as_tensor(rows, dtype=torch.get_default_dtype(), device=y.device)
     return rows
 
 
-def _uniform(n_classes: int, class_prior: object) -> NDArray[np.float64]:
-    return np.full((n_classes, n_classes), 1 / n_classes)
+def _uniform(n_classes: int, class_prior: object) -> Destination:
+    share = np.full(n_classes, 1 / n_classes)
+    return share, share
 
 
-def _off_target(n_classes: int, class_prior: object) -> NDArray[np.float64]:
+def _off_target(n_classes: int, class_prior: object) -> Destination:
     if n_classes < 2:
         raise ValueError(
             "smoothing='off_target' needs another class to give mass to, "
             f"got n_classes={n_classes}."
         )
-    return (1 - np.eye(n_classes)) / (n_classes - 1)
+    return np.full(n_classes, 1 / (n_classes - 1)), np.zeros(n_classes)
 
 
-def _prior(n_classes: int, class_prior: object) -> NDArray[np.float64]:
+def _prior(n_classes: int, class_prior: object) -> Destination:
     if class_prior is None:
         raise ValueError(
             "smoothing='prior' needs class_prior, the class frequencies: an array of shape "
@@ -228,10 +260,12 @@ def _prior(n_classes: int, class_prior: object) -> NDArray[np.float64]:
         )
     expected = f"an array of shape ({n_classes},), one frequency a class"
     prior = check_proportions("class_prior", class_prior, (n_classes,), expected)
-    return np.tile(prior, (n_classes, 1))
+    return prior, prior
 
 
-SMOOTHINGS: dict[str, Callable[[int, object], NDArray[np.float64]]] = {
+# Of the mass that is taken: each class's share in the rows of others, and in its own.
+Destination: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
+SMOOTHINGS: dict[str, Callable[[int, object], Destination]] = {
     "uniform": _uniform,
     "off_target": _off_target,
     "prior": _prior,

@@ -22,6 +22,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sksmooth._refine import refine
 from sksmooth.calibration import (
+    CALIBRATORS,
     POWER_PRECISION,
     NormTemperatureScaling,
     TemperatureScaling,
@@ -442,7 +443,12 @@ def test_log_probabilities_are_finite_where_probabilities_underflow():
         ([[1.0, 0.0]] * 2, [0.0, 1.0], None, "class indices, integers from 0, got dtype float64"),
         ([[1.0, 0.0]] * 2, ["a", "b"], None, "class indices, integers from 0, got dtype <U1"),
         ([[1.0, 0.0]] * 2, [0, 1, 1], None, "inconsistent numbers of samples"),
-        ([[1.0, 0.0]] * 2, [[0, 1], [1, 0]], None, "1d array"),
+        (
+            [[1.0, 0.0]] * 2,
+            [[0, 1], [1, 0]],
+            None,
+            r"y must have shape \(n_samples,\), got \(2, 2\)",
+        ),
         ([[1.0, 0.0]] * 2, [0, 1], [1.0, -1.0], "Negative values in data passed to"),
         ([[1.0, 0.0]] * 2, [0, 1], [1.0, np.nan], "sample_weight contains NaN"),
         ([[1.0, 0.0]] * 2, [0, 1], [1.0], "sample_weight.shape == "),
@@ -739,3 +745,15 @@ def test_probabilities_in_place_are_those_of_the_checked_way():
         own = logits.copy()
         assert scaling.apply_in_place(own) is own
         np.testing.assert_allclose(own, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", CALIBRATORS.values())
+def test_labels_and_logits_of_other_shapes_are_told_how_to_be_given(kind):
+    logits, y = draw_logits(0)
+    with pytest.raises(ValueError, match=r"y\.argmax\(axis=1\)"):
+        kind().fit(logits, np.eye(3)[y])
+    image = np.zeros((2, 3, 4, 4))
+    with pytest.raises(ValueError, match=r"np\.moveaxis\(logits, 1, -1\)"):
+        kind().fit(image, np.zeros((2, 4, 4), int))
+    column = kind().fit(logits, y[:, None]).predict_proba(logits)
+    np.testing.assert_array_equal(column, kind().fit(logits, y).predict_proba(logits))

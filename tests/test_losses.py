@@ -2,6 +2,7 @@ import copy
 import math
 import pickle
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.func import grad, vmap
+from torch.func import grad, jacrev, vmap
+from torch.nn import functional as F  # noqa: N812
 from torch.testing import assert_close
 
 from sksmooth.losses import LabelSmoothingLoss, mean_loss
@@ -420,6 +422,35 @@ def test_function_transforms():
     for i in range(2):
         _, expected = value_and_gradient(loss, z[i].clone().requires_grad_(), y.view(2, 4)[i])
         assert_close(gradients[i], expected)
+
+
+@pytest.mark.parametrize("smoothing", ["uniform", torch.full((4, 4), 0.25)])
+def test_nothing_of_a_transform_outlives_it(smoothing):
+    logits, y, *_ = make_case(0, n=8)
+    logits, loss = logits.detach(), LabelSmoothingLoss(0.1, smoothing)
+    jacrev(loss)(logits, y)
+    expected = jacrev(jacrev(partial(F.cross_entropy, label_smoothing=0.1)))(logits, y)
+    assert_close(jacrev(jacrev(loss))(logits, y), expected)
+
+
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+@pytest.mark.parametrize("smoothing", ["uniform", "off_target", "prior"])
+def test_a_vocabulary_makes_no_matrix(smoothing, target):
+    n_classes = 1_000_000  # whose square is no memory's size
+    logits = torch.zeros(2, n_classes, dtype=torch.float64).requires_grad_()
+    y = torch.tensor([0, n_classes - 1])
+    prior = np.full(n_classes, 1 / n_classes)
+    given = y if target == "indices" else F.one_hot(y, n_classes).double()
+    loss = LabelSmoothingLoss(0.1, smoothing, class_prior=prior)(logits, given)
+    loss.backward()
+    assert_close(loss.item(), math.log(n_classes))
+    assert_close(logits.grad.sum().item(), 0.0, rtol=0, atol=1e-9)
+    assert_close(logits.grad[0, 0].item(), -0.45, rtol=1e-5, atol=0)
+
+
+def test_classes_that_stand_last_are_told_of_the_axis():
+    with pytest.raises(ValueError, match=r"logits\.movedim\(-1, 1\)"):
+        LabelSmoothingLoss()(torch.zeros(2, 6, 5), torch.zeros(2, 6, dtype=torch.long))
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 1])

@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
-from helpers import METRICS, needs_sklearn
+from helpers import METRICS, draw_logits, needs_sklearn
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import config_context
@@ -694,3 +694,10 @@ def test_what_is_no_numbers_is_refused_by_its_name(name, value):
     given = {"y_true": [0, 1, 0, 1], "y_proba": [0.1, 0.9, 0.2, 0.7], name: value}
     with pytest.raises((TypeError, ValueError), match=name):
         expected_calibration_error(**given)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_with_a_one_for_their_class_are_told_of_argmax(metric):
+    logits, y = draw_logits(0)
+    with pytest.raises(ValueError, match=r"y_true\.argmax\(axis=1\)"):
+        metric(np.eye(3)[y], np.full(logits.shape, 1 / 3))

@@ -16,12 +16,14 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import Callback, EpochScoring, PassthroughScoring
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, PassthroughScoring
+from skorch.dataset import ValidSplit
 from skorch.helper import SliceDataset, predefined_split
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, IterableDataset, WeightedRandomSampler
 
 from sksmooth import (
@@ -35,6 +37,7 @@ from sksmooth import (
     make_tabular,
     save,
 )
+from sksmooth.metrics import neg_expected_calibration_error_scorer
 
 X, Y = make_tabular(200, random_state=0)
 X = X.astype(np.float64)
@@ -663,6 +666,116 @@ def test_fit_under_autocast_learns_as_well(make):
     assert model.score(X, Y) > expected - 0.05
 
 
+@pytest.mark.parametrize("module", [Net, SimpleNet])
+@ALL
+def test_predictions_under_the_autocast_of_the_fit_are_those_outside_it(make, module):
+    with torch.autocast("cpu", torch.bfloat16):
+        model = make(module=module).fit(X, Y)
+        found = model.predict_proba(X)
+    np.testing.assert_allclose(found, model.predict_proba(X), atol=0.03)
+
+
+@pytest.mark.parametrize("module", [Net, SimpleNet])
+def test_predictions_between_fits_under_one_autocast_are_those_of_the_last(module):
+    rows = X.astype(np.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        net = single(module=module).fit(X, Y)
+        net.predict_proba(X)
+        net.forward(rows)
+        net.partial_fit(X, Y, epochs=5)
+        found = net.predict_proba(X), net.forward(rows).float()
+    np.testing.assert_allclose(found[0], net.predict_proba(X), atol=0.03)
+    np.testing.assert_allclose(found[1], net.forward(rows), atol=0.1)
+
+
+@ALL
+def test_layer_of_another_width_is_told_of_n_features(make):
+    with pytest.raises(ValueError, match=r"argument n_features .*\(\d+x10 and 9x3\)"):
+        make(module=nn.Linear, module__in_features=9, module__out_features=3).fit(X, Y)
+
+
+class Unused(Net):
+    """Has a part for another task."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        self.other = nn.Linear(16, 1)
+
+
+class Backbone(Net):
+    """Trains its last layer only."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            hidden = torch.tanh(self.hidden(x))
+        return self.out(hidden)
+
+
+class Checkpointed(Net):
+    def forward(self, x):
+        return self.out(checkpoint(self.hidden, x, use_reentrant=False))
+
+
+class Annealed(Net):
+    n_steps = 0
+
+    def forward(self, x):
+        self.n_steps += self.training
+        return super().forward(x) * (1 + self.n_steps / 10)
+
+
+class Remembering(Net):
+    memory = 0.0
+
+    def forward(self, x):
+        hidden = self.hidden(x) + self.memory
+        if self.training:
+            self.memory = hidden.mean().detach() / 10
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("module", [Unused, Backbone, Checkpointed, Annealed, Remembering])
+def test_modules_that_cannot_be_stacked_are_trained_alone(module):
+    net = single(module=module)
+    assert net.fit(X, Y).trained_by_ == "by autograd"
+    crossed(module=module).fit(X, Y)
+    grid = {"param_grid": {"label_smoothing": [0, 0.2]}, "cv": 2, "scoring": "neg_log_loss"}
+    found, expected = (kind(net, **grid).fit(X, Y) for kind in (BatchedGridSearchCV, GridSearchCV))
+    np.testing.assert_allclose(
+        *(search.cv_results_["mean_test_score"] for search in (found, expected)), rtol=1e-6
+    )
+
+
+class Writing(Net):
+    """Doubles its input where that lies."""
+
+    def forward(self, x):
+        return super().forward(x.mul_(2))
+
+
+class NotWriting(Net):
+    def forward(self, x):
+        return super().forward(x * 2)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"train_split": 0.2},
+        {"train_split": 0.2, "batch_size": -1},
+        {"train_split": None, "batch_size": -1, "iterator_train__shuffle": False},
+    ],
+)
+@ALL
+def test_modules_that_write_to_their_input_learn_as_others(make, parameters):
+    rows = X.astype(np.float32)
+    found = make(module=Writing, **parameters).fit(rows, Y).predict_proba(rows)
+    np.testing.assert_array_equal(rows, X.astype(np.float32))
+    expected = make(module=NotWriting, **parameters).fit(rows, Y).predict_proba(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 class Normed(nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()
@@ -792,6 +905,7 @@ def test_arguments_of_fit_that_are_none_are_told_where_they_belong():
     [
         ({"class_weight": "balanced"}, r"Classifier\(class_weight='balanced'\)", None),
         ({"sample_weights": np.ones(200)}, "Did you mean 'sample_weight'", None),
+        ({"weights": np.ones(200)}, "Did you mean 'sample_weight'", "Did you mean 'sample_weight'"),
         ({"epochs": 3}, "Did you mean 'max_epochs'", r"Classifier\(max_epochs=3\)"),
         ({"early_stopping": False}, r"Classifier\(early_stopping=False\)", None),
         ({"eval_set": (X, Y)}, "Did you mean 'train_split'", "Did you mean 'cv'"),
@@ -806,6 +920,23 @@ def test_arguments_of_every_fit_are_told_where_they_belong(argument, message, of
                 fit(X, Y, **argument)
     with pytest.raises(TypeError, match=f"CV.fit has no argument.*{of_ensemble or message}"):
         crossed().fit(X, Y, **argument)
+
+
+def test_groups_of_a_held_out_part_are_told_to_be_split_by():
+    groups = np.arange(200) // 10
+    with pytest.raises(TypeError, match=r"no argument 'groups'.*routing.*ValidSplit\(\[\(indices"):
+        single(train_split=ValidSplit(GroupKFold(4))).fit(X, Y, groups=groups)
+    split = next(GroupKFold(4).split(X, Y, groups))
+    assert single(train_split=ValidSplit([split])).fit(X, Y).score(X, Y) > 0.5
+
+
+def test_arguments_of_fit_that_a_hook_takes_reach_it():
+    class Teaching(LabelSmoothingClassifier):
+        def infer(self, x, scale=1.0, **fit_params):
+            return super().infer(x, **fit_params) * scale
+
+    net = Teaching(max_epochs=2, random_state=0).fit(X, Y, scale=0.0)
+    np.testing.assert_allclose(net.history[:, "train_loss"], np.log(3), rtol=1e-6)
 
 
 def test_warm_start_knows_the_labels_that_it_was_started_with():
@@ -1191,6 +1322,16 @@ def test_callbacks_meet_the_users_labels():
     net = single(callbacks=[("watch", watch), scoring]).fit(X, NAMES[Y])
     assert dict(net.callbacks_)["watch"].classes_ == list(NAMES)
     np.testing.assert_allclose(net.history[:, "own_accuracy"], net.history[:, "valid_acc"])
+
+
+@pytest.mark.parametrize("labels", [NAMES[Y], Y + 5])
+@pytest.mark.parametrize("scoring", [EpochScoring, BatchScoring])
+def test_scorers_of_this_package_know_the_labels_of_the_batches(scoring, labels):
+    scorer = neg_expected_calibration_error_scorer
+    parameters = {"callbacks": [scoring(scorer, name="ece")], "train_split": 0.2}
+    net, expected = single(**parameters).fit(X, labels), single(**parameters).fit(X, Y)
+    np.testing.assert_array_equal(net.history[:, "ece"], expected.history[:, "ece"])
+    assert scorer(net, X, labels) == scorer(expected, X, Y)
 
 
 def test_scores_of_the_batches_may_be_passed_through():

@@ -539,9 +539,11 @@ def test_routed_parameters_reach_the_module_but_not_the_split(data, method):
 
 
 @pytest.mark.usefixtures("routing")
-def test_groups_are_routed_to_the_split(data):
+@pytest.mark.parametrize("takes_them", [False, True])
+def test_groups_are_routed_to_the_split(data, takes_them):
     class TakesAnything(SimpleNet):
         def forward(self, x, **fit_params):
+            assert set(fit_params) == {"groups"} or not self.training
             return super().forward(x)
 
     groups = np.arange(N_ROWS) % 4
@@ -552,7 +554,8 @@ def test_groups_are_routed_to_the_split(data):
             held_out.append(set(groups[dataset_valid.indices]))
 
     split = ValidSplit(GroupKFold(4))
-    make_net(module=TakesAnything, train_split=split, callbacks=[Watch()]).fit(*data, groups=groups)
+    module = TakesAnything if takes_them else SimpleNet
+    make_net(module=module, train_split=split, callbacks=[Watch()]).fit(*data, groups=groups)
     assert len(held_out[0]) == 1
 
 

@@ -254,3 +254,22 @@ def test_empty_labels_need_what_cannot_be_inferred():
         smooth_labels([], 0.1)
     with pytest.raises(ValueError, match="y is empty, so class_prior must be given"):
         smooth_labels([], 0.1, n_classes=3, smoothing="prior")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_proportions_of_half_precision_sum_to_one_within_it(dtype):
+    given = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=dtype)
+    expected = smoothing_matrix(0.1, 4, "prior", class_prior=[0.1, 0.2, 0.3, 0.4])
+    found = smoothing_matrix(0.1, 4, "prior", class_prior=given)
+    assert_allclose(found.double(), expected, atol=0.01)
+    thirds = torch.full((3, 3), 1 / 3, dtype=dtype)
+    assert_allclose(smoothing_matrix(0.1, 3, thirds).double(), smoothing_matrix(0.1, 3), atol=0.01)
+    with pytest.raises(ValueError, match="must sum to 1"):
+        smoothing_matrix(0.1, 3, thirds * 0.97)
+
+
+def test_labels_of_a_vocabulary_make_no_matrix():
+    n_classes = 1_000_000
+    rows = smooth_labels([5], 0.1, n_classes, "off_target")
+    assert rows[0, 5] == 0.9
+    assert_allclose(np.delete(rows[0], 5), 0.1 / (n_classes - 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 
 from sksmooth.engine.randomness import ForwardRandomness, OwnRandomness
 from sksmooth.engine.targets import Targets, check_logits, float_logits, pooled, stacked_loss
-from sksmooth.modules import input_dtype, suited
+from sksmooth.modules import input_dtype, suited_copy
 
 
 class OneModule:
@@ -39,7 +39,7 @@ class OneModule:
         if self.module.training:
             self.module.eval()
         with torch.no_grad():
-            return pooled(float_logits(self.module(suited(X[0], self.dtype))))[None]
+            return pooled(float_logits(self.module(suited_copy(X[0], self.dtype))))[None]
 
     score = logits
 
@@ -55,7 +55,7 @@ class OneModule:
         self.optimizer.zero_grad()
         with torch.enable_grad():
             with self.randomness.around_forward():
-                logits = float_logits(self.module(suited(X[0], self.dtype)))
+                logits = float_logits(self.module(suited_copy(X[0], self.dtype)))
             check_logits(self.module, logits, targets.mass.shape[1])
             loss = stacked_loss(logits[None], y, targets, sample_weight)
             loss.sum().backward()
@@ -118,11 +118,15 @@ class StackedModules:
         X is of shape (M, n, ...), y and weights (M, n), the weights 0 for padding. How many rows
         are a net's own, `sizes`, matters to :class:`~sksmooth.engine.by_hand.HandNets` only.
         """
+        return self.differentiate(X, lambda logits: stacked_loss(logits, y, targets, sample_weight))
+
+    def differentiate(self, X: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Compute a loss of the logits of X, and write its gradients."""
         with torch.enable_grad():
             parameters = [parameter.requires_grad_() for parameter in self.parameters]
             with self.randomness.around_forward():
                 logits = self._forward(parameters, X)
-            loss = stacked_loss(logits, y, targets, sample_weight)
+            loss = loss_of(logits)
             gradients = torch.autograd.grad(loss.sum(), parameters)
         for parameter, own, gradient in zip(
             self.parameters, self.gradients, gradients, strict=True
@@ -136,4 +140,4 @@ class StackedModules:
             named = dict(zip(self.names, values, strict=True))
             return float_logits(functional_call(self.skeleton, named, (rows,)))
 
-        return vmap(forward, randomness="different")(tuple(parameters), suited(X, self.dtype))
+        return vmap(forward, randomness="different")(tuple(parameters), suited_copy(X, self.dtype))

@@ -81,7 +81,7 @@ class SkorchStack:
 
         if not self.draws_anywhere:
             batches = self._drawn(batches)
-        with self._seeded(), uncached_autocast(self.device), self._threads():
+        with self._seeded(), uncached_autocast(), self._threads():
             self.net.run_single_epoch(batches, training, prefix, step, **self.fit_params)
 
     def _seeded(self) -> AbstractContextManager:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_autograd import StackedModules
 from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.targets import float_logits, is_known, pooled
-from sksmooth.modules import SimpleNet, input_dtype, is_plain
+from sksmooth.modules import SimpleNet, input_dtype, is_plain, suited_copy
 
 BY_HAND = "by hand"
 BY_AUTOGRAD = "by autograd"
@@ -319,17 +320,27 @@ def against_stacking(net: Any, X: Tensor) -> str | None:
 
 
 def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | None:
-    """Try whether two copies of a module, stacked, give what one gives: logits of each class."""
+    """Try whether two copies of a module, stacked, give what one gives: logits of each class.
+
+    And whether they can be trained; twice, since what a step leaves behind may hinder the next.
+    """
     try:
+        one = copy.deepcopy(module).eval()
         nets = StackedModules([module, module], OwnRandomness(seed=0))
-        stacked = nets.logits(torch.stack([X, X]))
-        module.eval()
+        rows = torch.stack([X, X])
+        stacked = nets.logits(rows)
         with torch.no_grad():
-            alone = pooled(float_logits(module(X.to(input_dtype(module)))))
+            alone = pooled(float_logits(one(suited_copy(X, input_dtype(module)))))
+        nets.begin_epoch()
+        for _ in range(2):
+            nets.differentiate(rows, torch.sum)
+        after = nets.logits(rows)
     except Exception as error:  # whatever a module's forward may raise under vmap
         return f"the module cannot be stacked: {error}"
     if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
+    if not torch.allclose(after, stacked, atol=1e-5):
+        return "the module's forward changes the module"
     # A GPU's products, and those of autocast, are of factors with few digits.
     is_exact = X.is_cpu and not torch.is_autocast_enabled("cpu")
     rounding = 1e-5 if is_exact else 0.02
@@ -349,7 +360,7 @@ def draws_random_numbers(module: torch.nn.Module, X: Tensor) -> bool:
         return False
     with OwnRandomness(seed=0) as randomness, torch.no_grad():
         module.train()
-        module(X.to(input_dtype(module)))
+        module(suited_copy(X, input_dtype(module)))
     return randomness.has_drawn
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from itertools import repeat
 from typing import Any, NamedTuple, Protocol
 
@@ -271,7 +271,7 @@ class InMemoryStack:
         """Train every net by one pass over its rows."""
         mode = self.updates.quickest_mode() if self.by_hand else torch.no_grad()
         self.nets.begin_epoch()
-        with self._threads(3 * self.batch_size), uncached_autocast(self.device), mode:
+        with self._threads(3 * self.batch_size), uncached_autocast(), mode:
             # In tables made beforehand: a number kept from each step lies between what the steps
             # take and give back, and may keep malloc from using that again.
             # Of float32, for some devices have no other floats, such as Apple's.
@@ -356,7 +356,7 @@ class InMemoryStack:
 
     def _score(self, chunks: Iterable[Tensor], n_rows: int) -> Tensor:
         """Compute the logits of chunks of so many rows."""
-        with self._threads(n_rows), uncached_autocast(self.device), torch.no_grad():
+        with self._threads(n_rows), uncached_autocast(), torch.no_grad():
             logits = [self.nets.score(rows) for rows in chunks]
             return logits[0] if len(logits) == 1 else torch.cat(logits, 1)
 
@@ -498,12 +498,15 @@ def weights_of(weight: Tensor | None, index: Tensor, is_row: Tensor | None) -> T
     return own if is_row is None else own * is_row
 
 
-def uncached_autocast(device: torch.device) -> AbstractContextManager:
+@contextmanager
+def uncached_autocast() -> Iterator[None]:
     """Keep torch's autocast, where it is on, from remembering weights that training changes."""
-    kind = device.type
-    if not torch.is_autocast_enabled(kind):
-        return nullcontext()
-    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+    was_cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(was_cached)
 
 
 def _weights(rows: TensorRows) -> Tensor:
