@@ -31,6 +31,9 @@ LABELS_TO_LOOK_AT = 20
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
 
+# Of fewer rows, those that repeat are one row of more weight when folds are drawn.
+FEWEST_WITH_COPIES = 50
+
 
 class Batch(tuple[torch.Tensor, torch.Tensor]):
     """A pair (X, y), as skorch passes it around, that carries the rows' weights or None."""
@@ -365,6 +368,15 @@ def merge_repeated(rows: TensorRows) -> TensorRows:
     if (total != total[0]).any():
         distinct.sample_weight = torch.as_tensor(total, dtype=torch.float32, device=rows.X.device)
     return distinct
+
+
+def rows_in_folds(rows: TensorRows) -> TensorRows:
+    """Give the rows that folds are drawn of: of a few dozen, each once, weighing as its copies do.
+
+    Then a row of weight two is the row twice there, too. Where there are more, copies go to
+    different folds, as other rows of one kind do.
+    """
+    return rows if len(rows) >= FEWEST_WITH_COPIES else merge_repeated(rows)
 
 
 def hold_out(

@@ -342,8 +342,9 @@ class FailsOnce(nn.Module):
         self.layer = nn.Linear(n_features, n_classes)
 
     def forward(self, x):
-        FailsOnce.n_passes += self.training
-        if self.training and self.n_passes == 8:
+        in_training = self.training and len(x) > 2  # with two rows it is only tried
+        FailsOnce.n_passes += in_training
+        if in_training and self.n_passes == 8:
             raise RuntimeError("out of memory")
         return self.layer(x)
 

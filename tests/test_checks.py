@@ -171,7 +171,7 @@ def test_warnings_point_at_the_line_of_the_user():
     calls = [
         lambda: clone(net).fit(wide, y),
         lambda: clone(net).partial_fit(wide, y),
-        lambda: clone(net).fit(X[:20], y[:20]),
+        lambda: clone(net).fit(X[:9], y[:9]),
         lambda: make_pipeline(FunctionTransformer(), clone(net)).fit(wide, y),
         lambda: clone(crossed).fit(wide, y),
         lambda: GridSearchCV(net, {"lr": [0.1]}, cv=2).fit(wide, y),

@@ -7,6 +7,7 @@ from helpers import TwoLayers, quick
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold
 from skorch.callbacks import (
     Callback,
@@ -259,12 +260,27 @@ class TestAuto:
 
     def test_too_few_rows_for_folds_are_all_trained_on(self):
         with pytest.warns(UserWarning, match="Too few rows to hold any out by train_split='auto'"):
-            net = quick(train_split="auto").fit(X[:49], Y[:49])
+            net = quick(train_split="auto").fit(X[:9], Y[:9])
         assert net.calibrator_ is None
+
+    @pytest.mark.parametrize("n_rows", [20, 30, 49])
+    def test_folds_of_a_few_rows_keep_a_net_that_learns_nothing_from_certainty(self, n_rows):
+        noise = np.random.default_rng(0).integers(0, 2, 2000)
+        net = quick(train_split="auto", max_epochs=150).fit(X[:n_rows], noise[:n_rows])
+        assert net.calibrator_ is not None
+        assert log_loss(noise[n_rows : len(X)], net.predict_proba(X[n_rows:])) < 0.8
+
+    def test_a_row_of_weight_two_is_the_row_twice_in_folds_of_a_few_rows(self):
+        weight = np.arange(24) % 3 + 1
+        rows = np.repeat(np.arange(24), weight)
+        weighted = quick(train_split="auto").fit(X[:24], Y[:24], sample_weight=weight)
+        repeated = quick(train_split="auto").fit(X[rows], Y[rows])
+        assert weighted.calibrator_.temperature_ == repeated.calibrator_.temperature_
+        assert_allclose(weighted.predict_proba(X), repeated.predict_proba(X), rtol=1e-6)
 
     @pytest.mark.filterwarnings("ignore:The number of unique classes is greater than 50%")
     @pytest.mark.parametrize("train_split", ["auto", 3])
-    @pytest.mark.parametrize("n_alone", [N_ROWS, N_ROWS - 10])
+    @pytest.mark.parametrize("n_alone", [N_ROWS, N_ROWS - 9])
     def test_rows_alone_in_their_class_are_in_no_fold(self, train_split, n_alone):
         y = np.arange(N_ROWS)
         y[n_alone:] = y[-1]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Subset
 
-from sksmooth._batches import TensorBatches, TensorRows
+from sksmooth._batches import TensorBatches, TensorRows, rows_in_folds
 from sksmooth._private import copy_all
 from sksmooth.engine.adam import Updates
 from sksmooth.engine.randomness import shared_generators
@@ -52,7 +52,7 @@ class Folds(NamedTuple):
     @classmethod
     def of(cls, net: Any, rows: TensorRows, n_folds: int) -> Folds:
         """Draw the folds of a net, of skorch's kind."""
-        seed = net.draw_seed()
+        seed, rows = net.draw_seed(), rows_in_folds(rows)
         held_out = draw_folds(rows.y.cpu().numpy(), n_folds, seed)
         batches = []
         for fold in held_out:

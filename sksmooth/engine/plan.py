@@ -22,7 +22,13 @@ from skorch.callbacks import (
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from sksmooth._batches import FEWEST_HELD_OUT, TensorBatches, TensorRows, make_batches
+from sksmooth._batches import (
+    FEWEST_HELD_OUT,
+    TensorBatches,
+    TensorRows,
+    make_batches,
+    rows_in_folds,
+)
 from sksmooth._private import has_hooks, has_step_hooks
 from sksmooth.encoding import Encoding
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
@@ -52,7 +58,6 @@ _OBSERVERS = (Checkpoint, EpochTimer, LoadInitState, PrintLog, ProgressBar, Trai
 # Unless told otherwise, rows are scored in folds, in so many, where that pays: the most rows, since
 # many can spare some, and the most numbers of a module, since others take long.
 N_FOLDS = 5
-FEWEST_IN_FOLDS = N_FOLDS * FEWEST_HELD_OUT
 MOST_ROWS_IN_FOLDS = 2_000
 MOST_NUMBERS = 100_000
 
@@ -170,8 +175,8 @@ def choose_folds(
     seen = "its parameters were loaded, and may have seen all rows" if was_loaded else None
     reason = seen or _against_folds(net, rows, fit_params)
     if reason is None:
-        counts = rows.y.bincount()  # the only row of a class is in no fold
-        return n_folds if counts[counts > 1].sum() >= max(n_folds, FEWEST_IN_FOLDS) else 0
+        counts = rows_in_folds(rows).y.bincount()  # the only row of a class is in no fold
+        return n_folds if counts[counts > 1].sum() >= max(n_folds, FEWEST_HELD_OUT) else 0
     if is_auto:
         return 0
     raise ValueError(
