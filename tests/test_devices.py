@@ -305,6 +305,7 @@ def test_a_loader_is_given_rows_of_the_host():
 
 def test_a_stack_beside_the_processors_cache_may_be_large():
     assert members_that_pay(nn.Linear(1000, 100).to(ELSEWHERE), most=64) == 64
+    assert members_that_pay(nn.Linear(10_000, 10_000).to(ELSEWHERE), most=64) == 1
 
 
 @pytest.mark.usefixtures("elsewhere")

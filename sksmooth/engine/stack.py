@@ -31,6 +31,8 @@ ENCODED_ENTRIES = 2**25
 # Parameters of a stack on the CPU. A step goes over them, their gradients and moments: more of them
 # leave the processor's cache, and nets take longer in company than alone.
 PARAMETERS_OF_A_STACK = 2**18
+# On a GPU: with gradients, Adam's two moments and the best epoch's copy twice, 3 GB of float32.
+PARAMETERS_ON_A_GPU = 2**27
 
 # Rows of one forward pass of SimpleNet: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
@@ -408,9 +410,9 @@ def members_that_pay(module: torch.nn.Module, most: int) -> int:
     2
     """
     parameters = list(module.parameters())
-    if not all(own.is_cpu for own in parameters):
-        return most
-    return max(1, min(most, PARAMETERS_OF_A_STACK // sum(own.numel() for own in parameters)))
+    is_here = all(own.is_cpu for own in parameters)
+    most_parameters = PARAMETERS_OF_A_STACK if is_here else PARAMETERS_ON_A_GPU
+    return max(1, min(most, most_parameters // sum(own.numel() for own in parameters)))
 
 
 class Remade:
