@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from quality import Split, load_tables, make_calibrated_mlp, make_preprocessing
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
@@ -80,13 +81,30 @@ def fit(make: Callable[..., Any], X: np.ndarray, y: np.ndarray) -> Any:
     return make(random_state=0).fit(X, y)
 
 
+class Convolution(torch.nn.Module):
+    """Eight filters over the images of 8 × 8 pixels, and a dense layer."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.filters = torch.nn.Conv2d(1, 8, 3)
+        self.output = torch.nn.Linear(8 * 6 * 6, n_classes)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        """Compute the logits."""
+        return self.output(self.filters(X.view(-1, 1, 8, 8)).relu().flatten(1))
+
+
 def load_cases() -> Iterator[Case]:
     """Compare a fit beside busy processes with the same in one thread of torch's."""
     _, _, X, y = next(own for own in load(None) if own[0] == "digits")
-    for make in (LabelSmoothingClassifier, LabelSmoothingClassifierCV):
+    for name, make in {
+        "LabelSmoothingClassifier()": LabelSmoothingClassifier,
+        "LabelSmoothingClassifier(Convolution)": partial(LabelSmoothingClassifier, Convolution),
+        "LabelSmoothingClassifierCV()": LabelSmoothingClassifierCV,
+    }.items():
         run = partial(fit, make, X, y)
         yield Case(
-            f"{make.__name__}() on digits, beside {os.cpu_count()} busy processes",
+            f"{name} on digits, beside {os.cpu_count()} busy processes",
             Contestant("as it comes", run, threads=DEFAULT),
             [Contestant("torch.set_num_threads(1)", run, threads=(1,), limit=1.3)],
             beside=partial(busy_processes, os.cpu_count() or 1),

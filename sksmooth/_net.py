@@ -437,7 +437,9 @@ class SmoothedNet(StoredNet):
         if module is not None:
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
-        with threads_for(module, get_len(x)), single_precision(), uncached_autocast():
+        n_rows = get_len(x)
+        n_numbers = x.numel() // max(n_rows, 1) if isinstance(x, torch.Tensor) else None
+        with threads_for(module, n_rows, n_numbers), single_precision(), uncached_autocast():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
             with forward.around_forward(module.training):

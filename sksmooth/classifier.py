@@ -672,7 +672,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             self._set_training(False)
         with torch.no_grad(), single_precision(), uncached_autocast():
             at_once, block = whole_blocks(self.rows_at_once() or PREDICTION_ROWS)
-            with threads_for(self.module_, min(X.shape[0], at_once)):
+            with threads_for(self.module_, min(X.shape[0], at_once), X[0].numel()):
                 if X.shape[0] <= at_once:
                     return self._forward(X, block).astype(np.float64)
                 chunks = (self._forward(rows, block) for rows in X.split(at_once))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from skorch.callbacks import Callback
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sksmooth import (
     BatchedGridSearchCV,
@@ -73,6 +74,13 @@ def test_one_row_predictions_from_many_threads_leave_the_number_as_it_was():
 
 def test_work_that_parameters_do_not_tell_is_unknown():
     assert flops_of(torch.nn.Conv1d(1, 1, 1)) is None
+
+
+def test_a_convolution_works_at_most_once_a_parameter_and_number():
+    images, layer = torch.zeros(2, 1, 8, 8), torch.nn.Conv2d(1, 4, 3, bias=False)
+    with FlopCounterMode(display=False) as counter:
+        layer(images)
+    assert counter.get_total_flops() / 2 <= flops_of(layer, images[0].numel()) == 2 * 36 * 64
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -225,6 +233,8 @@ def test_more_threads_than_allowed_are_never_asked_for():
             assert torch.get_num_threads() == 2
         with threads_for(nn.Conv1d(1, 1, 1), 3):  # whose work its size does not tell
             assert torch.get_num_threads() == 2
+        with threads_for(nn.Conv1d(1, 1, 1), 3, n_numbers=10):
+            assert torch.get_num_threads() == 1
         with suppress(ZeroDivisionError), threads_for(SimpleNet(), 3):
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError

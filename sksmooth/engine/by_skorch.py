@@ -115,7 +115,10 @@ class SkorchStack:
     def _threads(self) -> AbstractContextManager:
         module = getattr(self.net, "module_", None)  # a subclass may name it otherwise
         n_rows = getattr(self.train, "batch_size", None)
-        return nullcontext() if n_rows is None else threads_for(module, 3 * n_rows)
+        if n_rows is None:
+            return nullcontext()
+        rows = getattr(self.train, "rows", None)  # where they are in memory
+        return threads_for(module, 3 * n_rows, None if rows is None else rows.X[0].numel())
 
     def state(self) -> list[Tensor]:
         """Give the parameters and buffers of all modules."""

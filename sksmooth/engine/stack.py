@@ -219,7 +219,7 @@ class InMemoryStack:
         like = next(members[0].module.parameters())
         self.targets = Targets.of(criteria, n_classes, like.detach().float())
         self.rows_at_once = rows_at_once or self._rows_that_pay()
-        self.flops_of_a_row = flops_of(members[0].module)
+        self.flops_of_a_row = flops_of(members[0].module, self.X[0].numel())
 
     # -- building -----------------------------------------------------------------------------
 

@@ -108,12 +108,11 @@ def outlives_fork(method: Callable[P, R]) -> Callable[P, R]:
     return alone
 
 
-def threads_for(module: Any, n_rows: int) -> AbstractContextManager:
+def threads_for(module: Any, n_rows: int, n_numbers: int | None = None) -> AbstractContextManager:
     """Let the calling thread use as many of torch's threads as a forward pass can keep busy.
 
-    `n_rows` go through the module, or through several of its kind in one stack; a training step is
-    the work of three passes. Modules with other than dense layers are left alone, since their work
-    is not known.
+    `n_rows` of `n_numbers` each go through the module, or through several of its kind in one stack;
+    a training step is the work of three passes. A module whose work is not known is left alone.
 
     Examples
     --------
@@ -125,14 +124,16 @@ def threads_for(module: Any, n_rows: int) -> AbstractContextManager:
     >>> torch.get_num_threads() == before
     True
     """
-    flops = flops_of(module)
+    flops = flops_of(module, n_numbers)
     return limit_threads(None if flops is None else flops * n_rows)
 
 
-def flops_of(module: Any) -> float | None:
+def flops_of(module: Any, n_numbers: int | None = None) -> float | None:
     """Give the work of a module's forward pass on a row, a third of that of a training step.
 
-    In floating-point operations; None where some layer is not a dense one, or has no size yet.
+    In floating-point operations; None where it is not known, or some layer has no size yet. In
+    other than dense layers a parameter may meet each of the `n_numbers` of a row, as in a
+    convolution, and rarely more: where they are given, that is the work at most.
 
     Examples
     --------
@@ -148,6 +149,5 @@ def flops_of(module: Any) -> float | None:
     if not isinstance(module, torch.nn.Module) or any(map(is_lazy, module.parameters())):
         return None
     owners = [part for part in module.modules() if part._parameters]
-    if not all(isinstance(part, DENSE_LAYERS) for part in owners):
-        return None
-    return 2.0 * sum(part.numel() for part in module.parameters())
+    times = 1 if all(isinstance(part, DENSE_LAYERS) for part in owners) else n_numbers
+    return None if times is None else 2.0 * times * sum(p.numel() for p in module.parameters())
