@@ -80,7 +80,8 @@ def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
         return encoder.transform(y).astype(np.int64, copy=False)
     except ValueError as error:
         raise ValueError(
-            f"y has labels that are none of the classes {classes.tolist()}: {error}"
+            f"y has labels that are none of the classes {classes.tolist()}: {error}. Where labels "
+            "come in parts, name all of them at first: partial_fit(X, y, classes=labels)."
         ) from error
 
 

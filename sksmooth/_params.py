@@ -44,14 +44,18 @@ SYNONYMS = {
     "eval_set": "train_split",
     "epochs": "max_epochs",
     "hidden_layer_sizes": "module__hidden_layer_sizes",
+    "iterations": "max_epochs",
+    "l2_leaf_reg": "optimizer__weight_decay",
     "learning_rate": "lr",
     "learning_rate_init": "lr",
     "ls_eps": "label_smoothing",
     "max_iter": "max_epochs",
     "n_epochs": "max_epochs",
     "n_iter_no_change": "patience",
+    "od_wait": "patience",
     "seed": "random_state",
     "smoothing_eps": "label_smoothing",
+    "solver": "optimizer",
     "validation_data": "train_split",
     "validation_fraction": "train_split",
     "validation_split": "train_split",
@@ -60,6 +64,13 @@ SYNONYMS = {
 
 # The parts of a net, whose parameters begin with their names and two underscores.
 PARTS = ("callbacks", "criterion", "iterator_train", "iterator_valid", "module", "optimizer")
+
+# Parts that some libraries know by names, and classes that may be given here.
+CLASSES = {
+    "module": "sksmooth.SimpleNet",
+    "criterion": "torch.nn.CrossEntropyLoss",
+    "optimizer": "torch.optim.Adam",
+}
 
 BATCHES_BY = ("iterator_train", "iterator_valid")
 BATCH_SIZE: list = [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})]
@@ -304,6 +315,12 @@ class NamedParams(NeuralNetClassifier):
                 raise InvalidParameterError(
                     f"{name}={kind} is a class; give an object of it, {name}={kind}()."
                 )
+        for name, example in CLASSES.items():
+            if isinstance(params[name], str):
+                raise InvalidParameterError(
+                    f"{name}={params[name]!r} is a string; give the class itself, such as "
+                    f"{name}={example}."
+                )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
         for callback in () if self.callbacks in (None, "disable") else self.callbacks:
             _check_callback(callback)
@@ -332,11 +349,20 @@ def naming_part(net: Any, part: str) -> Iterator[None]:
         yield
     except (TypeError, ValueError) as error:
         own = getattr(net, part)
-        given = [f"{part}__{name}={value!r}" for name, value in net.get_params_for(part).items()]
+        params = net.get_params_for(part)
+        given = [f"{part}__{name}={value!r}" for name, value in params.items()]
+        hint = _nearest_arguments(own, params) if "unexpected keyword" in str(error) else ""
         raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f"{part}={getattr(own, '__name__', own)} cannot be made"
-            f"{' with ' * bool(given)}{', '.join(given)}: {error}"
+            f"{' with ' * bool(given)}{', '.join(given)}: {error}{hint}"
         ) from error
+
+
+def _nearest_arguments(make: Any, given: Mapping[str, Any]) -> str:
+    """Give the end of a message that names the arguments most like those that there are not."""
+    known = signature(make).parameters
+    hints = [nearest(name, known) for name in given if name not in known]
+    return "." + "".join(hints) if any(hints) else ""
 
 
 def _check_callback(given: Any) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import check_scoring, get_scorer_names
 from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, get_tags, metadata_routing
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -43,7 +44,14 @@ from sksmooth._predict import (
     warn_of_probabilities,
     whole_blocks,
 )
-from sksmooth._private import CallbackSupportMixin, Interval, StrOptions, has_hooks, routing_enabled
+from sksmooth._private import (
+    CallbackSupportMixin,
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    has_hooks,
+    routing_enabled,
+)
 from sksmooth._rows import (
     Table,
     as_array,
@@ -397,6 +405,11 @@ class LabelSmoothingClassifierCV(
     def _check_parameters(self) -> None:
         params = self.get_params(deep=False)
         point_to_scorers(self.scoring)
+        if isinstance(self.estimator, Pipeline):
+            raise InvalidParameterError(
+                f"estimator={self.estimator!r} must be a net alone, without steps before it; put "
+                "them around all: make_pipeline(StandardScaler(), LabelSmoothingClassifierCV())."
+            )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
         values = list(self.label_smoothings)
         for value in values:

@@ -118,6 +118,8 @@ class LabelSmoothingLoss(nn.Module):
         super().__init__()
         self.label_smoothing = label_smoothing
         self.smoothing = smoothing
+        if weight is not None and not isinstance(weight, Tensor):
+            raise TypeError(f"weight must be a torch.Tensor, one weight a class, got {weight!r}.")
         self.register_buffer("weight", weight)
         self.reduction = reduction
         self.form = form

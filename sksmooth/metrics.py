@@ -36,10 +36,11 @@ from sksmooth._checks import (
     check_weight,
     check_whole,
     grain_of,
+    nearest,
     scale_to_unit,
 )
 from sksmooth._labels import check_probabilities
-from sksmooth._private import Scorer
+from sksmooth._private import InvalidParameterError, Scorer
 
 __all__ = [
     "CalibrationBins",
@@ -652,8 +653,14 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
 }
 
 
+# Where scikit-learn's metrics are, and its scorers are not.
+_METRICS_OF_SKLEARN = tuple(
+    f"sklearn.metrics.{room}" for room in ("_classification", "_ranking", "_regression", "cluster")
+)
+
+
 def point_to_scorers(scoring: Any) -> None:
-    """Say where the scorers are that scikit-learn has no names for, and lets nobody name."""
+    """Say where the scorers are that scikit-learn has no names for, and which name is nearest."""
     given = scoring.values() if isinstance(scoring, Mapping) else scoring
     own = {name.removesuffix("_scorer") for name in __all__ if name.startswith("neg_")}
     for name in [given] if isinstance(given, str) or not isinstance(given, Iterable) else given:
@@ -662,12 +669,24 @@ def point_to_scorers(scoring: Any) -> None:
                 f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
                 f"make_probability_scorer({name.__name__}), of sksmooth.metrics."
             )
+        if isinstance(name, FunctionType) and name.__module__.startswith(_METRICS_OF_SKLEARN):
+            raise ValueError(
+                f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
+                "the name of one, of sklearn.metrics.get_scorer_names(), or sklearn.metrics."
+                f"make_scorer({name.__name__})."
+            )
+        if not isinstance(name, str) or name in get_scorer_names():
+            continue
         near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
-        if isinstance(name, str) and near and name not in get_scorer_names():
+        if near:
             raise ValueError(
                 f"scoring={scoring!r} names {name!r}, which scikit-learn does not know by name; "
                 f"give the object: from sksmooth.metrics import {near[0]}_scorer."
             )
+        raise InvalidParameterError(
+            f"scoring={scoring!r} names {name!r}, which is none of sklearn.metrics."
+            f"get_scorer_names().{nearest(name, get_scorer_names())}"
+        )
 
 
 def _check_correct(correct: ArrayLike, n_samples: int) -> Vector:

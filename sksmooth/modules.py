@@ -282,7 +282,7 @@ def read_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
 def _check_hidden_layer_sizes(sizes: object) -> tuple[int, ...]:
     if isinstance(sizes, Integral) and not isinstance(sizes, bool):
         return (check_whole("hidden_layer_sizes", sizes),)
-    if isinstance(sizes, bytes | Mapping) or not isinstance(sizes, Iterable):
+    if isinstance(sizes, str | bytes | Mapping) or not isinstance(sizes, Iterable):
         raise TypeError(
             f"hidden_layer_sizes must be a positive integer or a sequence of them, got {sizes!r}."
         )

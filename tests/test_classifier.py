@@ -383,7 +383,7 @@ def test_warm_start_refuses_labels_that_are_none_of_its_classes(labels):
     X, y = make_tabular(90, random_state=0)
     net = LabelSmoothingClassifier(max_epochs=2, warm_start=True, random_state=0).fit(X, y)
     before = net.predict_proba(X)
-    with pytest.raises(ValueError, match=r"y has labels that are none of the classes \[0, 1, 2\]"):
+    with pytest.raises(ValueError, match=r"none of the classes \[0, 1, 2\].*partial_fit.*classes="):
         net.fit(X, np.array(labels)[y])
     np.testing.assert_array_equal(net.predict_proba(X), before)
     some = y > 0  # rows of some of the classes keep their places

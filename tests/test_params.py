@@ -119,11 +119,34 @@ def test_misspelt_label_smoothing_is_recognised(name, iris):
         ("hidden_layer_sizes", "module__hidden_layer_sizes"),
         ("batchsize", "batch_size"),
         ("class_weights", "class_weight"),
+        ("solver", "optimizer"),
+        ("iterations", "max_epochs"),
+        ("l2_leaf_reg", "optimizer__weight_decay"),
+        ("od_wait", "patience"),
     ],
 )
 def test_other_misspelt_names_get_a_suggestion(name, nearest, iris):
     with pytest.raises(TypeError, match=f"no parameter '{name}'.*did you mean {nearest}"):
         quick(**{name: 1}).fit(*iris)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("module__hidden_sizes", "hidden_layer_sizes"),
+        ("module__drop_out", "dropout"),
+        ("optimizer__weight_decy", "weight_decay"),
+    ],
+)
+def test_misspelt_parameters_of_parts_get_a_suggestion(name, nearest, iris):
+    with pytest.raises(TypeError, match=f"{name}=1.*: .*Did you mean '{nearest}'"):
+        quick(**{name: 1}).fit(*iris)
+
+
+@pytest.mark.parametrize("name", ["module", "criterion", "optimizer"])
+def test_names_of_parts_are_refused_with_a_class_that_may_be_given(name, iris):
+    with pytest.raises(ValueError, match=f"{name}='adam' is a string; .*, such as {name}="):
+        quick(**{name: "adam"}).fit(*iris)
 
 
 def test_name_like_no_parameter_gets_no_suggestion(iris):

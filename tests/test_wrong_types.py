@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sksmooth import (
     BatchedGridSearchCV,
@@ -10,6 +13,7 @@ from sksmooth import (
     LabelSmoothingClassifierCV,
     LabelSmoothingLoss,
     NormTemperatureScaling,
+    SimpleNet,
     TemperatureScaling,
     make_tabular,
 )
@@ -142,3 +146,36 @@ def test_error_of_a_module_of_ones_own_says_what_it_was_made_with():
         ValueError, match=r"module=Mine cannot be made with module__depth=1: depth 1"
     ):
         LabelSmoothingClassifier(Mine, module__depth=1).fit(X, Y)
+
+
+@pytest.mark.parametrize("weight", [[1.0, 1.0, 1.0], np.ones(3)])
+def test_weight_of_the_loss_that_is_no_tensor(weight):
+    with pytest.raises(TypeError, match=r"weight must be a torch.Tensor, one weight a class, got"):
+        LabelSmoothingLoss(weight=weight)
+
+
+def test_width_of_hidden_layers_that_is_text():
+    with pytest.raises(TypeError, match=r"hidden_layer_sizes must be a positive .* got '64'"):
+        SimpleNet(hidden_layer_sizes="64")
+
+
+def test_a_pipeline_is_told_to_go_around_the_cross_validated_classifier():
+    pipe = make_pipeline(StandardScaler(), LabelSmoothingClassifier())
+    with pytest.raises(ValueError, match=r"without steps .*\(\), LabelSmoothingClassifierCV\(\)"):
+        LabelSmoothingClassifierCV(pipe).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "message"),
+    [
+        ("acuracy", "names 'acuracy', .* Did you mean 'accuracy'"),
+        ("log_loss", "names 'log_loss', .* Did you mean 'neg_log_loss'"),
+        (log_loss, r"a metric, log_loss, where a scorer belongs.*make_scorer\(log_loss\)"),
+    ],
+)
+def test_scoring_that_is_no_scorer(scoring, message):
+    net = LabelSmoothingClassifier(max_epochs=1)
+    search = BatchedGridSearchCV(net, {"lr": [0.1]}, scoring=scoring)
+    for estimator in (search, LabelSmoothingClassifierCV(net, scoring=scoring)):
+        with pytest.raises(ValueError, match=message):
+            estimator.fit(X, Y)
