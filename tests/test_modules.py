@@ -166,7 +166,7 @@ def test_wrong_input_width_names_both(shape, message):
         ({"n_classes": True}, TypeError, "n_classes must be a positive integer, got True"),
         ({"hidden_layer_sizes": 0}, ValueError, "hidden_layer_sizes must be .* got 0"),
         ({"hidden_layer_sizes": (8, 0)}, ValueError, r"hidden_layer_sizes\[1\] must be .* got 0"),
-        ({"hidden_layer_sizes": "64"}, TypeError, r"hidden_layer_sizes\[0\] must be .* got '6'"),
+        ({"hidden_layer_sizes": "64"}, TypeError, "or a sequence of them, got '64'"),
         ({"hidden_layer_sizes": None}, TypeError, "or a sequence of them, got None"),
         ({"hidden_layer_sizes": 8.0}, TypeError, "or a sequence of them, got 8.0"),
         ({"activation": "rleu"}, ValueError, r"got 'rleu'\. Did you mean 'relu'\?"),
