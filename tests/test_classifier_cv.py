@@ -318,7 +318,7 @@ class TestScoring:
             make_cv(short(), scoring="accuracy").fit(X, Y, np.ones(len(X)))
 
     def test_an_unknown_name_is_refused_before_training(self):
-        with pytest.raises(ValueError, match=r"'scoring' parameter.*Got 'accuracee'"):
+        with pytest.raises(ValueError, match=r"names 'accuracee'.*Did you mean 'accuracy'"):
             make_cv(scoring="accuracee").fit(X, Y)
 
     def test_nan_for_all_is_an_error(self):
