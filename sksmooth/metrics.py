@@ -653,12 +653,6 @@ _EDGES: dict[Strategy, Callable[[Vector, Vector, int], Vector]] = {
 }
 
 
-# Where scikit-learn's metrics are, and its scorers are not.
-_METRICS_OF_SKLEARN = tuple(
-    f"sklearn.metrics.{room}" for room in ("_classification", "_ranking", "_regression", "cluster")
-)
-
-
 def point_to_scorers(scoring: Any) -> None:
     """Say where the scorers are that scikit-learn has no names for, and which name is nearest."""
     given = scoring.values() if isinstance(scoring, Mapping) else scoring
@@ -669,7 +663,8 @@ def point_to_scorers(scoring: Any) -> None:
                 f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
                 f"make_probability_scorer({name.__name__}), of sksmooth.metrics."
             )
-        if isinstance(name, FunctionType) and name.__module__.startswith(_METRICS_OF_SKLEARN):
+        room = name.__module__ if isinstance(name, FunctionType) else ""
+        if room.startswith("sklearn.metrics.") and "scorer" not in room:
             raise ValueError(
                 f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
                 "the name of one, of sklearn.metrics.get_scorer_names(), or sklearn.metrics."
