@@ -658,18 +658,8 @@ def point_to_scorers(scoring: Any) -> None:
     given = scoring.values() if isinstance(scoring, Mapping) else scoring
     own = {name.removesuffix("_scorer") for name in __all__ if name.startswith("neg_")}
     for name in [given] if isinstance(given, str) or not isinstance(given, Iterable) else given:
-        if isinstance(name, FunctionType) and name.__module__ == __name__:
-            raise ValueError(
-                f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
-                f"make_probability_scorer({name.__name__}), of sksmooth.metrics."
-            )
-        room = name.__module__ if isinstance(name, FunctionType) else ""
-        if room.startswith("sklearn.metrics.") and "scorer" not in room:
-            raise ValueError(
-                f"scoring={scoring!r} has a metric, {name.__name__}, where a scorer belongs; give "
-                "the name of one, of sklearn.metrics.get_scorer_names(), or sklearn.metrics."
-                f"make_scorer({name.__name__})."
-            )
+        if isinstance(name, FunctionType):
+            _refuse_metric(scoring, name)
         if not isinstance(name, str) or name in get_scorer_names():
             continue
         near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
@@ -682,6 +672,19 @@ def point_to_scorers(scoring: Any) -> None:
             f"scoring={scoring!r} names {name!r}, which is none of sklearn.metrics."
             f"get_scorer_names().{nearest(name, get_scorer_names())}"
         )
+
+
+def _refuse_metric(scoring: Any, function: FunctionType) -> None:
+    room, name = function.__module__, function.__name__
+    if room == __name__:
+        right = f"make_probability_scorer({name}), of sksmooth.metrics"
+    elif room.startswith("sklearn.metrics.") and "scorer" not in room:
+        right = f"a name of sklearn.metrics.get_scorer_names(), or its make_scorer({name})"
+    else:
+        return
+    raise ValueError(
+        f"scoring={scoring!r} has a metric, {name}, where a scorer belongs; give {right}."
+    )
 
 
 def _check_correct(correct: ArrayLike, n_samples: int) -> Vector:
