@@ -24,6 +24,7 @@ from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
 from sklearn.utils.metaestimators import _safe_split as split_rows  # pairwise kernels, too
 from sklearn.utils.validation import _check_method_params as index_method_params
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _num_samples as count_rows  # of lists and sparse rows, too
 from torch.nn.modules.module import (
     _global_backward_hooks,
     _global_backward_pre_hooks,
@@ -57,6 +58,7 @@ __all__ = [
     "check_sample_weight",
     "complete_copy",
     "copy_all",
+    "count_rows",
     "fused_adam",
     "fused_adamw",
     "has_hooks",

@@ -27,7 +27,7 @@ from sksmooth import metrics
 from sksmooth._callbacks import Evaluation, is_heard
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._folds import Split
-from sksmooth._private import Interval, index_method_params, split_rows
+from sksmooth._private import Interval, count_rows, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
 from sksmooth._versions import Stamped
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -269,7 +269,7 @@ class _Fitting:
         cv = check_cv(search.cv, self.y, classifier=is_classifier(search.estimator))
         self.splits = list(cv.split(self.X, self.y, **routed.splitter.split))
         for pair in self.splits:
-            Split.of(pair, np.arange(len(self.y)))
+            Split.of(pair, np.arange(count_rows(self.X)))
         routed.splitter.split = {}
         self.fit_params = routed.estimator.fit
         self.stand_in = _StandIn(search.estimator)

@@ -778,3 +778,9 @@ def test_names_of_own_scorers_are_told_where_they_are(scoring):
             BatchedGridSearchCV(net, {"lr": [0.1]}, scoring=own, refit=False).fit(X, y)
     with pytest.raises(ValueError, match="neg_brier"):  # scikit-learn's own message
         BatchedGridSearchCV(net, {"lr": [0.1]}, scoring="neg_brier").fit(X, y)
+
+
+def test_a_search_without_labels_says_that_they_are_missing():
+    search = BatchedGridSearchCV(LabelSmoothingClassifier(), {"lr": [0.1, 0.2]}, cv=2)
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        search.fit(np.zeros((60, 3)))
