@@ -327,7 +327,7 @@ def _frame(X: Any, *, of_any: bool = False) -> pd.DataFrame:
 
 
 def _columns_without_numbers(frame: pd.DataFrame) -> dict[Any, str]:
-    """Give the columns of a pandas frame that hold text or gaps, and what they hold."""
+    """Give the columns of a pandas frame that hold text, gaps or infinities, and what they hold."""
     found: dict[Any, str] = {}
     for column, dtype in zip(frame.columns, frame.dtypes, strict=True):
         values = frame[column]
@@ -340,6 +340,8 @@ def _columns_without_numbers(frame: pd.DataFrame) -> dict[Any, str]:
                 continue
         if values.isna().any():
             found[column] = f"{int(values.isna().sum())} missing values"
+        elif dtype.kind == "f" and np.isinf(floats := values.to_numpy(np.float64)).any():
+            found[column] = f"{int(np.isinf(floats).sum())} infinite values"
     return found
 
 
@@ -349,8 +351,9 @@ def _other_columns(name: str, columns: dict[Any, str]) -> ValueError:
         f"column {column!r} holds {held}" for column, held in list(columns.items())[:5]
     )
     more = f"; and {len(columns) - 5} more" if len(columns) > 5 else ""
-    is_missing = all(held.endswith("missing values") for held in columns.values())
-    what = "NaN" if is_missing else "what is no number"
+    names = {"missing values": "NaN", "infinite values": "infinity"}
+    kinds = {names.get(held.partition(" ")[2], "what is no number") for held in columns.values()}
+    what = " and ".join(sorted(kinds))
     return ValueError(
         f"Input X contains {what}: {told}{more}. {name} takes finite numbers. "
         f"skrub.tabular_pipeline({name}()) encodes mixed columns and fills in missing numbers; so "

@@ -1143,6 +1143,7 @@ def test_columns_that_are_no_numbers_are_named_with_what_helps(make):
         (np.array([["Bern", 1]] * 200, dtype=object), "column 0 holds text such as 'Bern'"),
         (np.array([["1", "Bern"]] * 200), "column 1 holds text such as 'Bern'"),
         ([["Bern", 1]] * 200, "column 0 holds text such as 'Bern'"),
+        (np.where(X > 3, np.inf, X), r"infinity: column \d holds \d+ infinite values"),
         (np.where(X > 3, np.nan, X), r"NaN: column \d holds \d+ missing values"),
         (np.arange(200).astype("M8[D]")[:, None], "column 0 holds dates"),
         (np.arange(200).astype("m8[s]")[:, None], "column 0 holds durations"),
@@ -1164,6 +1165,7 @@ def test_columns_of_polars_that_are_no_numbers_are_named_too(make):
     for column, message in [
         (["Bern", "Basel"] * 100, "column 'x' holds text such as 'Bern'"),
         (pd.date_range("2020", periods=200).to_numpy(), "column 'x' holds dates"),
+        ([np.inf, *X[1:, 0].tolist()], "infinity: column 'x' holds 1 infinite values"),
         ([None, *X[1:, 0].tolist()], "NaN: column 'x' holds 1 missing values"),
     ]:
         frame = polars.DataFrame({**numbers, "x": column})
