@@ -42,16 +42,14 @@ class StoredNet(NamedParams):
         # `__setstate__`, which skops calls with what a file says and which must run no code.
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
-        lasting.__dict__.pop("_training", None)  # a pickle has no share in one that is going on
         state = super(StoredNet, lasting).__getstate__()
         make = copyreg.__newobj__  # type: ignore[attr-defined]
         return STAMP, (make, type(self)), state, None, None, set_pickled
 
     def __copy__(self) -> Any:
-        # As by a pickle, it has parts of its own, and no share in a training that is going on.
+        # As by a pickle, it has parts of its own.
         twin = object.__new__(type(self))
         twin.__dict__.update(self.lasting_state())
-        twin.__dict__.pop("_training", None)
         twin.__dict__.update(copy.deepcopy(parts_of(twin)))
         return twin
 
@@ -84,14 +82,15 @@ class StoredNet(NamedParams):
         Unpacking(state["arrays"], state["others"], {}).fill(self, json.loads(state["packed"]))
 
     def lasting_state(self) -> dict[str, Any]:
-        """Give the attributes as they are to be stored.
+        """Give the attributes as they are to be stored, without a share in a training going on.
 
-        Of a training that is over, prediction and further training need neither the optimizer's
-        state nor the losses of each batch.
+        Of one that is over, prediction and further training need neither the optimizer's state nor
+        the losses of each batch.
         """
+        state = {name: value for name, value in self.__dict__.items() if name != "_training"}
         if self._training is not None or self._trains_on or self.warm_start:
-            return self.__dict__
-        return {name: _slim(value) for name, value in self.__dict__.items()}
+            return state
+        return {name: _slim(value) for name, value in state.items()}
 
     @contextmanager
     def _naming_training(self) -> Iterator[None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
+
+from torch.torch_version import TorchVersion
 
 from sksmooth._checks import warn_user
 
@@ -19,15 +20,11 @@ def own_version() -> str:
 def warn_if_newer(version: str) -> None:
     """Warn of what a newer sksmooth has stored, which may mean what this one does not know."""
     own = own_version()
-    if _numbers(version) > _numbers(own):
+    if TorchVersion(version) > own:  # which compares as PEP 440 has it, whosever versions
         warn_user(
             f"This was stored by sksmooth {version}, but sksmooth {own} is to read it, which may "
             f"fail or give wrong results; use sksmooth {version}."
         )
-
-
-def _numbers(version: str) -> list[int]:
-    return list(map(int, re.findall(r"\d+", version)))
 
 
 class Stamped:
@@ -44,19 +41,16 @@ class Stamped:
 
 
 class _Stamp:
-    """Calls what makes an empty estimator; is pickled as the version of this package."""
+    """Calls what makes an empty estimator; its pickle holds the version, and is read before it."""
 
     def __call__(self, make: Callable, *arguments: Any) -> Any:
         return make(*arguments)
 
-    def __reduce__(self) -> tuple:
-        return stamp_of, (own_version(),)
+    def __getstate__(self) -> dict[str, str]:
+        return {"version": own_version()}
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        warn_if_newer(state["version"])
 
 
 STAMP = _Stamp()  # one, which a pickle of many estimators holds once
-
-
-def stamp_of(version: str) -> _Stamp:
-    """Give the stamp that a pickle of that version holds. Pickles have this function's name."""
-    warn_if_newer(version)
-    return STAMP

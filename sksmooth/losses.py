@@ -243,13 +243,11 @@ class LabelSmoothingLoss(nn.Module):
                 return tables
         # A tensor made in inference mode, or in a transform, could not serve a later step.
         with torch.inference_mode(False), outside_transforms():
-            masses, own = smoothing_masses(
+            arrays = smoothing_masses(
                 self.label_smoothing, logits.shape[1], self.smoothing, self.class_prior
             )
-            like: dict[str, Any] = {"dtype": logits.dtype, "device": logits.device}
-            tables = (
-                torch.as_tensor(masses, **like),
-                None if own is None else torch.as_tensor(own, **like),
+            tables = tuple(
+                own if own is None else torch.from_numpy(own).to(logits) for own in arrays
             )
         self._cache = (parameters, kind, tables)
         return tables

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from joblib import effective_n_jobs, parallel_config
@@ -364,29 +364,20 @@ class _Fitting:
             return_as="generator" if generates else "list",
         )
         in_ray = type(backend).__module__.startswith("ray.")
-        send = _InRay() if in_ray else lambda rows: rows
+        send = partial(_put_in_ray, {}) if in_ray else lambda rows: rows
         return parallel(_as_task(part, search.max_members, _Advance(bar), send) for part in parts)
 
 
-class _InRay:
-    """Puts each array into Ray's store once; Ray's own backend no longer knows joblib's tasks."""
+def _put_in_ray(getters: dict[int, partial], rows: Any) -> partial:
+    """Put rows into Ray's store, once; give what gets them from there.
 
-    def __init__(self) -> None:
-        self.sent: dict[int, _Sent] = {}
+    Ray's own backend would, but no longer knows joblib's tasks.
+    """
+    import ray
 
-    def __call__(self, rows: Any) -> _Sent:
-        import ray
-
-        if id(rows) not in self.sent:
-            self.sent[id(rows)] = _Sent(ray.put(rows), ray.get)
-        return self.sent[id(rows)]
-
-
-class _Sent(NamedTuple):
-    """Rows that are elsewhere, and how to get them from there."""
-
-    reference: Any
-    get: Callable[[Any], Any]
+    if id(rows) not in getters:
+        getters[id(rows)] = partial(ray.get, ray.put(rows))
+    return getters[id(rows)]
 
 
 def _as_task(
@@ -409,7 +400,7 @@ def _fit_part(
     jobs: list[Job], max_members: int, on_epoch: Callable[[int], None], *rows: Any
 ) -> list[Job]:
     """Fit some of the jobs, perhaps in another process; leave their rows behind."""
-    here = [own.get(own.reference) if isinstance(own, _Sent) else own for own in rows]
+    here = [own() if isinstance(own, partial) else own for own in rows]
     jobs = [job.of_rows(here.__getitem__) for job in jobs]
     fit_together(jobs, max_members=max_members, on_epoch=on_epoch)
     return [replace(job, X=None, y=None, fit_params={}, evaluation=None) for job in jobs]
