@@ -20,7 +20,7 @@ def own_version() -> str:
 def warn_if_newer(version: str) -> None:
     """Warn of what a newer sksmooth has stored, which may mean what this one does not know."""
     own = own_version()
-    if TorchVersion(version) > own:  # which compares as PEP 440 has it, whosever versions
+    if TorchVersion(version) > own:  # not of torch only: it compares as PEP 440 has it
         warn_user(
             f"This was stored by sksmooth {version}, but sksmooth {own} is to read it, which may "
             f"fail or give wrong results; use sksmooth {version}."

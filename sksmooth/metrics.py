@@ -662,7 +662,7 @@ def point_to_scorers(scoring: Any) -> None:
             _refuse_metric(scoring, name)
         if not isinstance(name, str) or name in get_scorer_names():
             continue
-        near = get_close_matches(str(name).removesuffix("_scorer"), own, n=1, cutoff=0.7)
+        near = get_close_matches(name.removesuffix("_scorer"), own, n=1, cutoff=0.7)
         if near:
             raise ValueError(
                 f"scoring={scoring!r} names {name!r}, which scikit-learn does not know by name; "

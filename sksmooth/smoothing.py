@@ -131,8 +131,7 @@ def smoothing_matrix(
     """
     matrix, own = smoothing_masses(label_smoothing, n_classes, smoothing, class_prior)
     if own is not None:
-        matrix = np.tile(matrix, (n_classes, 1))
-        np.fill_diagonal(matrix, own)
+        matrix = np.where(np.eye(len(own), dtype=bool), own, matrix)
     like = next((a for a in (smoothing, class_prior) if isinstance(a, torch.Tensor)), None)
     if like is None:
         return matrix
@@ -148,12 +147,8 @@ def smoothing_masses(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Give the smoothing matrix in as few numbers as tell it: of a vocabulary it has billions.
 
-    Returns
-    -------
-    masses : ndarray of shape (K,) or (K, K), float64
-        The mass of each class in a row of another, where that is the same in all; else the matrix.
-    own : ndarray of shape (K,), float64, or None
-        The mass of each class in its own row, beside a vector of masses.
+    For a name, each class's mass in the rows of others, (K,), and in its own, (K,); else the matrix
+    and None.
 
     Examples
     --------
@@ -231,8 +226,7 @@ def smooth_labels(
     if own is None:
         rows = masses[labels]
     else:
-        rows = np.tile(masses, (len(labels), 1))
-        rows[np.arange(len(labels)), labels] = own[labels]
+        rows = np.where(labels[:, None] == np.arange(n_classes), own, masses)
     if isinstance(y, torch.Tensor):
         return torch.as_tensor(rows, dtype=torch.get_default_dtype(), device=y.device)
     return rows

@@ -47,7 +47,7 @@ def test_a_newer_version_is_warned_of(version):
         warn_if_newer(version)
 
 
-@pytest.mark.parametrize("version", ["0.1.0", "0.2.0.dev0"])
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0.dev0", "0.2.1rc1"])
 def test_an_older_version_is_not_warned_of(version, monkeypatch):
     monkeypatch.setattr(sksmooth, "__version__", "0.2.1")
     warn_if_newer(version)
