@@ -176,12 +176,14 @@ class SmoothedNet(StoredNet):
             return held_out
         return encoded(held_out, classes, skorch.dataset.unpack_data(first)[1])
 
-    def _split_params(self, method: str, fit_params: dict[str, Any]) -> dict[str, Any]:
-        """Choose those of `method`'s parameters that `train_split` is to get."""
+    def _route(self, method: str, fit_params: dict[str, Any]) -> tuple[dict, dict]:
+        """Give what `train_split` gets of `method`'s parameters, and what ``forward`` does."""
         if not routing_enabled():
-            return fit_params
+            return fit_params, fit_params
         routed = process_routing(self, method, **fit_params)
-        return routed.get("splitter", {"split": {}})["split"]
+        of_split = routed.get("splitter", {"split": {}})["split"]
+        alone = {name for name in of_split if not self.passes_on(name)}
+        return of_split, {k: v for k, v in fit_params.items() if k not in alone}
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable:
         """Give the iterator over a dataset's mini-batches. A hook of skorch's.
@@ -495,14 +497,8 @@ class SmoothedNet(StoredNet):
             was_loaded = self._training is not None and self._training.was_loaded
             n_folds = choose_folds(self, X, fit_params, _routing_method, was_loaded=was_loaded)
         with randomness:
-            given = self._split_params(_routing_method, fit_params)
-            if routing_enabled():  # to the split alone, where nothing else takes it
-                fit_params = {
-                    name: value
-                    for name, value in fit_params.items()
-                    if name not in given or self.passes_on(name)
-                }
-            rows, held_out = (X, None) if n_folds else self.get_split_datasets(X, y, **given)
+            of_split, fit_params = self._route(_routing_method, fit_params)
+            rows, held_out = (X, None) if n_folds else self.get_split_datasets(X, y, **of_split)
         with self.in_training() as training:
             session = Session(self, rows, held_out, randomness, fit_params, n_folds)
             monitor = Monitor([session.stack], patience=training.patience)

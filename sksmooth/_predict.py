@@ -164,8 +164,9 @@ class PredictsByProbability:
     def _labels(self, codes: NDArray) -> NDArray:
         return self.classes_[codes]
 
+    @property
     def labels_of_columns(self) -> NDArray:
-        """Give what ``predict`` names the columns of probabilities; in training, their indices."""
+        """What ``predict`` names the columns of probabilities; in training, their indices."""
         return self._labels(np.arange(len(self.classes_)))
 
 

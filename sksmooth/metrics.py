@@ -552,9 +552,9 @@ class _ProbabilityScorer(Scorer):
     ) -> float:
         # An estimator without classes_ is left to scikit-learn's own message. A net in training is
         # scored by class indices, which are what its batches have.
-        of_columns = getattr(estimator, "labels_of_columns", lambda: estimator.classes_)
-        labels = {"labels": of_columns() if hasattr(estimator, "classes_") else None}
-        return super()._score(method_caller, estimator, X, y_true, **(labels | kwargs))
+        classes = getattr(estimator, "classes_", None)
+        labels = getattr(estimator, "labels_of_columns", classes)
+        return super()._score(method_caller, estimator, X, y_true, **{"labels": labels, **kwargs})
 
 
 def make_probability_scorer(
