@@ -182,8 +182,9 @@ class SmoothedNet(StoredNet):
             return fit_params, fit_params
         routed = process_routing(self, method, **fit_params)
         of_split = routed.get("splitter", {"split": {}})["split"]
-        alone = {name for name in of_split if not self.passes_on(name)}
-        return of_split, {k: v for k, v in fit_params.items() if k not in alone}
+        taken = set(map(id, of_split.values()))  # by the splitter, which may name them otherwise
+        own = {k: v for k, v in fit_params.items() if self.passes_on(k) or id(v) not in taken}
+        return of_split, own
 
     def get_iterator(self, dataset: Dataset, training: bool = False) -> Iterable:
         """Give the iterator over a dataset's mini-batches. A hook of skorch's.

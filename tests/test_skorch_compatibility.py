@@ -539,11 +539,12 @@ def test_routed_parameters_reach_the_module_but_not_the_split(data, method):
 
 
 @pytest.mark.usefixtures("routing")
+@pytest.mark.parametrize("name", ["groups", "patients"])
 @pytest.mark.parametrize("takes_them", [False, True])
-def test_groups_are_routed_to_the_split(data, takes_them):
+def test_groups_are_routed_to_the_split(data, takes_them, name):
     class TakesAnything(SimpleNet):
         def forward(self, x, **fit_params):
-            assert set(fit_params) == {"groups"} or not self.training
+            assert set(fit_params) == {name} or not self.training
             return super().forward(x)
 
     groups = np.arange(N_ROWS) % 4
@@ -553,9 +554,10 @@ def test_groups_are_routed_to_the_split(data, takes_them):
         def on_epoch_begin(self, net, dataset_valid, **kwargs):
             held_out.append(set(groups[dataset_valid.indices]))
 
-    split = ValidSplit(GroupKFold(4))
+    split = ValidSplit(GroupKFold(4).set_split_request(groups=name))
     module = TakesAnything if takes_them else SimpleNet
-    make_net(module=module, train_split=split, callbacks=[Watch()]).fit(*data, groups=groups)
+    net = make_net(module=module, train_split=split, callbacks=[Watch()])
+    net.fit(*data, **{name: groups})
     assert len(held_out[0]) == 1
 
 
