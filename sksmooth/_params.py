@@ -361,8 +361,8 @@ def naming_part(net: Any, part: str) -> Iterator[None]:
 def _nearest_arguments(make: Any, given: Mapping[str, Any]) -> str:
     """Give the end of a message that names the arguments most like those that there are not."""
     known = signature(make).parameters
-    hints = [nearest(name, known) for name in given if name not in known]
-    return "." + "".join(hints) if any(hints) else ""
+    hints = "".join(nearest(name, known) for name in given if name not in known)
+    return f".{hints}" if hints else ""
 
 
 def _check_callback(given: Any) -> None:

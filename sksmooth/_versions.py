@@ -41,7 +41,7 @@ class Stamped:
 
 
 class _Stamp:
-    """Calls what makes an empty estimator; its pickle holds the version, and is read before it."""
+    """Calls what makes an empty estimator. Pickles have its name, and the version first."""
 
     def __call__(self, make: Callable, *arguments: Any) -> Any:
         return make(*arguments)
