@@ -321,11 +321,11 @@ def rows_in_memory(dataset: Any) -> tuple[TensorRows | None, torch.Tensor | None
     """Give the rows of a dataset and the indices of those that it chooses; None for all.
 
     The rows are None where they are not in memory: for all but :class:`TensorRows` and a Subset (of
-    a Subset ...) of them.
+    a Subset ...) of them. A Subset of another class may give other rows, augmented ones, say.
     """
     if isinstance(dataset, TensorRows):
         return dataset, None
-    if not isinstance(dataset, Subset):
+    if type(dataset) is not Subset:
         return None, None
     rows, outer = rows_in_memory(dataset.dataset)
     chosen = torch.as_tensor(dataset.indices, dtype=torch.int64)
@@ -334,6 +334,14 @@ def rows_in_memory(dataset: Any) -> tuple[TensorRows | None, torch.Tensor | None
         chosen = torch.where(chosen < 0, chosen + n_rows, chosen)  # counted from the end
         chosen = chosen.to(rows.X.device)
     return rows, chosen if outer is None else outer[chosen]
+
+
+def has_weights(dataset: Any) -> bool:
+    """Tell whether rows have weights, also those that datasets of others' classes wrap."""
+    if isinstance(dataset, TensorRows):
+        return dataset.sample_weight is not None
+    within = getattr(dataset, "__dict__", {}).values()
+    return any(has_weights(own) for own in within if isinstance(own, Dataset))
 
 
 def on_host(rows: TensorRows, chosen: torch.Tensor | None) -> Dataset:

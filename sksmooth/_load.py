@@ -160,13 +160,28 @@ class StoredNet(NamedParams):
                 self._training.unsaved.update(dict.fromkeys(names, error))
             raise
 
-    def load_params(self, *args: Any, **kwargs: Any) -> None:
+    def load_params(
+        self,
+        f_params: Any = None,
+        f_optimizer: Any = None,
+        f_criterion: Any = None,
+        f_history: Any = None,
+        checkpoint: Any = None,
+        use_safetensors: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Load parameters as skorch does, but whole or not at all. See skorch.
 
         Parameters
         ----------
-        *args, **kwargs
-            Files, such as ``f_params="net.pt"``.
+        f_params, f_optimizer, f_criterion, f_history : path, file or None, default=None
+            Where the parts are saved.
+        checkpoint : skorch Checkpoint or None, default=None
+            Says where they are instead.
+        use_safetensors : bool, default=False
+            Whether they are in the format of ``safetensors``.
+        **kwargs
+            Further parts, such as ``f_training="training.pt"``.
 
         Raises
         ------
@@ -174,18 +189,20 @@ class StoredNet(NamedParams):
             If a file is damaged or none of torch's, what is loaded is not finite, or the
             optimizer's state is of another module or optimizer.
         """
-        _refuse_damaged(*args, *kwargs.values())
+        parts = {"f_params": f_params, "f_optimizer": f_optimizer, "f_criterion": f_criterion}
+        given = {**parts, "f_history": f_history, **kwargs}
+        _refuse_damaged(*given.values())
         with whole_or_not_at_all(self), self._naming_training():
             try:
-                super().load_params(*args, **kwargs)
-                if kwargs.get("checkpoint") is not None:  # which names them by the history
-                    _refuse_damaged(*kwargs["checkpoint"].get_formatted_files(self).values())
+                super().load_params(**given, checkpoint=checkpoint, use_safetensors=use_safetensors)
+                if checkpoint is not None:  # which names them by the history
+                    _refuse_damaged(*checkpoint.get_formatted_files(self).values())
             except (EOFError, LookupError, pickle.UnpicklingError) as error:
                 raise ValueError(
                     f"What is to be loaded is no file of save_params, or one of another kind of "
                     f"part: {error!r}."
                 ) from error
-        has_module = args or kwargs.get("f_params") or kwargs.get("checkpoint")
+        has_module = f_params or checkpoint
         is_calibrated = getattr(self, "calibrator_", None) is not None
         if self._training is not None:
             self._training.was_loaded = True

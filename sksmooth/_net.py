@@ -25,9 +25,9 @@ from sksmooth._batches import (
     TensorBatches,
     TensorRows,
     encoded,
+    has_weights,
     hold_out,
     make_batches,
-    rows_in_memory,
 )
 from sksmooth._callbacks import FitTask
 from sksmooth._labels import distinct
@@ -210,11 +210,12 @@ class SmoothedNet(StoredNet):
             else:
                 batches = super().get_iterator(dataset, training=training)
         if not isinstance(batches, TensorBatches):
-            if getattr(rows_in_memory(dataset)[0], "sample_weight", None) is not None:
+            if has_weights(dataset):
                 raise ValueError(
                     f"sample_weight and class_weight need the default {name}, without parameters "
-                    f"of DataLoader; got {name}={_name(getattr(self, name))} with "
-                    f"{self.get_params_for(name)}."
+                    f"of DataLoader, and rows as they are or in a Subset; got "
+                    f"{name}={_name(getattr(self, name))} with {self.get_params_for(name)} for a "
+                    f"{type(dataset).__name__}."
                 )
         elif training and self._merges_repeated(batches):
             batches.merge_repeated()

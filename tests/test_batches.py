@@ -17,6 +17,7 @@ from sksmooth._batches import (
     ShuffledIndices,
     TensorBatches,
     TensorRows,
+    has_weights,
     hold_out,
     make_batches,
     merge_repeated,
@@ -224,6 +225,31 @@ def test_a_subset_of_a_subset_is_batched_in_memory_with_its_weights():
     assert [y.tolist() for _, y in batches] == [[9, 1], [5]]
     weights = torch.cat([batch.sample_weight for batch in batches])
     torch.testing.assert_close(weights, torch.tensor([0.9, 0.1, 0.5]))
+
+
+class Doubled(Subset):
+    """A user's own Subset, as those that augment rows."""
+
+    def __getitem__(self, index):
+        X, y = super().__getitem__(index)
+        return 2 * X, y
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+@pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: Subset(rows, range(3))])
+def test_a_subset_of_a_users_class_gives_what_the_user_wrote(wrap):
+    batches = make_batches(wrap(Doubled(numbered_rows(10), [4, 2, 3])), 2)
+    assert torch.cat([X[:, 0] for X, _ in batches]).tolist() == [8, 4, 6]
+
+
+def test_weights_are_found_in_whatever_wraps_the_rows():
+    for weighted in (True, False):
+        rows = numbered_rows(5, weighted=weighted)
+        for wrapped in (rows, Subset(rows, [1]), Doubled(Subset(rows, [1, 2]), [0])):
+            assert has_weights(wrapped) == weighted
+    assert not has_weights(Squares(5, label=int))
 
 
 def test_the_same_rows_come_out_of_memory_and_of_a_dataloader():

@@ -264,6 +264,33 @@ def test_integer_weights_of_held_out_rows_are_repeated_rows(iris):
     assert weighted.calibrator_.temperature_ == pytest.approx(repeated.calibrator_.temperature_)
 
 
+class Zeros(Subset):
+    """A user's Subset that changes its rows."""
+
+    def __getitems__(self, indices):
+        return [(0 * X, y) for X, y in super().__getitems__(indices)]
+
+
+def split_with_zeros(dataset, y=None, **_):
+    return Zeros(dataset, range(100)), Subset(dataset, range(100, 150))
+
+
+def test_a_users_subset_gives_the_rows_that_are_trained_on(iris):
+    X, y = iris
+    ours = quick(train_split=split_with_zeros, calibration=None).fit(X, y)
+    zeros = X.copy()
+    zeros[:100] = 0
+    loader = {"iterator_train__num_workers": 0, "calibration": None}
+    theirs = quick(train_split=hold_out_the_last_50, **loader).fit(zeros, y)
+    assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+
+
+def test_weights_that_a_users_subset_would_lose_are_refused(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match=r"sample_weight .* rows as they are .* got .* a Zeros"):
+        quick(train_split=split_with_zeros).fit(X, y, sample_weight=np.ones(150))
+
+
 def test_calibrator_of_scikit_learn_gets_the_weights(iris):
     X, y = iris
     weight = np.random.default_rng(2).uniform(0.1, 5, size=150)

@@ -140,6 +140,23 @@ def test_a_damaged_file_of_parameters_is_refused_or_changes_nothing(tmp_path, re
     np.testing.assert_array_equal(net.predict_proba(X), expected)
 
 
+@pytest.mark.parametrize("by_position", [True, False])
+def test_a_damaged_file_that_a_checkpoint_names_is_refused(by_position, tmp_path):
+    checkpoint = Checkpoint(monitor=None, dirname=str(tmp_path), event_name=None)
+    net = make(callbacks=[checkpoint], calibration=None)
+    path = tmp_path / "params.pt"
+    parameter = net.module_.state_dict()["layers.0.weight"].numpy().tobytes()
+    whole = path.read_bytes()
+    place = whole.index(parameter)
+    path.write_bytes(bytes([*whole[:place], whole[place] ^ 1, *whole[place + 1 :]]))
+    expected = net.predict_proba(X)
+    positions = (None, None, None, None, checkpoint) if by_position else ()
+    names = {} if by_position else {"checkpoint": checkpoint}
+    with pytest.raises(ValueError, match="does not fit its checksum"):
+        net.load_params(*positions, **names)
+    np.testing.assert_array_equal(net.predict_proba(X), expected)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", pickle.dumps({"a": object}, 2), b"sksmooth 1 abc 3\nabc"]
 )

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_hand import HandNets
+from sksmooth.engine.plan import against_stacking
 
 
 def listening(parameters):
@@ -421,3 +422,14 @@ def test_epoch_hook_of_a_subclass_may_change_the_parts(data):
     slow = Annealed(**listening({**parameters, "callbacks": []})).fit(*data)
     assert_same_module(fast, slow)
     assert_same_records(fast, slow)
+
+
+class NotANumber(nn.Linear):
+    def forward(self, X):
+        return super().forward(X) * float("nan")
+
+
+def test_a_module_that_gives_nan_is_not_said_to_change_itself(data):
+    layer = {"module__in_features": 6, "module__out_features": 3}
+    net = make_net(module=NotANumber, classes=[0, 1, 2], **layer).initialize()
+    assert against_stacking(net, torch.from_numpy(data[0][:4])) is None

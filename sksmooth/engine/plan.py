@@ -344,13 +344,13 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
         return f"the module cannot be stacked: {error}"
     if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
-    if not torch.allclose(after, stacked, atol=1e-5):
+    if not torch.allclose(after, stacked, atol=1e-5, equal_nan=True):
         return "the module's forward changes the module"
     # A GPU's products, and those of autocast, are of factors with few digits.
     is_exact = X.is_cpu and not torch.is_autocast_enabled("cpu")
     rounding = 1e-5 if is_exact else 0.02
     same = stacked.shape[1:] == alone.shape and torch.allclose(
-        stacked[0], alone, rtol=rounding, atol=rounding
+        stacked[0], alone, rtol=rounding, atol=rounding, equal_nan=True
     )
     return None if same else "the module gives something else when it is stacked"
 
