@@ -227,7 +227,7 @@ class Embedded(torch.nn.Module):
         return self.last(self.embedding(x).flatten(1))
 
 
-@pytest.mark.filterwarnings("default:The tensor attributes")  # torch.export's, of any GRU
+@pytest.mark.filterwarnings("ignore:The tensor attributes")  # torch.export's, of any GRU
 def test_modules_of_ones_own():
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)

@@ -1018,7 +1018,7 @@ def test_dropout_may_be_set_on_a_trained_net_and_other_parameters_of_the_module_
 
 @pytest.mark.parametrize("module", [Net, nn.LazyLinear(3)])
 def test_compile_may_be_set_on_a_trained_net(module):
-    net = single(module=module).fit(X, Y)
+    net = single(module=module, compile__backend="eager").fit(X, Y)  # needs no C compiler
     expected = net.predict_proba(X)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, of what the compiler is made of
