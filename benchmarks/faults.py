@@ -43,6 +43,8 @@ TRIALS = [
           "ValueError that says which"),
     Trial("a file of something else, or of a newer format", "test_save", "test_other_files",
           "ValueError that says which"),
+    Trial("a file, its checksum right, that names a function for a part", "test_save",
+          "test_a_file_names_no_function", "ValueError; nothing is run"),
     Trial("kill -9 while a file is written over and over", "test_save", "test_a_file_is_whole",
           "the file is whole whenever it is read"),
     Trial("kill -9 in a training, also in the middle of a file of its Checkpoint", "test_progress",

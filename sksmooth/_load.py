@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from sksmooth._checks import warn_user
 from sksmooth._files import whole_file
-from sksmooth._pack import Packing, Unpacking
+from sksmooth._pack import Packing, Unpacking, refuse_not_finite
 from sksmooth._params import NamedParams, device_here
 from sksmooth._progress import Progress, parts_of
 from sksmooth._versions import STAMP, own_version, warn_if_newer
@@ -282,13 +282,8 @@ def _refuse(part: Any, before: dict[str, Any]) -> None:
     """Refuse what was loaded into a part whose state was `before`."""
     if isinstance(part, torch.optim.Optimizer):
         _refuse_optimizer(part, before["param_groups"])
-        return
-    trained = {name for name, _ in part.named_parameters()}
-    for name, value in part.state_dict().items():
-        if not isinstance(value, torch.Tensor):
-            continue
-        if value.isnan().any() or (name in trained and value.isinf().any()):
-            raise ValueError(f"The loaded {name} of {type(part).__name__} is not finite.")
+    else:
+        refuse_not_finite(part)
 
 
 def _refuse_optimizer(optimizer: torch.optim.Optimizer, groups: list[dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from skorch.history import History
 from sksmooth._adapters import WithoutClassWeight
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth._params import device_here
+from sksmooth._versions import own_version
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.encoding import ENCODINGS
 from sksmooth.losses import LabelSmoothingLoss
@@ -158,7 +160,7 @@ class Unpacking:
             return packed
         ((kind, own),) = packed.items()
         if kind == "estimator":
-            estimator: Any = object.__new__(self.kinds[own["kind"]])
+            estimator: Any = object.__new__(_known(self.kinds, own["kind"]))
             self.fill(estimator, own)
             return estimator
         if kind == "array":
@@ -166,19 +168,22 @@ class Unpacking:
         if kind == "scalar":
             return self.arrays[own][()]
         if kind == "tensor":
-            return torch.from_numpy(self.arrays[own[0]]).to(getattr(torch, own[1]))
+            return torch.from_numpy(self.arrays[own[0]]).to(_dtype(own[1]))
         if kind == "dtype":
-            return getattr(torch, own)
+            return _dtype(own)
         if kind == "device":
-            return torch.device(own)
+            with suppress(RuntimeError):  # of a kind that this torch does not know
+                return torch.device(own)
+            return own
         if kind == "named":
             return _named(own)
         if kind == "calibrator":
-            calibrator = object.__new__(SCALINGS[own[0]])
+            calibrator = object.__new__(_known(SCALINGS, own[0]))
             calibrator.__dict__.update(self.unpack(own[1]))
+            _refuse_numbers(calibrator)
             return calibrator
         if kind == "encoding":
-            encoding = ENCODINGS[own[0]]()
+            encoding = _known(ENCODINGS, own[0])()
             encoding.__dict__.update(self.unpack(own[1]))
             for name, buffer in self.unpack(own[2]).items():
                 setattr(encoding, name, buffer)
@@ -192,7 +197,7 @@ class Unpacking:
             array = np.empty(len(content), dtype=object)
             array[:] = content
             return array
-        return {"tuple": tuple, "dict": dict, "history": History}[kind](content)
+        return _known({"tuple": tuple, "dict": dict, "history": History}, kind)(content)
 
     def fill(self, estimator: Any, packed: Mapping[str, Any]) -> None:
         """Give an empty estimator what was packed."""
@@ -233,10 +238,13 @@ class Unpacking:
         if is_trimmed:
             net.trim_for_prediction()
         for name, state in parts.items():
+            part = getattr(net, f"{name}_")
             try:
-                getattr(net, f"{name}_").load_state_dict(self.unpack(state))
+                part.load_state_dict(self.unpack(state))
             except RuntimeError as error:
                 raise ValueError(f"What was saved does not fit {name}: {error}") from error
+            if isinstance(part, torch.nn.Module):
+                refuse_not_finite(part)
 
 
 def _name(value: Any) -> str:
@@ -255,7 +263,39 @@ def _named(name: str) -> Any:
     if name in NAMED:
         return NAMED[name]
     library, _, own = name.rpartition(".")
-    found = getattr(LIBRARIES[library], own)
+    found = getattr(_known(LIBRARIES, library), own, None)
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module | torch.optim.Optimizer)):
         raise ValueError(f"The file names {name}, which is no part of a net.")
     return found
+
+
+def _dtype(name: str) -> torch.dtype:
+    """Find the dtype of that name: no other of torch's names, some of which write files."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ValueError(f"The file names torch.{name}, which is no dtype.")
+    return found
+
+
+def _known(kinds: Mapping[str, Any], name: str) -> Any:
+    """Find what has that name among the only ones that a file may name."""
+    if name not in kinds:
+        raise ValueError(f"The file names {name!r}, which sksmooth {own_version()} does not know.")
+    return kinds[name]
+
+
+def refuse_not_finite(part: torch.nn.Module) -> None:
+    """Refuse what was loaded into a part: NaN, or infinity in what was trained."""
+    trained = {name for name, _ in part.named_parameters()}
+    for name, value in part.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.isnan().any() or (name in trained and value.isinf().any()):
+            raise ValueError(f"The loaded {name} of {type(part).__name__} is not finite.")
+
+
+def _refuse_numbers(calibrator: Any) -> None:
+    """Refuse a calibrator that was loaded, if it would make every probability NaN."""
+    for name, value in vars(calibrator).items():
+        if isinstance(value, float | np.ndarray) and not np.isfinite(value).all():
+            raise ValueError(f"The loaded {name} of {type(calibrator).__name__} is not finite.")

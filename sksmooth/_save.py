@@ -132,6 +132,8 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
     """
     body = _read(Path(path))
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        if any(own.compress_type for own in archive.zip.infolist()):  # which save never does
+            raise ValueError(f"{path} is no file that sksmooth.save has written.")
         arrays = {name: archive[name] for name in archive.files}
     tree = json.loads(arrays.pop(TREE).tobytes())
     warn_if_newer(tree["sksmooth"])

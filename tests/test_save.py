@@ -1,9 +1,12 @@
 """What is saved is loaded as it was, or refused by what is wrong with it; nothing else runs."""
 
+import io
+import json
 import os
 import pickle
 import subprocess
 import sys
+from hashlib import sha256
 
 import numpy as np
 import pandas as pd
@@ -151,6 +154,76 @@ def test_other_files_are_refused(content, message, tmp_path):
     (tmp_path / "net").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load(tmp_path / "net")
+
+
+def forge(path, parameters=(), learned=(), write=np.savez):
+    """Change what a file says of its net, as whoever knows the format can: its checksum fits."""
+    body = path.read_bytes().partition(b"\n")[2]
+    with np.load(io.BytesIO(body)) as archive:
+        arrays = dict(archive)
+    tree = json.loads(arrays["tree"].tobytes())
+    tree["estimator"]["estimator"]["parameters"] |= dict(parameters)
+    tree["estimator"]["estimator"]["learned"] |= dict(learned)
+    arrays["tree"] = np.frombuffer(json.dumps(tree).encode(), dtype=np.uint8)
+    content = io.BytesIO()
+    write(content, **arrays)
+    body = content.getvalue()
+    line = f"sksmooth 1 {sha256(body).hexdigest()} {len(body)}\n"
+    path.write_bytes(line.encode() + body)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"module": {"dtype": "save"}, "module__obj": "text", "module__f": "written"},
+        {"module": {"dtype": "load"}, "module__f": "written", "module__weights_only": False},
+        {"module": {"named": "torch.save"}},
+        {"module": {"named": "os.system"}},
+        {"module": {"named": "torch.nn.functional"}},
+        {"module": {"pickle": "text"}},
+        {"lr": {"tensor": ["a0", "save"]}},
+        {"lr": {"calibrator": ["Other", {"dict": []}]}},
+    ],
+)
+def test_a_file_names_no_function_that_is_called(parameters, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save(make(calibration=None).fit(X, Y), "net")
+    forge(tmp_path / "net", parameters)
+    with pytest.raises(ValueError, match="The file names"):
+        load("net")
+    assert os.listdir(tmp_path) == ["net"]
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
+    save(make().fit(X, Y), tmp_path / "net")
+    forge(tmp_path / "net", write=np.savez_compressed)
+    with pytest.raises(ValueError, match="is no file that sksmooth"):
+        load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(value, tmp_path):
+    path, net = tmp_path / "net", make(calibration="temperature").fit(X, Y)
+    save(net, path)
+    calibrator = {"calibrator": ["TemperatureScaling", {"dict": [["temperature_", value]]}]}
+    forge(path, learned={"calibrator_": calibrator})
+    with pytest.raises(ValueError, match="loaded temperature_ of TemperatureScaling is not finite"):
+        load(path)
+    with torch.no_grad():
+        net.module_.layers[0].bias[1] = value
+    save(net, path)
+    with pytest.raises(ValueError, match=r"loaded layers.0.bias of SimpleNet is not finite"):
+        load(path)
+
+
+def test_a_device_of_a_kind_that_torch_does_not_know(tmp_path):
+    net = make().fit(X, Y)
+    save(net, tmp_path / "net")
+    forge(tmp_path / "net", {"device": {"device": "elsewhere:0"}})
+    with pytest.warns(UserWarning, match="device='elsewhere:0' is not there"):
+        loaded = load(tmp_path / "net")
+    np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
+    load(tmp_path / "net", device="cpu")  # without a warning
 
 
 def test_what_the_file_cannot_hold_must_be_given(tmp_path):

@@ -1,6 +1,7 @@
 """skops reads our estimators with none but sksmooth's own types to trust, and runs no code."""
 
 import io
+import json
 import pickle
 import zipfile
 
@@ -121,3 +122,17 @@ def test_a_pickle_that_was_put_into_a_file_is_not_read(monkeypatch):
         dumped = skops_io.dumps(NET)
     with pytest.raises(ValueError, match="state of LabelSmoothingClassifier is not what"):
         skops_io.loads(dumped, trusted=trusted_types())
+
+
+def test_a_file_names_no_function_that_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = LabelSmoothingClassifier(max_epochs=1).fit(X, Y).__getstate__()
+    packed = json.loads(state["packed"])
+    packed["parameters"] |= {"module": {"dtype": "save"}, "module__obj": 1, "module__f": "written"}
+    forged_state = {**state, "packed": json.dumps(packed)}
+    with monkeypatch.context() as forged:
+        forged.setattr(LabelSmoothingClassifier, "__getstate__", lambda _: forged_state)
+        dumped = skops_io.dumps(NET)
+    with pytest.raises(ValueError, match=r"The file names torch.save, which is no dtype"):
+        skops_io.loads(dumped, trusted=trusted_types())
+    assert not list(tmp_path.iterdir())
