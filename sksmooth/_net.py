@@ -30,6 +30,7 @@ from sksmooth._batches import (
     make_batches,
 )
 from sksmooth._callbacks import FitTask
+from sksmooth._checks import naming
 from sksmooth._labels import distinct
 from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming_part
@@ -116,7 +117,10 @@ class SmoothedNet(StoredNet):
         """
         if is_dataset(X) or self.dataset is not TensorRows:
             with naming_part(self, "dataset"):
-                return super().get_dataset(X, y)
+                dataset = super().get_dataset(X, y)
+                if not hasattr(dataset, "__getitem__") and not hasattr(dataset, "__iter__"):
+                    raise TypeError(f"it gives no torch Dataset, but {dataset!r}.")
+                return dataset
         if not isinstance(X, torch.Tensor | np.ndarray):  # several inputs, perhaps
             return skorch.dataset.Dataset(X, y)
         X = to_tensor(X, device=self.device)
@@ -147,7 +151,8 @@ class SmoothedNet(StoredNet):
             y = to_numpy(dataset.y)
         if callable(self.train_split):
             labels = () if y is None else (y,)
-            dataset_train, dataset_valid = self.train_split(dataset, *labels, **fit_params)
+            with naming("train_split"):
+                dataset_train, dataset_valid = self.train_split(dataset, *labels, **fit_params)
             return dataset_train, self._encode_given(dataset_valid)
         if self.train_split is None:
             return dataset, None
@@ -209,6 +214,8 @@ class SmoothedNet(StoredNet):
                 batches = make_batches(dataset, **{"batch_size": self.batch_size, **given})
             else:
                 batches = super().get_iterator(dataset, training=training)
+            if not hasattr(batches, "__iter__"):
+                raise TypeError(f"it gives no batches, but {batches!r}.")
         if not isinstance(batches, TensorBatches):
             if has_weights(dataset):
                 raise ValueError(
@@ -336,7 +343,10 @@ class SmoothedNet(StoredNet):
     def initialize_optimizer(self) -> Self:
         """Build the optimizer. A hook of skorch's."""
         with naming_part(self, "optimizer"):
-            return super().initialize_optimizer()
+            super().initialize_optimizer()
+            if not hasattr(self.optimizer_, "step"):
+                raise TypeError(f"it gives no optimizer, but {self.optimizer_!r}.")
+        return self
 
     def initialize_criterion(self) -> Self:
         """Build the criterion and tell it how to smooth. A hook of skorch's."""

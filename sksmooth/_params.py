@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -11,10 +12,12 @@ from inspect import signature
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
 from skorch.utils import to_device
+from torch.utils.data import DataLoader
 
 from sksmooth._checks import nearest, warn_user
 from sksmooth._private import (
@@ -194,7 +197,10 @@ class NamedParams(NeuralNetClassifier):
         InvalidParameterError
             For an unknown name; a ValueError and a TypeError at once, as scikit-learn has it.
         """
-        self._refuse_unknown({k: v for k, v in params.items() if k not in self.__dict__})
+        known = self._get_param_names()
+        self._refuse_unknown({name: own for name, own in params.items() if name not in known})
+        if self.initialized_:
+            self._refuse_unknown_callbacks(params)
         own = {}
         for name, value in params.items():
             part, _, rest = name.partition("__")
@@ -322,6 +328,9 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={example}."
                 )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
+        _check_numbers("optimizer", self.optimizer, self.get_params_for("optimizer"))
+        for name in BATCHES_BY:
+            _check_numbers(name, DataLoader, self.get_params_for(name))
         for callback in () if self.callbacks in (None, "disable") else self.callbacks:
             _check_callback(callback)
         self._refuse_unknown_callbacks(params)
@@ -332,6 +341,23 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={getattr(self, name)!r}; set {name} itself."
                 )
         _check_device(self.device)
+
+
+def _check_numbers(part: str, make: Any, given: Mapping[str, Any]) -> None:
+    """Refuse a bool, NaN or infinity where what makes a part has a number for its default.
+
+    torch takes them, and trains with no number that anyone meant.
+    """
+    if not (isinstance(make, type) and issubclass(make, torch.optim.Optimizer | DataLoader)):
+        return  # one's own may take anything
+    taken = signature(make).parameters
+    for name, value in given.items():
+        default = taken[name].default if name in taken else None
+        if isinstance(default, bool) or not isinstance(default, Real):
+            continue
+        is_bool = isinstance(value, bool | np.bool_)
+        if is_bool or (isinstance(value, Real) and not math.isfinite(value)):
+            raise InvalidParameterError(f"{part}__{name}={value!r} must be a finite number.")
 
 
 def _is_set_only(name: str) -> bool:
@@ -347,14 +373,15 @@ def naming_part(net: Any, part: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         own = getattr(net, part)
         params = net.get_params_for(part)
         given = [f"{part}__{name}={value!r}" for name, value in params.items()]
+        told = error if isinstance(error, TypeError | ValueError) else repr(error)
         hint = _nearest_arguments(own, params) if "unexpected keyword" in str(error) else ""
         raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f"{part}={getattr(own, '__name__', own)} cannot be made"
-            f"{' with ' * bool(given)}{', '.join(given)}: {error}{hint}"
+            f"{' with ' * bool(given)}{', '.join(given)}: {told}{hint}"
         ) from error
 
 
@@ -423,7 +450,7 @@ def _check_device(device: Any) -> None:
         return
     try:
         torch.empty(0, device=device).cpu()  # which tensors without numbers refuse
-    except (RuntimeError, AssertionError, TypeError) as error:
+    except (RuntimeError, AssertionError, TypeError, OverflowError, ValueError) as error:
         has_cuda = torch.cuda.is_available()
         there = f"{torch.cuda.device_count()} CUDA device(s)" if has_cuda else "no CUDA device"
         raise ValueError(

@@ -29,7 +29,7 @@ from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
 from sksmooth._callbacks import heard, is_heard
-from sksmooth._checks import nearest
+from sksmooth._checks import naming, nearest
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
@@ -388,7 +388,9 @@ class LabelSmoothingClassifierCV(
         random_state = check_random_state(self.random_state)
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
-        splits = [Split.of(pair, number) for pair in self._split(X, y, codes, groups, random_state)]
+        with naming("cv"):
+            pairs = list(self._split(X, y, codes, groups, random_state))
+        splits = [Split.of(pair, number) for pair in pairs]
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
@@ -411,16 +413,18 @@ class LabelSmoothingClassifierCV(
                 "them around all: make_pipeline(StandardScaler(), LabelSmoothingClassifierCV())."
             )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
-        values = list(self.label_smoothings)
-        for value in values:
-            check_label_smoothing(value)
+        with naming("label_smoothings"):
+            values = list(self.label_smoothings)
+            for value in values:
+                check_label_smoothing(value)
         if not values or len(set(values)) < len(values):
             raise ValueError(
                 "label_smoothings must hold at least one value, and none twice, got "
                 f"{self.label_smoothings!r}."
             )
         if not isinstance(self.encodings, str):
-            given = [check_encoding(encoding) for encoding in self.encodings]
+            with naming("encodings"):
+                given = [check_encoding(encoding) for encoding in self.encodings]
             if not given or len(set(map(repr, given))) < len(given):
                 raise ValueError(
                     "encodings must hold at least one encoding, and none twice, got "

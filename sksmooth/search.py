@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from sksmooth import metrics
 from sksmooth._callbacks import Evaluation, is_heard
+from sksmooth._checks import check_whole, naming
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._folds import Split
 from sksmooth._private import Interval, count_rows, index_method_params, split_rows
@@ -198,6 +199,7 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
 
     def _validate_params(self) -> None:
         metrics.point_to_scorers(self.scoring)
+        check_whole("max_members", self.max_members)
         super()._validate_params()
 
     _fitting: _Fitting | None = None  # of a copy that is being fitted in lockstep
@@ -266,8 +268,9 @@ class _Fitting:
     def prepare(self, routed: Any) -> tuple[_StandIn, list]:
         """Draw the splits, once; give what GridSearchCV is to take for the estimator and `cv`."""
         search = self.search
-        cv = check_cv(search.cv, self.y, classifier=is_classifier(search.estimator))
-        self.splits = list(cv.split(self.X, self.y, **routed.splitter.split))
+        with naming("cv"):
+            cv = check_cv(search.cv, self.y, classifier=is_classifier(search.estimator))
+            self.splits = list(cv.split(self.X, self.y, **routed.splitter.split))
         for pair in self.splits:
             Split.of(pair, np.arange(count_rows(self.X)))
         routed.splitter.split = {}

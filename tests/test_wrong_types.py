@@ -35,7 +35,16 @@ NAN = float("nan")
         ("dataset", list),
         ("optimizer", torch.optim.SGD([torch.zeros(1, requires_grad=True)])),
         ("optimizer__betas", 0.5),
+        *(("optimizer__betas", value) for value in ([], {}, np.float64(0.5))),
         ("optimizer__eps", None),
+        *(
+            (f"optimizer__{name}", value)
+            for name in ("lr", "eps", "weight_decay")
+            for value in (True, np.True_, NAN, float("inf"))
+        ),
+        ("iterator_train__num_workers", True),
+        ("iterator_train__num_workers", NAN),
+        ("device", 10**30),
         ("optimizer__weight_decay", "a"),
         ("optimizer__unknown", 1),
         ("module__dropout", 2),
@@ -73,6 +82,47 @@ def test_wrong_type_is_refused_by_its_name(name, value):
         refused.value
     )
     assert not hasattr(net, "module_")
+
+
+@pytest.mark.parametrize("part", ["dataset", "iterator_train", "iterator_valid", "optimizer"])
+def test_what_gives_no_part_is_named(part):
+    net = LabelSmoothingClassifier(**{part: lambda *_, **__: 17}, train_split=0.2)
+    with pytest.raises(TypeError, match=rf"{part}=.* cannot be made.* but 17"):
+        net.fit(X, Y)
+    assert not hasattr(net, "classes_")
+
+
+@pytest.mark.parametrize("split", [dict, torch.nn.Linear, lambda *_: 17, lambda: None])
+def test_what_gives_no_split_is_named(split):
+    with pytest.raises(TypeError, match="train_split: "):
+        LabelSmoothingClassifier(train_split=split).fit(X, Y)
+
+
+def test_more_folds_than_an_integer_of_torch_can_be():
+    with pytest.warns(UserWarning, match="Too few rows to hold any out"):
+        LabelSmoothingClassifier(train_split=10**30, max_epochs=1).fit(X, Y)
+
+
+@pytest.mark.parametrize("name", ["cv", "encodings", "label_smoothings"])
+def test_arrays_without_a_dimension_are_refused_by_their_name(name):
+    with pytest.raises(TypeError, match=f"{name}: "):
+        LabelSmoothingClassifierCV(**{name: np.array(0.1)}).fit(X, Y)
+
+
+@pytest.mark.parametrize(("name", "value"), [("cv", b"x"), ("cv", [3]), ("max_members", True)])
+def test_parameters_of_a_search_of_wrong_types_are_refused_by_their_name(name, value):
+    search = BatchedGridSearchCV(LabelSmoothingClassifier(), {"lr": [0.1]}, **{name: value})
+    with pytest.raises((TypeError, ValueError), match=name):
+        search.fit(X, Y)
+
+
+@pytest.mark.parametrize("name", ["module_", "history_", "_training", "callbacks__print_logg"])
+def test_what_is_no_parameter_is_not_set_on_a_fitted_net(name):
+    net = LabelSmoothingClassifier(max_epochs=1).fit(X, Y)
+    before = net.predict_proba(X)
+    with pytest.raises(ValueError, match=f"{name}|no parameter"):
+        net.set_params(**{name: 1})
+    np.testing.assert_array_equal(net.predict_proba(X), before)
 
 
 @pytest.mark.parametrize("given", [None, 3, list, ("name", 3), ("name",)])

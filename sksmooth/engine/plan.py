@@ -176,7 +176,7 @@ def choose_folds(
     reason = seen or _against_folds(net, rows, fit_params)
     if reason is None:
         counts = rows_in_folds(rows).y.bincount()  # the only row of a class is in no fold
-        return n_folds if counts[counts > 1].sum() >= max(n_folds, FEWEST_HELD_OUT) else 0
+        return n_folds if int(counts[counts > 1].sum()) >= max(n_folds, FEWEST_HELD_OUT) else 0
     if is_auto:
         return 0
     raise ValueError(
