@@ -327,6 +327,7 @@ def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None
     ...
     ValueError: sample_weight must have shape (3,), got (2,).
     """
+    refuse_dates(parameter, values)
     with naming(parameter):
         vector = check_array(
             without_tensor(values), dtype=FLOATS, ensure_2d=False, input_name=parameter
@@ -335,6 +336,21 @@ def check_vector(parameter: str, values: ArrayLike, n_samples: int | None = None
         expected = "(n_samples,)" if n_samples is None else f"({n_samples},)"
         raise ValueError(f"{parameter} must have shape {expected}, got {vector.shape}.")
     return vector
+
+
+def refuse_dates(parameter: str, values: Any) -> None:
+    """Refuse dates and durations, which scikit-learn takes for numbers.
+
+    Examples
+    --------
+    >>> refuse_dates("sample_weight", np.array(["2020"], dtype="datetime64[Y]"))
+    Traceback (most recent call last):
+    ...
+    TypeError: sample_weight must hold numbers, got datetime64[Y].
+    """
+    dtype = getattr(values, "dtype", None)
+    if getattr(dtype, "kind", "") in ("m", "M"):
+        raise TypeError(f"{parameter} must hold numbers, got {dtype}.")
 
 
 def check_unit_interval(parameter: str, values: NDArray[Any], grain: float) -> NDArray[Any]:

@@ -19,7 +19,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.validation import check_is_fitted
 
-from sksmooth._checks import as_numpy, check_class_indices, naming, warn_user, without_tensor
+from sksmooth._checks import (
+    as_numpy,
+    check_class_indices,
+    naming,
+    refuse_dates,
+    warn_user,
+    without_tensor,
+)
 from sksmooth._private import Interval, check_sample_weight
 from sksmooth._refine import MOST_STEPS, STEP_TOLERANCE, refine, shares_of_weight
 from sksmooth._versions import Stamped
@@ -482,6 +489,7 @@ def weights_of_rows(sample_weight: Any, X: Any) -> NDArray[np.float64]:
     ...
     ValueError: sample_weight: could not convert string to float: 'a'
     """
+    refuse_dates("sample_weight", sample_weight)
     with naming("sample_weight"):
         weight = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     if not np.isfinite(weight).all():

@@ -1,6 +1,7 @@
 """Parameters of wrong types are refused by their names, before any training."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import log_loss
@@ -163,6 +164,8 @@ WRONG_WEIGHTS = [
     np.full(120, "a"),
     np.full(120, None),
     np.full(120, 1j),
+    np.full(120, 1, dtype="timedelta64[s]"),
+    pd.Series(pd.to_datetime(["2020-01-01"] * 120)),
 ]
 
 
