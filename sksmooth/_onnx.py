@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from importlib import import_module
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,8 +54,9 @@ def to_onnx(
         is one, or a search whose best estimator is one of these.
     X : ndarray of shape (n_samples, n_features), or of more dimensions, or pandas DataFrame
         Rows, one at least, whose types are those of the graph's inputs: one input ``X`` for an
-        array; for a DataFrame one of shape (n, 1) for each column, by its name. All numbers of a
-        DataFrame with floats have one type, float64 if a column has.
+        array; for a DataFrame one of shape (n, 1) for each column, by its name. Integers are int64,
+        floats float32 or float64. All numbers of a DataFrame with floats have one type, float64 if
+        a column has.
     target_opset : int, default=18
         The version of ONNX's operators, 18 or more.
     options : dict, default=None
@@ -108,6 +110,8 @@ def to_onnx(
     """
     compose, skl2onnx = _import("onnx.compose"), _import("skl2onnx")
     check_is_fitted(estimator)
+    if not isinstance(target_opset, Integral):
+        raise TypeError(f"target_opset must be an integer, got {target_opset!r}.")
     if target_opset < LOWEST_OPSET:
         raise ValueError(f"target_opset must be {LOWEST_OPSET} or more, got {target_opset!r}.")
     *steps, classifier = _steps(estimator)
@@ -116,7 +120,8 @@ def to_onnx(
             f"to_onnx takes {' or '.join(kind.__name__ for kind in KINDS)}, a Pipeline that ends "
             f"in one, or a search for one, got {type(classifier).__name__}."
         )
-    X = _of_one_type(X) if isinstance(X, DataFrame) else np.asarray(X)
+    X = _of_known_types(X if isinstance(X, DataFrame) else np.asarray(X))
+    X = _of_one_type(X) if isinstance(X, DataFrame) else X
     n_features = getattr(estimator, "n_features_in_", None)
     takes_by_name = steps and isinstance(X, DataFrame)  # of which there may be more
     is_wrong = X.ndim == 2 and n_features not in (None, X.shape[1]) and not takes_by_name
@@ -177,6 +182,19 @@ def _of_one_type(X: DataFrame) -> DataFrame:
     numbers = X.select_dtypes(["number", "bool"])
     floats = numbers.select_dtypes("floating").dtypes
     return X.astype(dict.fromkeys(numbers, np.result_type(*floats))) if len(floats) else X
+
+
+def _of_known_types(X: Any) -> Any:
+    """Give numbers the nearest type of those that skl2onnx has for its steps."""
+    if isinstance(X, DataFrame):
+        return X.astype({name: _known_type(own) for name, own in X.dtypes.items()})
+    return X.astype(_known_type(X.dtype), copy=False)
+
+
+def _known_type(dtype: Any) -> Any:
+    own = getattr(dtype, "numpy_dtype", dtype)  # of pandas' own, which may have gaps
+    kind = getattr(own, "kind", "O")
+    return np.int64 if kind in "iu" else own.newbyteorder("=") if kind == "f" else dtype
 
 
 def _name_inputs(graph: onnx.GraphProto, names: Iterable[str]) -> None:

@@ -194,6 +194,20 @@ def test_frames_without_a_column_transformer(steps, dtype, kind):
     assert model.graph.input[0].type.tensor_type.elem_type == kind
 
 
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("i4", 7), ("u1", 7), (">f4", 1), (">f8", 11), ("Int64", 7)]
+)
+@pytest.mark.parametrize("is_frame", [False, True])
+def test_rows_of_any_type_of_numbers(dtype, kind, is_frame):
+    X, y = tabular()
+    rows = pd.DataFrame(np.abs(np.round(4 * X))).add_prefix("x").astype(dtype)
+    rows = rows if is_frame else rows.to_numpy(dtype="i8" if dtype == "Int64" else dtype)
+    pipe = make_pipeline(StandardScaler(), quick()).fit(rows, y)
+    model = to_onnx(pipe, rows[:1])
+    assert {given.type.tensor_type.elem_type for given in model.graph.input} == {kind}
+    assert_gives_the_same(model, pipe, rows)
+
+
 @needs_sklearn("1.9", "a StandardScaler that rounds rows of float32 as the graph does")
 def test_columns_far_from_zero():
     X, y = tabular()
@@ -308,6 +322,9 @@ def test_names_what_it_cannot_turn_into_a_graph():
         to_onnx(quick(max_epochs=2).fit(X, days[y]), X)
     with pytest.raises(ValueError, match="target_opset must be 18 or more, got 12"):
         to_onnx(net, X, target_opset=12)
+    for opset in ("18", 18.0, None, {"": 18}):
+        with pytest.raises(TypeError, match="target_opset must be an integer"):
+            to_onnx(net, X, target_opset=opset)
     scaled = make_pipeline(StandardScaler(), quick(max_epochs=2)).fit(X, y)
     for classifier in (net, scaled):
         for rows in (X[:, :3], X[0], None):
