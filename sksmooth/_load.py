@@ -42,15 +42,20 @@ class StoredNet(NamedParams):
         # `__setstate__`, which skops calls with what a file says and which must run no code.
         lasting = object.__new__(type(self))
         lasting.__dict__.update(self.lasting_state())
-        state = super(StoredNet, lasting).__getstate__()
+        # That pickle is for machines without the device. It knows no classes of a notebook, which
+        # cloudpickle, and so joblib's processes, do.
+        is_on_cpu = str(self.device).partition(":")[0] == "cpu"
+        state = vars(lasting) if is_on_cpu else super(StoredNet, lasting).__getstate__()
         make = copyreg.__newobj__  # type: ignore[attr-defined]
         return STAMP, (make, type(self)), state, None, None, set_pickled
 
     def __copy__(self) -> Any:
-        # As by a pickle, it has parts of its own.
+        # As by a pickle, it has parts of its own, and what grows and changes with them.
         twin = object.__new__(type(self))
         twin.__dict__.update(self.lasting_state())
-        twin.__dict__.update(copy.deepcopy(parts_of(twin)))
+        of_training = {name: vars(twin).get(name) for name in ("history_", "_random_state")}
+        own = {name: value for name, value in of_training.items() if value is not None}
+        twin.__dict__.update(copy.deepcopy({**parts_of(twin), **own}))
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -237,7 +242,10 @@ def _sizeless(part: Any) -> dict[int, torch.Tensor]:
 def set_pickled(net: StoredNet, state: dict[str, Any]) -> None:
     """Give an empty net, made without ``__init__``, the state that a pickle has of one."""
     state["device"] = device_here(state["device"])
-    super(StoredNet, net).__setstate__(state)
+    if "__cuda_dependent_attributes__" in state:
+        super(StoredNet, net).__setstate__(state)
+    else:
+        net.__dict__.update(state)
     own = signature(type(net)).parameters
     for name in own.keys() - state.keys():  # of a version that had fewer parameters
         if own[name].default is not Parameter.empty:

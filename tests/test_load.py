@@ -1,12 +1,14 @@
 """Parameters are loaded whole or not at all."""
 
+import copy
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from helpers import quick
-from skorch.callbacks import Checkpoint
+from skorch.callbacks import Callback, Checkpoint, EpochScoring
 
 from sksmooth import LabelSmoothingClassifier, make_tabular
 
@@ -196,3 +198,37 @@ def test_a_net_in_training_is_pickled(tmp_path):
     loaded = pickle.loads((tmp_path / "net.pkl").read_bytes())
     np.testing.assert_array_equal(loaded.predict_proba(X), net.predict_proba(X))
     assert len(loaded.partial_fit(X, Y).history) == len(net.history) + 1
+
+
+def test_classes_of_a_notebook_are_sent_to_other_processes():
+    class Mine(torch.nn.Linear):
+        def __init__(self, n_features, n_classes):
+            super().__init__(n_features, n_classes)
+
+    class Loss(torch.nn.CrossEntropyLoss):
+        pass
+
+    class Watches(Callback):
+        pass
+
+    scores = EpochScoring(lambda net, X, y: 1.0, name="one")
+    net = LabelSmoothingClassifier(
+        Mine,
+        criterion=Loss,
+        callbacks=[Watches(), scores],
+        calibration=None,
+        max_epochs=2,
+        random_state=0,
+    )
+    fit = joblib.delayed(LabelSmoothingClassifier.fit)
+    (back, _) = joblib.Parallel(n_jobs=2)([fit(net, X, Y), fit(net, X, Y)])
+    np.testing.assert_array_equal(back.predict_proba(X), net.fit(X, Y).predict_proba(X))
+
+
+def test_a_shallow_copy_trains_on_its_own():
+    net = LabelSmoothingClassifier(max_epochs=2, random_state=0).partial_fit(X, Y)
+    twin, other = copy.copy(net), copy.copy(net)
+    for own in (twin, other):
+        own.partial_fit(X, Y)
+    assert len(net.history) == 1
+    np.testing.assert_array_equal(twin.predict_proba(X), other.predict_proba(X))
