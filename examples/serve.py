@@ -31,7 +31,7 @@ def make_app(classifier):
 
     n_features = classifier.n_features_in_
     app = FastAPI(title="sksmooth")
-    Number = Annotated[FiniteFloat, Field(ge=-LARGEST, le=LARGEST)]
+    Number = Annotated[FiniteFloat, Field(strict=True, ge=-LARGEST, le=LARGEST)]  # no text
 
     class Rows(BaseModel):
         rows: list[list[Number]] = Field(min_length=1, max_length=10_000)

@@ -444,7 +444,7 @@ class TestServe:
         answer = client.post("/predict", json={"rows": [good, good[:-1]]})
         assert answer.status_code == 422
         assert answer.json()["detail"] == "row 1 has 9 columns, but 10 are expected"
-        for bad in ("text", None, "NaN"):
+        for bad in ("text", None, "NaN", "1", True):
             answer = client.post("/predict", json={"rows": [good, [*good[:3], bad, *good[4:]]]})
             assert answer.status_code == 422
             assert answer.json()["detail"][0]["loc"] == ["body", "rows", 1, 3]
