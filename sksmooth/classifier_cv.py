@@ -50,6 +50,7 @@ from sksmooth._private import (
     InvalidParameterError,
     StrOptions,
     has_hooks,
+    index_method_params,
     routing_enabled,
 )
 from sksmooth._rows import (
@@ -352,8 +353,8 @@ class LabelSmoothingClassifierCV(
         y : array-like of shape (n_samples,)
             Labels of any kind.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, in training, choice and calibration. A row of weight zero is
-            neither trained on nor scored.
+            Weights of the rows, in training, choice and calibration. A row of weight zero counts
+            as missing, but for a splitter given as `cv`, which gets all rows.
         groups : array-like of shape (n_samples,), default=None
             Groups of the rows, for a splitter such as ``GroupKFold``.
 
@@ -389,7 +390,7 @@ class LabelSmoothingClassifierCV(
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
         with naming("cv"):
-            pairs = list(self._split(X, y, codes, groups, random_state))
+            pairs = list(self._split(X, y, codes, kept, groups, random_state))
         splits = [Split.of(pair, number) for pair in pairs]
         check_splits(splits)
         if not self.ensemble:
@@ -450,14 +451,22 @@ class LabelSmoothingClassifierCV(
         return clone(self.estimator).set_params(train_split=None)
 
     def _split(
-        self, X: Any, y: Any, codes: NDArray, groups: Any, random_state: np.random.RandomState
+        self,
+        X: Any,
+        y: Any,
+        codes: NDArray,
+        kept: NDArray[np.intp],
+        groups: Any,
+        random_state: np.random.RandomState,
     ) -> Iterator[tuple[NDArray, NDArray]]:
         """Give the rows to train on and those to leave out, of each fold."""
         seed = random_state.randint(2**31 - 1)
         if self.cv is None or isinstance(self.cv, Integral):
             n_folds = 5 if self.cv is None else int(self.cv)
             stratified = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-            return stratified.split(codes, codes, groups)
+            given = index_method_params(codes, {"groups": groups}, kept)
+            folds = stratified.split(kept, codes[kept], **given)
+            return ((kept[train], kept[left_out]) for train, left_out in folds)
         params = {} if groups is None else {"groups": groups}
         if routing_enabled():
             params = process_routing(self, "fit", **params)["splitter"]["split"]

@@ -377,6 +377,21 @@ class TestWeights:
         np.testing.assert_array_equal(model.oof_proba_, usual.oof_proba_)
         np.testing.assert_array_equal(np.isnan(model.oof_proba_).all(1), weight == 0)
 
+    def test_rows_without_weight_have_no_part_in_the_folds(self):
+        weight = np.tile([1.0, 1.0, 0.0], 100)
+        kept = weight > 0
+        model = make_cv().fit(X, Y, sample_weight=weight)
+        without = make_cv().fit(X[kept], Y[kept])
+        np.testing.assert_array_equal(model.oof_proba_[kept], without.oof_proba_)
+        np.testing.assert_array_equal(model.predict_proba(X), without.predict_proba(X))
+
+    def test_groups_of_rows_without_weight_are_ignored_as_all_groups_are(self):
+        weight = np.tile([1.0, 1.0, 0.0], 100)
+        with pytest.warns(UserWarning, match="groups parameter is ignored"):
+            model = make_cv().fit(X, Y, sample_weight=weight, groups=np.arange(300) % 7)
+        plain = make_cv().fit(X, Y, sample_weight=weight)
+        np.testing.assert_array_equal(model.oof_proba_, plain.oof_proba_)
+
     def test_weigh_in_the_choice(self):
         weight = np.random.default_rng(0).uniform(0.5, 2, len(X))
         model = make_cv().fit(X, Y, sample_weight=weight)
