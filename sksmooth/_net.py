@@ -452,7 +452,8 @@ class SmoothedNet(StoredNet):
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
         n_rows = get_len(x)
-        n_numbers = x.numel() // max(n_rows, 1) if isinstance(x, torch.Tensor) else None
+        is_one = isinstance(x, torch.Tensor)
+        n_numbers = x.numel() // max(n_rows, 1) if is_one else getattr(self, "n_inputs_", None)
         with threads_for(module, n_rows, n_numbers), single_precision(), uncached_autocast():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
