@@ -337,7 +337,9 @@ class SmoothedNet(StoredNet):
         args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
         others = {"foreach", "fused", "capturable", "differentiable"} & set(kwargs)
         if self.optimizer in (torch.optim.Adam, torch.optim.AdamW) and not others:
-            kwargs["fused"] = torch.device(self.device or "cpu").type in ("cpu", "cuda")
+            is_real = not any(p.is_complex() for group in args[0] for p in group["params"])
+            is_fast = torch.device(self.device or "cpu").type in ("cpu", "cuda")
+            kwargs["fused"] = is_real and is_fast
         return args, kwargs
 
     def initialize_optimizer(self) -> Self:
@@ -594,8 +596,7 @@ class SmoothedNet(StoredNet):
             compare them with class indices.
         """
         logits = self._logits_of_members(y_pred)
-        n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
-        check_logits(self.module, logits, n_classes)
+        check_logits(self.module, logits, self._n_classes())
         y_true = to_tensor(y_true, device=self.device)
         weight = None if self._training is None else self._training.batch_weight
         if not training:
@@ -624,7 +625,13 @@ class SmoothedNet(StoredNet):
         tensor of shape (n, n_classes), float32
             The logits; of members, those of their mean probabilities.
         """
-        return pooled(self._logits_of_members(output))
+        logits = self._logits_of_members(output)
+        if self.predict_nonlinearity == "auto":  # which makes no probabilities of other shapes
+            check_logits(self.module, logits, self._n_classes())
+        return pooled(logits)
+
+    def _n_classes(self) -> int | None:
+        return len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
 
     def _logits_of_members(self, output: Any) -> torch.Tensor:
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise

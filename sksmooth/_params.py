@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback
 from skorch.utils import to_device
 from torch.utils.data import DataLoader
 
@@ -156,11 +157,20 @@ class NamedParams(NeuralNetClassifier):
         known = _named_params(own_class)
         for name, value in params.items():
             if "__" not in name and name not in known:
-                near = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
+                near = SYNONYMS.get(name) or self._of_part(name)
+                near = near or _nearest_name(name, sorted(known))
                 raise InvalidParameterError(
                     f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
                     + (f"; did you mean {near}?" if near else ".")
                 )
+
+    def _of_part(self, name: str) -> str | None:
+        """Give the name of the first part's parameter that has the name, if there is one."""
+        for part in ("module", "criterion", "optimizer"):
+            own = getattr(self, part)
+            if isinstance(own, type) and name in signature(own).parameters:
+                return f"{part}__{name}"
+        return None
 
     def _get_param_names(self) -> list[str]:
         return sorted(
@@ -302,12 +312,19 @@ class NamedParams(NeuralNetClassifier):
     def _refuse_unknown_callbacks(self, params: Mapping[str, Any]) -> None:
         """Refuse parameters of callbacks that there are not, which skorch would leave unused."""
         for name in (own for own in params if own.startswith("callbacks__")):
-            known = [callback for callback, _ in self._uniquely_named_callbacks()]
-            sought = name.split("__")[1]
+            known = dict(self._uniquely_named_callbacks())
+            sought, _, own = name.split("__", 1)[1].partition("__")
             if sought not in known:
                 raise InvalidParameterError(
                     f"{name}={params[name]!r} is of no callback; there are {', '.join(known)}."
                     + nearest(sought, known)
+                )
+            callback = params.get(f"callbacks__{sought}", known[sought])
+            given = callback.get_params() if isinstance(callback, Callback) else {own: None}
+            if own and own not in given:
+                raise InvalidParameterError(
+                    f"{name}={params[name]!r}: {sought}, a {type(callback).__name__}, has no "
+                    f"parameter {own!r} but {', '.join(given)}.{nearest(own, given)}"
                 )
 
     def check_parameters(self) -> None:
@@ -327,6 +344,17 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={params[name]!r} is a string; give the class itself, such as "
                     f"{name}={example}."
                 )
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            kind = type(self.optimizer).__name__
+            raise InvalidParameterError(
+                f"optimizer={self.optimizer!r} is an object; give its class, optimizer={kind}, lr "
+                "and other arguments as optimizer__...: it is made once the module is."
+            )
+        if hasattr(self.train_split, "get_n_splits"):
+            raise InvalidParameterError(
+                f"train_split={self.train_split!r} is no function of a dataset; give "
+                "skorch.dataset.ValidSplit(splitter), which takes its first split."
+            )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
         _check_numbers("optimizer", self.optimizer, self.get_params_for("optimizer"))
         for name in BATCHES_BY:

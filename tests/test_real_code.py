@@ -1430,3 +1430,79 @@ def test_batch_whose_rows_are_all_ignored_is_passed_over():
     net = single(batch_size=2, max_epochs=3, **settings).fit(X, Y)
     assert min(net.history[-1, "batches", :, "train_loss"]) == 0  # there was such a batch
     assert np.isfinite(net.predict_proba(X)).all()
+
+
+class WithDecoder(nn.Module):
+    """Gives the rows it decodes behind the logits, as skorch's users do with an autoencoder."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.out, self.decoder = nn.Linear(n_features, n_classes), nn.Linear(n_classes, n_features)
+
+    def forward(self, x):
+        logits = self.out(x)
+        return logits, self.decoder(logits)
+
+
+class OfFirst(LabelSmoothingClassifier):
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        logits, decoded = y_pred
+        loss = super().get_loss(logits, y_true, X, training)
+        return loss + nn.functional.mse_loss(decoded, X)
+
+
+@pytest.mark.parametrize("split", [0.2, None])
+def test_logits_that_are_not_the_last_of_a_tuple_are_told_of(split):
+    net = OfFirst(WithDecoder, max_epochs=2, random_state=0, train_split=split, calibration=None)
+    with pytest.raises(ValueError, match=r"of a tuple the last item.*\(n_samples, 3\)"):
+        net.fit(X, Y).predict(X)
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+@pytest.mark.parametrize("inputs", [(X, Y), (X, X), (X.astype(np.float32), X[:, :3], Y[:, None])])
+@pytest.mark.parametrize("make", [single, crossed])
+def test_several_inputs_in_a_list_are_told_to_be_a_dict(make, inputs, container):
+    message = f"{container.__name__} of {len(inputs)} arrays of 200 rows.* as a dict"
+    with pytest.raises(ValueError, match=message):
+        make().fit(container(inputs), Y)
+    assert make().fit(container(X), Y).score(X, Y) > 0.4
+
+
+@pytest.mark.parametrize("rows", [X, {"numbers": X}])
+def test_inputs_that_forward_misses_are_told_of(rows):
+    with pytest.raises(ValueError, match=r"more inputs than X has\. Give X as a dict.*'kind'"):
+        single(module=TwoInputs).fit(rows, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"optimizer": torch.optim.SGD(Net().parameters())},
+            "is an object; give its class, optimizer=SGD",
+        ),
+        ({"train_split": GroupKFold(3)}, r"train_split=GroupKFold.*ValidSplit\(splitter\)"),
+        ({"encoding": "periodic"}, "did you mean module__encoding"),
+        ({"nesterov": True, "optimizer": torch.optim.SGD}, "did you mean optimizer__nesterov"),
+        ({"ignore_index": 1}, "did you mean criterion__ignore_index"),
+        ({"callbacks__valid_acc__use_caching": False}, "valid_acc.*has no parameter 'use_caching'"),
+        ({"callbacks__print_log__sinks": print}, "Did you mean 'sink'"),
+    ],
+)
+def test_parameters_in_the_form_of_other_libraries_are_told_of(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        single(**parameters).fit(X, Y)
+
+
+class Complex(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(6, n_classes, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (torch.fft.rfft(x) @ self.weight).abs()
+
+
+@ALL
+def test_complex_parameters_train(make):
+    assert make(module=Complex, max_epochs=20).fit(X, Y).score(X, Y) > 0.4
