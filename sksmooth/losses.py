@@ -337,9 +337,9 @@ def _smoothed_labels(target: Tensor, masses: Tensor, own: Tensor | None) -> Tens
 
 
 def _smoothed(target: Tensor, masses: Tensor, own: Tensor | None) -> Tensor:
-    """Give the rows t T, of shape (n, K)."""
+    """Give the rows t T, of shape (n, K); as torch has it where those of t do not sum to one."""
     if own is not None:
-        return target * own + (target.sum(1, keepdim=True) - target) * masses
+        return target * own + (1 - target) * masses
     with torch.autocast(target.device.type, enabled=False):  # it would round T to half
         return target @ masses
 
