@@ -345,9 +345,9 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={example}."
                 )
         if isinstance(self.optimizer, torch.optim.Optimizer):
-            kind = type(self.optimizer).__name__
+            own = type(self.optimizer).__name__
             raise InvalidParameterError(
-                f"optimizer={self.optimizer!r} is an object; give its class, optimizer={kind}, lr "
+                f"optimizer={self.optimizer!r} is an object; give its class, optimizer={own}, lr "
                 "and other arguments as optimizer__...: it is made once the module is."
             )
         if hasattr(self.train_split, "get_n_splits"):
@@ -362,8 +362,11 @@ class NamedParams(NeuralNetClassifier):
         for callback in () if self.callbacks in (None, "disable") else self.callbacks:
             _check_callback(callback)
         self._refuse_unknown_callbacks(params)
+        is_object = isinstance(self.criterion, torch.nn.Module)
+        kind = type(self.criterion) if is_object else self.criterion
+        is_told = "label_smoothing" in signature(kind).parameters  # else it calls others so
         for name in ("label_smoothing", "smoothing"):
-            if hasattr(self, f"criterion__{name}"):
+            if is_told and hasattr(self, f"criterion__{name}"):
                 raise InvalidParameterError(
                     f"criterion__{name}={getattr(self, f'criterion__{name}')!r} would override "
                     f"{name}={getattr(self, name)!r}; set {name} itself."

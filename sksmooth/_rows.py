@@ -303,10 +303,11 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
         first = X[0] if isinstance(X, list) and X else None
         if isinstance(first, tuple) and any(map(np.ndim, first)):  # a Dataset that was indexed
             raise ValueError(f"X must hold rows, but it holds pairs. {_SLICE_DATASET}") from error
-        if y and _holds_inputs(X, len(y[0])):
+        n_labels = np.shape(y[0])[:1] if y else ()
+        if n_labels and _holds_inputs(X, n_labels[0]):
             raise ValueError(
                 f"X must hold rows, but it is a {type(X).__name__} of {len(X)} arrays of "
-                f"{len(y[0])} rows each. Give several inputs of a module as a dict, by the names "
+                f"{n_labels[0]} rows each. Give several inputs of a module as a dict, by the names "
                 "of forward's arguments, and columns as one array, numpy.column_stack(X)."
             ) from error
         columns = _columns_without_numbers(_frame(X, of_any=isinstance(error, ValueError)))

@@ -331,7 +331,7 @@ def telling() -> Iterator[None]:
         yield
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         for said, what_helps in _HELP.items():
-            if said in str(error):
+            if said in str(error) and error.__cause__ is None:  # else it was told already
                 raise ValueError(f"{what_helps}: {error}") from error
         raise
 

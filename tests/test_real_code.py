@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import skorch
 import torch
 from helpers import Listener
+from numpy.testing import assert_allclose
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
@@ -1506,3 +1508,80 @@ class Complex(nn.Module):
 @ALL
 def test_complex_parameters_train(make):
     assert make(module=Complex, max_epochs=20).fit(X, Y).score(X, Y) > 0.4
+
+
+def test_groups_of_parameters_that_fit_none_are_warned_of():
+    groups = [("layers.0.*", {"lr": 0.001}), ("layer1.*", {"lr": 0.1})]
+    with pytest.warns(UserWarning, match=r"'layer1\.\*' fits no parameter.* layers\.0\.weight"):
+        net = single(optimizer__param_groups=groups).fit(X, Y)
+    assert {group["lr"] for group in net.optimizer_.param_groups} >= {0.001, 0.01}
+
+
+def test_labels_that_are_missing_are_told_of():
+    for rows in (X, X.tolist(), list(X)):
+        with pytest.raises(ValueError, match=r"y cannot be None|requires y"):
+            single().fit(rows)
+
+
+class OfTimm(nn.Module):
+    """Calls a number what we call by a name."""
+
+    def __init__(self, smoothing=0.1):
+        super().__init__()
+        self.smoothing, self.confidence = smoothing, 1 - smoothing
+
+    def forward(self, logits, target):
+        log_proba = logits.log_softmax(-1)
+        own = -log_proba.gather(1, target[:, None]).mean()
+        return self.confidence * own - self.smoothing * log_proba.mean()
+
+
+def test_a_criterion_of_timm_smooths_by_its_own_number():
+    alike = {"module": Net, "train_split": 0.2}
+    net = single(criterion=OfTimm, criterion__smoothing=0.3, label_smoothing=0.0, **alike).fit(X, Y)
+    ours = single(label_smoothing=0.3, **alike).fit(X, Y)
+    assert net.criterion_.smoothing == 0.3
+    assert_allclose(net.predict_proba(X), ours.predict_proba(X), atol=1e-4)
+    with pytest.raises(ValueError, match=r"criterion=OfTimm cannot smooth.*label_smoothing=0\.1"):
+        single(criterion=OfTimm).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (nn.CrossEntropyLoss(label_smoothing=0.3), "label_smoothing=0.3 of its own"),
+        (partial(nn.CrossEntropyLoss, label_smoothing=0.3), "label_smoothing=0.3 of its own"),
+        (LabelSmoothingLoss(0.3), "label_smoothing=0.3 of its own"),
+        (LabelSmoothingLoss(smoothing="prior"), "smoothing='prior' of its own"),
+        (LabelSmoothingLoss(smoothing=np.full((3, 3), 1 / 3)), "(?s)smoothing=array.* of its own"),
+    ],
+)
+@ALL
+def test_a_criterion_that_smooths_otherwise_is_refused(make, criterion, message):
+    with pytest.raises(ValueError, match=f"{message}, which.* would override"):
+        make(criterion=criterion).fit(X, Y)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.1, 0.3])
+def test_a_criterion_that_smooths_as_the_net_or_as_by_default_is_taken(label_smoothing):
+    given = {"label_smoothing": label_smoothing, "smoothing": "off_target"}
+    ours = single(**given).fit(X, Y).predict_proba(X)
+    for criterion in (LabelSmoothingLoss(), LabelSmoothingLoss(**given)):
+        net = single(criterion=criterion, **given).fit(X, Y)
+        assert_allclose(net.predict_proba(X), ours)
+
+
+@pytest.mark.parametrize("make_loss", [lambda loss: {"loss": loss}, lambda loss: (loss, 0.0)])
+def test_losses_that_are_no_tensor_are_told_of(make_loss):
+    class Several(nn.CrossEntropyLoss):
+        def forward(self, *args):
+            return make_loss(super().forward(*args))
+
+    with pytest.raises(ValueError, match=r"criterion=Several gives a (dict|tuple), which must be"):
+        single(criterion=Several).fit(X, Y)
+
+
+def test_a_criterion_of_more_arguments_is_named_and_not_the_module():
+    message = "^criterion=GaussianNLLLoss cannot compare.*missing 1 required positional argument"
+    with pytest.raises(ValueError, match=message):
+        single(criterion=nn.GaussianNLLLoss, label_smoothing=0.0).fit(X, Y)
