@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from inspect import signature
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,10 +30,10 @@ from sksmooth._batches import (
     make_batches,
 )
 from sksmooth._callbacks import FitTask
-from sksmooth._checks import naming, warn_user
+from sksmooth._checks import naming
 from sksmooth._labels import distinct
 from sksmooth._load import StoredNet, copy_part
-from sksmooth._params import naming_part
+from sksmooth._params import naming_part, refuse_another_smoothing, warn_of_unused_groups
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
@@ -336,14 +334,9 @@ class SmoothedNet(StoredNet):
         args, kwargs : tuple, dict
             Arguments of the optimizer's constructor.
         """
-        parameters = dict(named_parameters)
-        for pattern, _ in self.get_params_for(prefix).get("param_groups", ()):
-            if not fnmatch.filter(parameters, pattern):
-                warn_user(
-                    f"{prefix}__param_groups: {pattern!r} fits no parameter of the net; there are "
-                    f"{', '.join(parameters)}."
-                )
-        args, kwargs = super().get_params_for_optimizer(prefix, parameters.items())
+        parameters = list(named_parameters)
+        warn_of_unused_groups(self, prefix, [name for name, _ in parameters])
+        args, kwargs = super().get_params_for_optimizer(prefix, parameters)
         others = {"foreach", "fused", "capturable", "differentiable"} & set(kwargs)
         if self.optimizer in (torch.optim.Adam, torch.optim.AdamW) and not others:
             is_real = not any(p.is_complex() for group in args[0] for p in group["params"])
@@ -364,22 +357,9 @@ class SmoothedNet(StoredNet):
         given = self.get_params_for("criterion")
         with naming_part(self, "criterion"):
             self.criterion_ = self.initialized_instance(copy_part(self.criterion), given)
-            self._refuse_another_smoothing()
+            refuse_another_smoothing(self, self.criterion_)
         self.set_smoothing()
         return self
-
-    def _refuse_another_smoothing(self) -> None:
-        """Refuse a criterion that smooths by values of its own, which are about to be replaced."""
-        arguments = signature(type(self.criterion_)).parameters
-        for name in ("label_smoothing", "smoothing"):
-            value, own = getattr(self.criterion_, name, None), getattr(self, name)
-            if name not in arguments or not hasattr(self.criterion_, "label_smoothing"):
-                continue
-            if not any(_is_same(value, other) for other in (own, arguments[name].default)):
-                raise ValueError(
-                    f"it has {name}={value!r} of its own, which {name}={own!r} of "
-                    f"{type(self).__name__} would override; set {name} there alone."
-                )
 
     def set_smoothing(self) -> None:
         """Bring `label_smoothing` and `smoothing` to the criterion."""
@@ -707,12 +687,6 @@ class SmoothedNet(StoredNet):
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
             output = self.evaluation_step((chunk.clone(), None), training=training)
             yield _to(output, device)
-
-
-def _is_same(value: Any, other: Any) -> bool:
-    """Tell whether two are one, or equal names or numbers; arrays have no cheap equality."""
-    is_plain = isinstance(value, str | Real) and isinstance(other, str | Real)
-    return value is other or (is_plain and value == other)
 
 
 def _to(output: Any, device: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -389,6 +390,36 @@ def _check_numbers(part: str, make: Any, given: Mapping[str, Any]) -> None:
         is_bool = isinstance(value, bool | np.bool_)
         if is_bool or (isinstance(value, Real) and not math.isfinite(value)):
             raise InvalidParameterError(f"{part}__{name}={value!r} must be a finite number.")
+
+
+def refuse_another_smoothing(net: Any, criterion: Any) -> None:
+    """Refuse a criterion that smooths by values of its own, which a net's are about to replace."""
+    arguments = signature(type(criterion)).parameters
+    for name in ("label_smoothing", "smoothing"):
+        value, own = getattr(criterion, name, None), getattr(net, name)
+        if name not in arguments or not hasattr(criterion, "label_smoothing"):
+            continue
+        if not any(_is_same(value, other) for other in (own, arguments[name].default)):
+            raise ValueError(
+                f"it has {name}={value!r} of its own, which {name}={own!r} of "
+                f"{type(net).__name__} would override; set {name} there alone."
+            )
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Tell whether two are one, or equal names or numbers; arrays have no cheap equality."""
+    is_plain = isinstance(value, str | Real) and isinstance(other, str | Real)
+    return value is other or (is_plain and value == other)
+
+
+def warn_of_unused_groups(net: Any, part: str, names: Sequence[str]) -> None:
+    """Warn of patterns in an optimizer's groups of parameters that fit none of their names."""
+    for pattern, _ in net.get_params_for(part).get("param_groups", ()):
+        if not fnmatch.filter(names, pattern):
+            warn_user(
+                f"{part}__param_groups: {pattern!r} fits no parameter of the net; there are "
+                f"{', '.join(names)}."
+            )
 
 
 def _is_set_only(name: str) -> bool:

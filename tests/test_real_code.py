@@ -1585,3 +1585,29 @@ def test_a_criterion_of_more_arguments_is_named_and_not_the_module():
     message = "^criterion=GaussianNLLLoss cannot compare.*missing 1 required positional argument"
     with pytest.raises(ValueError, match=message):
         single(criterion=nn.GaussianNLLLoss, label_smoothing=0.0).fit(X, Y)
+
+
+def with_own(kind):
+    class Own(kind):
+        def fit(self, X, y, **arguments):
+            return super().fit(X * 2, y, **arguments)
+
+        def predict_proba(self, X):
+            return np.full((len(X), 3), [0.2, 0.5, 0.3])
+
+    return Own
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_probabilities_of_ones_own_are_those_of_every_method(make):
+    given = make().get_params(deep=False)
+    model = with_own(type(make()))(**given).fit(X, Y)
+    assert_allclose(np.exp(model.predict_log_proba(X[:2])), model.predict_proba(X[:2]))
+    assert_allclose(model.decision_function(X[:2]), np.log(model.predict_proba(X[:2])))
+    assert (model.predict(X) == 1).all()
+
+
+def test_methods_of_a_net_that_the_ensemble_does_not_call_are_warned_of():
+    net = with_own(LabelSmoothingClassifier)(max_epochs=2, random_state=0)
+    with pytest.warns(UserWarning, match="fit and predict_proba of Own are not called"):
+        LabelSmoothingClassifierCV(net, label_smoothings=(0, 0.1), cv=2).fit(X, Y)
