@@ -77,6 +77,14 @@ class StoredNet(NamedParams):
         packing = Packing({})
         packed = packing.pack_estimator(self)
         others = {name: getattr(self, name) for name in packed["missing"]}
+        for name, own in others.items():
+            if isinstance(own, torch.nn.Module):
+                raise TypeError(
+                    f"{name} of {type(self).__name__} is an object of {type(own).__name__}, which "
+                    f"is no numbers and text. Give its class, {name}={type(own).__name__}, with "
+                    f"{name}__... for its arguments; or use sksmooth.save, and load(path, "
+                    f"{name}=...)."
+                )
         stamp = {"sksmooth": own_version()}
         return {**stamp, "packed": json.dumps(packed), "arrays": packing.arrays, "others": others}
 

@@ -33,7 +33,7 @@ from sksmooth._callbacks import FitTask
 from sksmooth._checks import naming
 from sksmooth._labels import distinct
 from sksmooth._load import StoredNet, copy_part
-from sksmooth._params import naming_part
+from sksmooth._params import naming_part, refuse_another_smoothing, warn_of_unused_groups
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
@@ -334,10 +334,14 @@ class SmoothedNet(StoredNet):
         args, kwargs : tuple, dict
             Arguments of the optimizer's constructor.
         """
-        args, kwargs = super().get_params_for_optimizer(prefix, named_parameters)
+        parameters = list(named_parameters)
+        warn_of_unused_groups(self, prefix, [name for name, _ in parameters])
+        args, kwargs = super().get_params_for_optimizer(prefix, parameters)
         others = {"foreach", "fused", "capturable", "differentiable"} & set(kwargs)
         if self.optimizer in (torch.optim.Adam, torch.optim.AdamW) and not others:
-            kwargs["fused"] = torch.device(self.device or "cpu").type in ("cpu", "cuda")
+            is_real = not any(p.is_complex() for group in args[0] for p in group["params"])
+            is_fast = torch.device(self.device or "cpu").type in ("cpu", "cuda")
+            kwargs["fused"] = is_real and is_fast
         return args, kwargs
 
     def initialize_optimizer(self) -> Self:
@@ -353,6 +357,7 @@ class SmoothedNet(StoredNet):
         given = self.get_params_for("criterion")
         with naming_part(self, "criterion"):
             self.criterion_ = self.initialized_instance(copy_part(self.criterion), given)
+            refuse_another_smoothing(self, self.criterion_)
         self.set_smoothing()
         return self
 
@@ -377,6 +382,8 @@ class SmoothedNet(StoredNet):
                 f"but label_smoothing={self.label_smoothing}; set it to 0, or use the default "
                 "criterion, LabelSmoothingLoss."
             )
+        if not hasattr(criterion, "label_smoothing"):  # what it calls smoothing may be a number
+            return
         for name, value in values.items():
             if hasattr(criterion, name) and not hasattr(self, f"criterion__{name}"):
                 setattr(criterion, name, value)
@@ -452,7 +459,8 @@ class SmoothedNet(StoredNet):
             x = suited(x, input_dtype(module))
         forward = None if self._training is None else self._training.forward
         n_rows = get_len(x)
-        n_numbers = x.numel() // max(n_rows, 1) if isinstance(x, torch.Tensor) else None
+        is_one = isinstance(x, torch.Tensor)
+        n_numbers = x.numel() // max(n_rows, 1) if is_one else getattr(self, "n_inputs_", None)
         with threads_for(module, n_rows, n_numbers), single_precision(), uncached_autocast():
             if forward is None or module is None:
                 return super().infer(x, **fit_params)
@@ -593,8 +601,7 @@ class SmoothedNet(StoredNet):
             compare them with class indices.
         """
         logits = self._logits_of_members(y_pred)
-        n_classes = len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
-        check_logits(self.module, logits, n_classes)
+        check_logits(self.module, logits, self._n_classes())
         y_true = to_tensor(y_true, device=self.device)
         weight = None if self._training is None else self._training.batch_weight
         if not training:
@@ -603,10 +610,13 @@ class SmoothedNet(StoredNet):
             logits, y_true, weight = members_as_rows(logits, y_true, weight)
         with telling_of_criterion(self.criterion_, logits, y_true):
             loss = mean_loss(self.criterion_, logits, y_true, weight)
-        if loss.ndim:
+        shape = getattr(loss, "shape", None)
+        if shape != ():
+            what = type(loss).__name__ if shape is None else f"loss of shape {tuple(shape)}"
+            hint = "" if shape is None else ": criterion__reduction='mean'"
             raise ValueError(
-                f"criterion={type(self.criterion_).__name__} gives a loss of shape "
-                f"{tuple(loss.shape)}, which must be one number: criterion__reduction='mean'."
+                f"criterion={type(self.criterion_).__name__} gives a {what}, which must be a "
+                f"tensor of one number{hint}."
             )
         return loss
 
@@ -623,7 +633,13 @@ class SmoothedNet(StoredNet):
         tensor of shape (n, n_classes), float32
             The logits; of members, those of their mean probabilities.
         """
-        return pooled(self._logits_of_members(output))
+        logits = self._logits_of_members(output)
+        if self.predict_nonlinearity == "auto":  # which makes no probabilities of other shapes
+            check_logits(self.module, logits, self._n_classes())
+        return pooled(logits)
+
+    def _n_classes(self) -> int | None:
+        return len(self.classes_inferred_) if hasattr(self, "classes_inferred_") else None
 
     def _logits_of_members(self, output: Any) -> torch.Tensor:
         criterion = getattr(self, "criterion_", None)  # a subclass may name it otherwise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from skorch import NeuralNetClassifier
+from skorch.callbacks import Callback
 from skorch.utils import to_device
 from torch.utils.data import DataLoader
 
@@ -156,11 +158,20 @@ class NamedParams(NeuralNetClassifier):
         known = _named_params(own_class)
         for name, value in params.items():
             if "__" not in name and name not in known:
-                near = SYNONYMS.get(name) or _nearest_name(name, sorted(known))
+                near = SYNONYMS.get(name) or self._of_part(name)
+                near = near or _nearest_name(name, sorted(known))
                 raise InvalidParameterError(
                     f"{type(self).__name__} has no parameter {name!r} (got {name}={value!r})"
                     + (f"; did you mean {near}?" if near else ".")
                 )
+
+    def _of_part(self, name: str) -> str | None:
+        """Give the name of the first part's parameter that has the name, if there is one."""
+        for part in ("module", "criterion", "optimizer"):
+            own = getattr(self, part)
+            if isinstance(own, type) and name in signature(own).parameters:
+                return f"{part}__{name}"
+        return None
 
     def _get_param_names(self) -> list[str]:
         return sorted(
@@ -302,12 +313,19 @@ class NamedParams(NeuralNetClassifier):
     def _refuse_unknown_callbacks(self, params: Mapping[str, Any]) -> None:
         """Refuse parameters of callbacks that there are not, which skorch would leave unused."""
         for name in (own for own in params if own.startswith("callbacks__")):
-            known = [callback for callback, _ in self._uniquely_named_callbacks()]
-            sought = name.split("__")[1]
+            known = dict(self._uniquely_named_callbacks())
+            sought, _, own = name.split("__", 1)[1].partition("__")
             if sought not in known:
                 raise InvalidParameterError(
                     f"{name}={params[name]!r} is of no callback; there are {', '.join(known)}."
                     + nearest(sought, known)
+                )
+            callback = params.get(f"callbacks__{sought}", known[sought])
+            given = callback.get_params() if isinstance(callback, Callback) else {own: None}
+            if own and own not in given:
+                raise InvalidParameterError(
+                    f"{name}={params[name]!r}: {sought}, a {type(callback).__name__}, has no "
+                    f"parameter {own!r} but {', '.join(given)}.{nearest(own, given)}"
                 )
 
     def check_parameters(self) -> None:
@@ -327,6 +345,17 @@ class NamedParams(NeuralNetClassifier):
                     f"{name}={params[name]!r} is a string; give the class itself, such as "
                     f"{name}={example}."
                 )
+        if isinstance(self.optimizer, torch.optim.Optimizer):
+            own = type(self.optimizer).__name__
+            raise InvalidParameterError(
+                f"optimizer={self.optimizer!r} is an object; give its class, optimizer={own}, lr "
+                "and other arguments as optimizer__...: it is made once the module is."
+            )
+        if hasattr(self.train_split, "get_n_splits"):
+            raise InvalidParameterError(
+                f"train_split={self.train_split!r} is no function of a dataset; give "
+                "skorch.dataset.ValidSplit(splitter), which takes its first split."
+            )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
         _check_numbers("optimizer", self.optimizer, self.get_params_for("optimizer"))
         for name in BATCHES_BY:
@@ -334,8 +363,11 @@ class NamedParams(NeuralNetClassifier):
         for callback in () if self.callbacks in (None, "disable") else self.callbacks:
             _check_callback(callback)
         self._refuse_unknown_callbacks(params)
+        is_object = isinstance(self.criterion, torch.nn.Module)
+        kind = type(self.criterion) if is_object else self.criterion
+        is_told = "label_smoothing" in signature(kind).parameters  # else it calls others so
         for name in ("label_smoothing", "smoothing"):
-            if hasattr(self, f"criterion__{name}"):
+            if is_told and hasattr(self, f"criterion__{name}"):
                 raise InvalidParameterError(
                     f"criterion__{name}={getattr(self, f'criterion__{name}')!r} would override "
                     f"{name}={getattr(self, name)!r}; set {name} itself."
@@ -358,6 +390,36 @@ def _check_numbers(part: str, make: Any, given: Mapping[str, Any]) -> None:
         is_bool = isinstance(value, bool | np.bool_)
         if is_bool or (isinstance(value, Real) and not math.isfinite(value)):
             raise InvalidParameterError(f"{part}__{name}={value!r} must be a finite number.")
+
+
+def refuse_another_smoothing(net: Any, criterion: Any) -> None:
+    """Refuse a criterion that smooths by values of its own, which a net's are about to replace."""
+    arguments = signature(type(criterion)).parameters
+    for name in ("label_smoothing", "smoothing"):
+        value, own = getattr(criterion, name, None), getattr(net, name)
+        if name not in arguments or not hasattr(criterion, "label_smoothing"):
+            continue
+        if not any(_is_same(value, other) for other in (own, arguments[name].default)):
+            raise ValueError(
+                f"it has {name}={value!r} of its own, which {name}={own!r} of "
+                f"{type(net).__name__} would override; set {name} there alone."
+            )
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    """Tell whether two are one, or equal names or numbers; arrays have no cheap equality."""
+    is_plain = isinstance(value, str | Real) and isinstance(other, str | Real)
+    return value is other or (is_plain and value == other)
+
+
+def warn_of_unused_groups(net: Any, part: str, names: Sequence[str]) -> None:
+    """Warn of patterns in an optimizer's groups of parameters that fit none of their names."""
+    for pattern, _ in net.get_params_for(part).get("param_groups", ()):
+        if not fnmatch.filter(names, pattern):
+            warn_user(
+                f"{part}__param_groups: {pattern!r} fits no parameter of the net; there are "
+                f"{', '.join(names)}."
+            )
 
 
 def _is_set_only(name: str) -> bool:

@@ -303,10 +303,25 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
         first = X[0] if isinstance(X, list) and X else None
         if isinstance(first, tuple) and any(map(np.ndim, first)):  # a Dataset that was indexed
             raise ValueError(f"X must hold rows, but it holds pairs. {_SLICE_DATASET}") from error
+        n_labels = np.shape(y[0])[:1] if y else ()
+        if n_labels and _holds_inputs(X, n_labels[0]):
+            raise ValueError(
+                f"X must hold rows, but it is a {type(X).__name__} of {len(X)} arrays of "
+                f"{n_labels[0]} rows each. Give several inputs of a module as a dict, by the names "
+                "of forward's arguments, and columns as one array, numpy.column_stack(X)."
+            ) from error
         columns = _columns_without_numbers(_frame(X, of_any=isinstance(error, ValueError)))
         if columns:
             raise _other_columns(name, columns) from error
         raise
+
+
+def _holds_inputs(X: Any, n_rows: int) -> bool:
+    """Tell whether X is no list of rows but of several inputs, of `n_rows` each."""
+    parts = X if isinstance(X, list | tuple) else []
+    return len(parts) not in (0, n_rows) and all(
+        hasattr(own, "__array__") and np.shape(own)[:1] == (n_rows,) for own in parts
+    )
 
 
 def _frame(X: Any, *, of_any: bool = False) -> pd.DataFrame:

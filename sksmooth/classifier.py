@@ -625,7 +625,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         NotFittedError
             Before ``fit``.
         """
-        if self.predict_nonlinearity == "auto":
+        if self.predict_nonlinearity == "auto" and not overrides(self, "predict_proba"):
             return log_probabilities(self.logits(X), self._calibrator())
         return finite_log(self.predict_proba(X))
 

@@ -29,7 +29,7 @@ from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
 from sksmooth._callbacks import heard, is_heard
-from sksmooth._checks import naming, nearest
+from sksmooth._checks import naming, nearest, warn_user
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
@@ -38,6 +38,7 @@ from sksmooth._predict import (
     ROWS_OF_A_BLOCK,
     PredictsByProbability,
     fill_up,
+    finite_log,
     log_probabilities,
     mend_overflow,
     probabilities,
@@ -66,6 +67,7 @@ from sksmooth.calibration import weights_of_rows
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
 from sksmooth.engine.by_hand import HandNets
+from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import fits_anywhere, works_anywhere
 from sksmooth.engine.threads import threads_for
 from sksmooth.metrics import point_to_scorers
@@ -443,6 +445,12 @@ class LabelSmoothingClassifierCV(
                 f"The estimator's predict_nonlinearity={net.predict_nonlinearity!r} is not used "
                 "here; leave it at 'auto' and set calibration."
             )
+        own = [name for name in ("fit", "predict_proba") if overrides(net, name)]
+        if own:
+            warn_user(
+                f"{' and '.join(own)} of {type(net).__name__} are not called: "
+                f"{type(self).__name__} trains its nets side by side, and pools their logits."
+            )
 
     def _unfitted(self) -> LabelSmoothingClassifier:
         """Give a net of the kind that is to be trained."""
@@ -584,6 +592,8 @@ class LabelSmoothingClassifierCV(
         NotFittedError
             Before ``fit``.
         """
+        if overrides(self, "predict_proba"):
+            return finite_log(self.predict_proba(X))
         return log_probabilities(self._logits(X).mean(axis=0), self.calibrator_)
 
     def _logits(self, X: Any) -> NDArray[np.float64]:

@@ -297,7 +297,7 @@ def mean_loss(
     reduction = getattr(plain, "reduction", None)
     if reduction is None:
         raise ValueError(
-            f"sample_weight needs a criterion with a reduction attribute; "
+            f"sample_weight and class_weight need a criterion with a reduction attribute; "
             f"{type(criterion).__name__} has none."
         )
     plain.reduction = "none"
@@ -319,7 +319,7 @@ def telling_of_criterion(criterion: Any, logits: Tensor, target: Tensor) -> Iter
     """Let what goes wrong in another library's criterion say which it is, and of what shapes."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         if isinstance(criterion, LabelSmoothingLoss) or isinstance(error, torch.OutOfMemoryError):
             raise
         raise ValueError(
@@ -337,9 +337,9 @@ def _smoothed_labels(target: Tensor, masses: Tensor, own: Tensor | None) -> Tens
 
 
 def _smoothed(target: Tensor, masses: Tensor, own: Tensor | None) -> Tensor:
-    """Give the rows t T, of shape (n, K)."""
+    """Give the rows t T, of shape (n, K); as torch has it where those of t do not sum to one."""
     if own is not None:
-        return target * own + (target.sum(1, keepdim=True) - target) * masses
+        return target * own + (1 - target) * masses
     with torch.autocast(target.device.type, enabled=False):  # it would round T to half
         return target @ masses
 

@@ -304,6 +304,8 @@ _HELP = {
     "Pad them in its __getitem__, or by iterator_train__collate_fn and iterator_valid__collate_fn",
     "shapes cannot be multiplied": "A layer of the module takes another number of inputs than it "
     "gets. A constructor with an argument n_features is told the columns of X",
+    "required positional argument": "The module's forward takes more inputs than X has. Give X as "
+    "a dict of several inputs, by the names of forward's arguments",
     "got an unexpected keyword argument": "A dict X holds the inputs of the module, by the names "
     "of forward's arguments; a table of named columns is pandas.DataFrame(X)",
     "default_collate: batch must contain": "The rows of the Dataset are no numbers, arrays or "
@@ -329,7 +331,7 @@ def telling() -> Iterator[None]:
         yield
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         for said, what_helps in _HELP.items():
-            if said in str(error):
+            if said in str(error) and error.__cause__ is None:  # else it was told already
                 raise ValueError(f"{what_helps}: {error}") from error
         raise
 

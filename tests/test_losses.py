@@ -112,6 +112,17 @@ def test_shapes_are_those_of_torch(shape, reduction, seed, epsilon, weighted, by
         assert_close(got, expected, rtol=1e-5, atol=1e-6 * max(1, largest), equal_nan=True)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_targets_that_do_not_sum_to_one_and_their_gradient_are_those_of_torch(reduction):
+    logits, _, proba, weight, _ = make_case(0)
+    parts = []
+    for kind in (LabelSmoothingLoss, nn.CrossEntropyLoss):
+        target = (proba * torch.arange(len(proba))[:, None]).requires_grad_()
+        loss = kind(label_smoothing=0.3, weight=weight, reduction=reduction)(logits, target)
+        parts.append((loss, *torch.autograd.grad(loss.sum(), [logits, target])))
+    assert_close(*parts)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import skorch
 import torch
 from helpers import Listener
+from numpy.testing import assert_allclose
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
@@ -1430,3 +1432,182 @@ def test_batch_whose_rows_are_all_ignored_is_passed_over():
     net = single(batch_size=2, max_epochs=3, **settings).fit(X, Y)
     assert min(net.history[-1, "batches", :, "train_loss"]) == 0  # there was such a batch
     assert np.isfinite(net.predict_proba(X)).all()
+
+
+class WithDecoder(nn.Module):
+    """Gives the rows it decodes behind the logits, as skorch's users do with an autoencoder."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.out, self.decoder = nn.Linear(n_features, n_classes), nn.Linear(n_classes, n_features)
+
+    def forward(self, x):
+        logits = self.out(x)
+        return logits, self.decoder(logits)
+
+
+class OfFirst(LabelSmoothingClassifier):
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        logits, decoded = y_pred
+        loss = super().get_loss(logits, y_true, X, training)
+        return loss + nn.functional.mse_loss(decoded, X)
+
+
+@pytest.mark.parametrize("split", [0.2, None])
+def test_logits_that_are_not_the_last_of_a_tuple_are_told_of(split):
+    net = OfFirst(WithDecoder, max_epochs=2, random_state=0, train_split=split, calibration=None)
+    with pytest.raises(ValueError, match=r"of a tuple the last item.*\(n_samples, 3\)"):
+        net.fit(X, Y).predict(X)
+
+
+@pytest.mark.parametrize("container", [list, tuple])
+@pytest.mark.parametrize("inputs", [(X, Y), (X, X), (X.astype(np.float32), X[:, :3], Y[:, None])])
+@pytest.mark.parametrize("make", [single, crossed])
+def test_several_inputs_in_a_list_are_told_to_be_a_dict(make, inputs, container):
+    message = f"{container.__name__} of {len(inputs)} arrays of 200 rows.* as a dict"
+    with pytest.raises(ValueError, match=message):
+        make().fit(container(inputs), Y)
+    assert make().fit(container(X), Y).score(X, Y) > 0.4
+
+
+@pytest.mark.parametrize("rows", [X, {"numbers": X}])
+def test_inputs_that_forward_misses_are_told_of(rows):
+    with pytest.raises(ValueError, match=r"more inputs than X has\. Give X as a dict.*'kind'"):
+        single(module=TwoInputs).fit(rows, Y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (
+            {"optimizer": torch.optim.SGD(Net().parameters())},
+            "is an object; give its class, optimizer=SGD",
+        ),
+        ({"train_split": GroupKFold(3)}, r"train_split=GroupKFold.*ValidSplit\(splitter\)"),
+        ({"encoding": "periodic"}, "did you mean module__encoding"),
+        ({"nesterov": True, "optimizer": torch.optim.SGD}, "did you mean optimizer__nesterov"),
+        ({"ignore_index": 1}, "did you mean criterion__ignore_index"),
+        ({"callbacks__valid_acc__use_caching": False}, "valid_acc.*has no parameter 'use_caching'"),
+        ({"callbacks__print_log__sinks": print}, "Did you mean 'sink'"),
+    ],
+)
+def test_parameters_in_the_form_of_other_libraries_are_told_of(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        single(**parameters).fit(X, Y)
+
+
+class Complex(nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(6, n_classes, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (torch.fft.rfft(x) @ self.weight).abs()
+
+
+@ALL
+def test_complex_parameters_train(make):
+    assert make(module=Complex, max_epochs=20).fit(X, Y).score(X, Y) > 0.4
+
+
+def test_groups_of_parameters_that_fit_none_are_warned_of():
+    groups = [("layers.0.*", {"lr": 0.001}), ("layer1.*", {"lr": 0.1})]
+    with pytest.warns(UserWarning, match=r"'layer1\.\*' fits no parameter.* layers\.0\.weight"):
+        net = single(optimizer__param_groups=groups).fit(X, Y)
+    assert {group["lr"] for group in net.optimizer_.param_groups} >= {0.001, 0.01}
+
+
+def test_labels_that_are_missing_are_told_of():
+    for rows in (X, X.tolist(), list(X)):
+        with pytest.raises(ValueError, match=r"y cannot be None|requires y"):
+            single().fit(rows)
+
+
+class OfTimm(nn.Module):
+    """Calls a number what we call by a name."""
+
+    def __init__(self, smoothing=0.1):
+        super().__init__()
+        self.smoothing, self.confidence = smoothing, 1 - smoothing
+
+    def forward(self, logits, target):
+        log_proba = logits.log_softmax(-1)
+        own = -log_proba.gather(1, target[:, None]).mean()
+        return self.confidence * own - self.smoothing * log_proba.mean()
+
+
+def test_a_criterion_of_timm_smooths_by_its_own_number():
+    alike = {"module": Net, "train_split": 0.2}
+    net = single(criterion=OfTimm, criterion__smoothing=0.3, label_smoothing=0.0, **alike).fit(X, Y)
+    ours = single(label_smoothing=0.3, **alike).fit(X, Y)
+    assert net.criterion_.smoothing == 0.3
+    assert_allclose(net.predict_proba(X), ours.predict_proba(X), atol=1e-4)
+    with pytest.raises(ValueError, match=r"criterion=OfTimm cannot smooth.*label_smoothing=0\.1"):
+        single(criterion=OfTimm).fit(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (nn.CrossEntropyLoss(label_smoothing=0.3), "label_smoothing=0.3 of its own"),
+        (partial(nn.CrossEntropyLoss, label_smoothing=0.3), "label_smoothing=0.3 of its own"),
+        (LabelSmoothingLoss(0.3), "label_smoothing=0.3 of its own"),
+        (LabelSmoothingLoss(smoothing="prior"), "smoothing='prior' of its own"),
+        (LabelSmoothingLoss(smoothing=np.full((3, 3), 1 / 3)), "(?s)smoothing=array.* of its own"),
+    ],
+)
+@ALL
+def test_a_criterion_that_smooths_otherwise_is_refused(make, criterion, message):
+    with pytest.raises(ValueError, match=f"{message}, which.* would override"):
+        make(criterion=criterion).fit(X, Y)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.1, 0.3])
+def test_a_criterion_that_smooths_as_the_net_or_as_by_default_is_taken(label_smoothing):
+    given = {"label_smoothing": label_smoothing, "smoothing": "off_target"}
+    ours = single(**given).fit(X, Y).predict_proba(X)
+    for criterion in (LabelSmoothingLoss(), LabelSmoothingLoss(**given)):
+        net = single(criterion=criterion, **given).fit(X, Y)
+        assert_allclose(net.predict_proba(X), ours)
+
+
+@pytest.mark.parametrize("make_loss", [lambda loss: {"loss": loss}, lambda loss: (loss, 0.0)])
+def test_losses_that_are_no_tensor_are_told_of(make_loss):
+    class Several(nn.CrossEntropyLoss):
+        def forward(self, *args):
+            return make_loss(super().forward(*args))
+
+    with pytest.raises(ValueError, match=r"criterion=Several gives a (dict|tuple), which must be"):
+        single(criterion=Several).fit(X, Y)
+
+
+def test_a_criterion_of_more_arguments_is_named_and_not_the_module():
+    message = "^criterion=GaussianNLLLoss cannot compare.*missing 1 required positional argument"
+    with pytest.raises(ValueError, match=message):
+        single(criterion=nn.GaussianNLLLoss, label_smoothing=0.0).fit(X, Y)
+
+
+def with_own(kind):
+    class Own(kind):
+        def fit(self, X, y, **arguments):
+            return super().fit(X * 2, y, **arguments)
+
+        def predict_proba(self, X):
+            return np.full((len(X), 3), [0.2, 0.5, 0.3])
+
+    return Own
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_probabilities_of_ones_own_are_those_of_every_method(make):
+    given = make().get_params(deep=False)
+    model = with_own(type(make()))(**given).fit(X, Y)
+    assert_allclose(np.exp(model.predict_log_proba(X[:2])), model.predict_proba(X[:2]))
+    assert_allclose(model.decision_function(X[:2]), np.log(model.predict_proba(X[:2])))
+    assert (model.predict(X) == 1).all()
+
+
+def test_methods_of_a_net_that_the_ensemble_does_not_call_are_warned_of():
+    net = with_own(LabelSmoothingClassifier)(max_epochs=2, random_state=0)
+    with pytest.warns(UserWarning, match="fit and predict_proba of Own are not called"):
+        LabelSmoothingClassifierCV(net, label_smoothings=(0, 0.1), cv=2).fit(X, Y)

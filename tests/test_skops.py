@@ -136,3 +136,10 @@ def test_a_file_names_no_function_that_is_called(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"The file names torch.save, which is no dtype"):
         skops_io.loads(dumped, trusted=trusted_types())
     assert not list(tmp_path.iterdir())
+
+
+def test_a_module_that_was_given_as_an_object_is_told_to_be_given_as_its_class():
+    net = LabelSmoothingClassifier(torch.nn.Linear(10, 3), max_epochs=1, random_state=0)
+    with pytest.raises(TypeError, match="Give its class, module=Linear"):
+        skops_io.dumps(net.fit(X, Y))
+    assert pickle.loads(pickle.dumps(net)).module.out_features == 3

@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 import torch
 from skorch.callbacks import Callback
 from torch import nn
+from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from sksmooth import (
@@ -153,11 +155,15 @@ def threads_allowed(number):
 
 
 class Threads(Callback):
-    """Note the number of threads before, in and after every forward pass."""
+    """Note the number of threads in every forward and backward pass."""
 
     def on_train_begin(self, net, **kwargs):
         self.seen = set()
-        net.module_.register_forward_hook(lambda *_: self.seen.add(torch.get_num_threads()))
+        net.module_.register_forward_hook(self.note)
+        next(net.module_.parameters()).register_hook(self.note)
+
+    def note(self, *_):
+        self.seen.add(torch.get_num_threads())
 
 
 @pytest.mark.parametrize(
@@ -181,6 +187,33 @@ def test_fit_uses_as_many_threads_as_pay(allowed, parameters, used):
         net.partial_fit(X, y)
         assert torch.get_num_threads() == allowed
     assert threads.seen == {used}
+
+
+class Twofold(nn.Module):
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.ids, self.numbers = nn.Embedding(3, 2), nn.Linear(n_features + 2, n_classes)
+
+    def forward(self, numbers, ids):
+        return self.numbers(torch.cat([numbers, self.ids(ids)], 1))
+
+
+def convolution(n_features, n_classes):
+    layers = nn.Unflatten(1, (1, n_features)), nn.Conv1d(1, 4, n_features), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4, n_classes))
+
+
+@pytest.mark.parametrize("kind", ["dict", "Dataset"])
+def test_rows_that_are_no_array_use_no_more_threads_than_pay(kind):
+    X, y = make_tabular(200, random_state=0)
+    is_dict = kind == "dict"
+    rows = {"numbers": X, "ids": y % 3} if is_dict else TensorDataset(*map(torch.tensor, (X, y)))
+    module = partial(Twofold, X.shape[1]) if is_dict else convolution
+    threads = Threads()
+    with threads_allowed(2):
+        net = LabelSmoothingClassifier(module, callbacks=[threads], max_epochs=2, calibration=None)
+        net.fit(rows, y if is_dict else None).predict(rows)
+    assert threads.seen == {1}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -118,7 +118,8 @@ class SkorchStack:
         if n_rows is None:
             return nullcontext()
         rows = getattr(self.train, "rows", None)  # where they are in memory
-        return threads_for(module, 3 * n_rows, None if rows is None else rows.X[0].numel())
+        n_numbers = getattr(self.net, "n_inputs_", None) if rows is None else rows.X[0].numel()
+        return threads_for(module, 3 * n_rows, n_numbers)
 
     def state(self) -> list[Tensor]:
         """Give the parameters and buffers of all modules."""

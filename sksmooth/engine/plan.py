@@ -50,7 +50,10 @@ _ONE_BY_ONE = (
 )
 
 # Where hooks are defined that are no user's.
-_OWN_ROOMS = ("sksmooth._net", "sksmooth.classifier", "skorch.classifier", "skorch.net")
+_OWN_ROOMS = (
+    *("sksmooth._net", "sksmooth.classifier", "sksmooth.classifier_cv"),
+    *("skorch.classifier", "skorch.net"),
+)
 
 # Callbacks that look at a training and leave it as it is, as those of this package do.
 _OBSERVERS = (Checkpoint, EpochTimer, LoadInitState, PrintLog, ProgressBar, TrainEndCheckpoint)

@@ -216,8 +216,9 @@ class InMemoryStack:
         self.generators = [member.generator for member in members]
         self.nets, self.updates = self._make_nets(optimizer)
         criteria = [member.criterion for member in members]
-        like = next(members[0].module.parameters())
-        self.targets = Targets.of(criteria, n_classes, like.detach().float())
+        device = next(members[0].module.parameters()).device
+        like = torch.empty(0, dtype=torch.float32, device=device)
+        self.targets = Targets.of(criteria, n_classes, like)
         self.rows_at_once = rows_at_once or self._rows_that_pay()
         self.flops_of_a_row = flops_of(members[0].module, self.X[0].numel())
 

@@ -206,5 +206,6 @@ def check_logits(module: Any, logits: Tensor, n_classes: int | None) -> None:
     if logits.ndim not in (2, 3) or n_classes not in (None, logits.shape[-1]):
         raise ValueError(
             f"module={name} gives logits of shape {tuple(logits.shape)}, but y has {n_classes} "
-            f"classes: its output must have shape (n_samples, {n_classes})."
+            f"classes: its output, of a tuple the last item, must have shape "
+            f"(n_samples, {n_classes})."
         )
