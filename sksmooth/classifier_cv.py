@@ -96,6 +96,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _check_all_different(name: str, values: Any, check: Callable[[Any], Any]) -> None:
+    """Check each of a parameter's values, of which there is one at least, and none twice."""
+    with naming(name):
+        checked = [repr(check(value)) for value in values]
+        if not checked or len(set(checked)) < len(checked):
+            raise ValueError(f"{name} must hold at least one, and none twice, got {values!r}.")
+
+
 def _explaining_unknown(method: Callable[P, R]) -> Callable[P, R]:
     """Let a method say where arguments belong that it does not have."""
     own = list(signature(method).parameters)[1:]
@@ -392,8 +400,8 @@ class LabelSmoothingClassifierCV(
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
         with naming("cv"):
-            pairs = list(self._split(X, y, codes, kept, groups, random_state))
-        splits = [Split.of(pair, number) for pair in pairs]
+            pairs = self._split(X, y, codes, kept, groups, random_state)
+            splits = [Split.of(pair, number) for pair in pairs]
         check_splits(splits)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
@@ -416,23 +424,9 @@ class LabelSmoothingClassifierCV(
                 "them around all: make_pipeline(StandardScaler(), LabelSmoothingClassifierCV())."
             )
         check_constraints(self._parameter_constraints, params, type(self).__name__)
-        with naming("label_smoothings"):
-            values = list(self.label_smoothings)
-            for value in values:
-                check_label_smoothing(value)
-        if not values or len(set(values)) < len(values):
-            raise ValueError(
-                "label_smoothings must hold at least one value, and none twice, got "
-                f"{self.label_smoothings!r}."
-            )
+        _check_all_different("label_smoothings", self.label_smoothings, check_label_smoothing)
         if not isinstance(self.encodings, str):
-            with naming("encodings"):
-                given = [check_encoding(encoding) for encoding in self.encodings]
-            if not given or len(set(map(repr, given))) < len(given):
-                raise ValueError(
-                    "encodings must hold at least one encoding, and none twice, got "
-                    f"{self.encodings!r}."
-                )
+            _check_all_different("encodings", self.encodings, check_encoding)
         net = self._unfitted()
         net.check_parameters()
         if is_heard(net):

@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from sksmooth import metrics
 from sksmooth._callbacks import Evaluation, is_heard
-from sksmooth._checks import check_whole, naming
+from sksmooth._checks import naming
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._folds import Split
+from sksmooth._params import check_constraints
 from sksmooth._private import Interval, count_rows, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
 from sksmooth._versions import Stamped
@@ -199,8 +200,8 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
 
     def _validate_params(self) -> None:
         metrics.point_to_scorers(self.scoring)
-        check_whole("max_members", self.max_members)
-        super()._validate_params()
+        params = self.get_params(deep=False)
+        check_constraints(self._parameter_constraints, params, type(self).__name__)
 
     _fitting: _Fitting | None = None  # of a copy that is being fitted in lockstep
 
