@@ -90,7 +90,7 @@ class PredictsByProbability:
 
         See Also
         --------
-        sksmooth.plotting.RiskCoverageDisplay : Draws the error rate among the rows kept.
+        sksmooth.RiskCoverageDisplay : Draws the error rate among the rows kept.
 
         References
         ----------

@@ -75,7 +75,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     label_smoothing : float, default=0.1
         The mass ε taken from the true class, in [0, 1).
     smoothing : {"uniform", "off_target", "prior"} or array-like of shape (K, K), default="uniform"
-        Where that mass goes, see :func:`sksmooth.smoothing.smoothing_matrix`.
+        Where that mass goes, see :func:`sksmooth.smoothing_matrix`.
     calibration : {"norm_temperature", "temperature"}, object or None, default="norm_temperature"
         How logits become probabilities, learnt from the held-out rows: by
         :class:`~sksmooth.calibration.NormTemperatureScaling`, by

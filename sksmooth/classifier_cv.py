@@ -163,12 +163,11 @@ class LabelSmoothingClassifierCV(
     label_smoothings : sequence of float, default=(0.0, 0.1, 0.4)
         The values of ε to try, each in [0, 1), all different.
     encodings : "auto" or sequence, default="auto"
-        How nets see the numbers, as SimpleNet's `encoding`: None, "piecewise_linear", "periodic" or
-        an :class:`~sksmooth.encoding.Encoding`. Nets of all of them are trained, and pooled.
-        "auto": the numbers as they are, beside 3 and beside 9 hat functions of each
-        (:class:`~sksmooth.encoding.PiecewiseLinear`); only as they are where that would give
-        more than 1,000 numbers a row, and where `estimator` has another module, or an encoding of
-        its own.
+        How nets see the numbers, as SimpleNet's `encoding`: None, "piecewise_linear", "periodic",
+        a :class:`~sksmooth.PiecewiseLinear` or a :class:`~sksmooth.Periodic`. Nets of all of them
+        are trained, and pooled. "auto": the numbers as they are, beside 3 and beside 9 hat
+        functions of each (PiecewiseLinear); only as they are where that would give more than 1,000
+        numbers a row, and where `estimator` has another module, or an encoding of its own.
     cv : int, splitter, iterable of splits or None, default=5
         The folds. An int, or None for 5: a stratified KFold, shuffled by `random_state`. Anything
         else as in scikit-learn. Where a row is left out several times, as by a repeated splitter,
@@ -234,7 +233,7 @@ class LabelSmoothingClassifierCV(
     See Also
     --------
     LabelSmoothingClassifier : One net, calibrated on rows that it holds out.
-    sksmooth.plotting.SmoothingCurveDisplay : Draws `cv_results_`.
+    sksmooth.SmoothingCurveDisplay : Draws `cv_results_`.
 
     Notes
     -----

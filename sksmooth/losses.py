@@ -27,7 +27,7 @@ class LabelSmoothingLoss(nn.Module):
     r"""Cross-entropy, or KL divergence, between smoothed labels and the softmax of the logits.
 
     The label y of a row becomes the distribution q = T[y], with T = (1 - ε) I + ε S (see
-    :func:`sksmooth.smoothing.smoothing_matrix`); a row of target probabilities t becomes q = t T.
+    :func:`sksmooth.smoothing_matrix`); a row of target probabilities t becomes q = t T.
     With p = softmax(logits), class weights w and sample weights s, the loss of row i is
 
     .. math::

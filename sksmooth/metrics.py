@@ -63,7 +63,9 @@ Vector = NDArray[Any]
 
 
 class CalibrationBins(NamedTuple):
-    r"""The points of a reliability curve, as :func:`calibration_bins` computes them.
+    r"""The points of a reliability curve, as `calibration_bins` computes them.
+
+    .. versionadded:: 0.2.0
 
     Attributes
     ----------
@@ -114,6 +116,8 @@ def calibration_bins(
     sample_weight: ArrayLike | None = None,
 ) -> CalibrationBins:
     """Group rows by confidence and compare each group's confidence with its accuracy.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------
@@ -213,7 +217,7 @@ def expected_calibration_error(
     n_bins : int, default=15
         Number of bins, at least 1.
     strategy : {"uniform", "quantile"}, default="uniform"
-        Bins of equal width, or of equal weight; see :func:`calibration_bins`.
+        Bins of equal width, or of equal weight; see :func:`~sksmooth.metrics.calibration_bins`.
     norm : {1, 2, "max"}, default=1
         How the bins' gaps are put together.
     labels : array-like of shape (n_classes,), default=None
@@ -288,7 +292,7 @@ def classwise_calibration_error(
     n_bins : int, default=15
         Number of bins, at least 1.
     strategy : {"uniform", "quantile"}, default="uniform"
-        Bins of equal width, or of equal weight; see :func:`calibration_bins`.
+        Bins of equal width, or of equal weight; see :func:`~sksmooth.metrics.calibration_bins`.
     norm : {1, 2, "max"}, default=1
         How the bins' gaps are put together, as in :func:`expected_calibration_error`.
     labels : array-like of shape (n_classes,), default=None
@@ -383,7 +387,9 @@ def overconfidence(
 
 
 class RiskCoverageCurve(NamedTuple):
-    """The steps of a risk-coverage curve, as :func:`risk_coverage_curve` computes them.
+    """The steps of a risk-coverage curve, as `risk_coverage_curve` computes them.
+
+    .. versionadded:: 0.2.0
 
     Attributes
     ----------
@@ -443,7 +449,7 @@ def risk_coverage_curve(
     See Also
     --------
     area_under_risk_coverage : The area, from labels and probabilities.
-    sksmooth.plotting.RiskCoverageDisplay : Draws the curve.
+    sksmooth.RiskCoverageDisplay : Draws the curve.
 
     References
     ----------
@@ -567,6 +573,8 @@ def make_probability_scorer(
     ``labels``. Otherwise it is the same object: use it as ``scoring=``, alone or in a dict, and
     route weights to it with ``set_score_request(sample_weight=True)``, which changes the scorer it
     is called on; so call it on one made here, and leave this module's ready-made ones as they are.
+
+    .. versionadded:: 0.2.0
 
     Parameters
     ----------

@@ -347,7 +347,7 @@ class TestBatchedGridSearch:
         assert first.iloc[:, :2].equals(second.iloc[:, :2])
         assert first["mean_test_accuracy"].gt(0.9).all()
         assert returned["largest_difference"] < 1e-4
-        assert f"largest difference between the tables: {returned['largest_difference']:.1e}" in (
+        assert f"largest difference between the scores: {returned['largest_difference']:.1e}" in (
             printed
         )
 

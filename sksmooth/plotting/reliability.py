@@ -80,7 +80,7 @@ class ReliabilityDisplay:
 
     See Also
     --------
-    sksmooth.metrics.expected_calibration_error : The number in the legend.
+    sksmooth.expected_calibration_error : The number in the legend.
     sklearn.calibration.CalibrationDisplay : The same curve for two classes, without counts.
 
     References
@@ -138,8 +138,8 @@ class ReliabilityDisplay:
 
         This is Wilson's score interval of a proportion [1]_, which stays within [0, 1] and is close
         to its level with few samples too [2]_. It takes the samples of a bin as independent; those
-        of unequal weights count as fewer, by :attr:`bins.effective_size
-        <sksmooth.metrics.CalibrationBins>`. It holds for each bin alone, not for all at once.
+        of unequal weights count as fewer, by the ``effective_size`` of
+        :class:`~sksmooth.metrics.CalibrationBins`. It holds for each bin alone, not for all.
 
         Parameters
         ----------

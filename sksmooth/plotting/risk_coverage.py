@@ -40,7 +40,7 @@ class RiskCoverageDisplay:
     Parameters
     ----------
     curve : RiskCoverageCurve
-        The steps, from :func:`sksmooth.metrics.risk_coverage_curve`.
+        The steps, from :func:`~sksmooth.risk_coverage_curve`.
     name : str, default=None
         Name in the legend.
 
@@ -59,7 +59,7 @@ class RiskCoverageDisplay:
 
     See Also
     --------
-    sksmooth.metrics.area_under_risk_coverage : The number in the legend.
+    sksmooth.area_under_risk_coverage : The number in the legend.
 
     References
     ----------
