@@ -129,7 +129,8 @@ def setup(app):
         raise SkipNode
 
     def write_block(writer, node):
-        writer.body.append(tex2mathml(node.astext(), as_block=True))
+        formula = tex2mathml(node.astext(), as_block=True)
+        writer.body.append(f'<div class="math">{formula}</div>')
         raise SkipNode
 
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from textwrap import dedent
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -143,6 +144,23 @@ class TestQuickstart:
         returned, printed = quickstart
         assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
         assert f"Saved {returned['picture']}" in printed
+
+
+def test_the_walkthrough_shows_what_quickstart_prints(quickstart):
+    page = (EXAMPLES.parent / "docs" / "walkthroughs" / "trace.rst").read_text("utf-8")
+    shown = page.partition(".. code-block:: text\n\n")[2].partition("\nThe script is")[0]
+    printed = re.sub(r"\S+quickstart_reliability", "output/quickstart_reliability", quickstart[1])
+    # Numbers may differ in their last digit from machine to machine.
+    shown, printed = (re.sub(r"-?\d\.\d+", "#", dedent(text)).split() for text in (shown, printed))
+    assert shown == printed
+
+
+def test_live_training_draws_stills(tmp_path):
+    returned, printed = _run("live_training.py", "--epochs", 5, "--output", tmp_path)
+    assert returned["net"].trained_by_ == "by hand"
+    assert f"5 epochs; kept are the parameters of epoch {returned['net'].best_epoch_}." in printed
+    assert returned["picture"].read_bytes().startswith(PNG_MAGIC)
+    assert f"Saved {returned['picture']}" in printed
 
 
 def test_grid_search_tabulates_and_draws_both_data_sets(tmp_path):
