@@ -163,6 +163,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         The labels, in the order of the columns of ``predict_proba``.
     calibrator_ : object or None
         The fitted calibrator; None where there is none.
+    temperature_ : float or None
+        The calibrator's temperature, with the default calibration that of a row whose logits have
+        the mean norm; None where it has none.
     best_epoch_ : int
         The epoch, from 1, whose parameters are kept.
     trained_by_ : {"by hand", "by autograd", "by skorch"}
@@ -589,6 +592,11 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             return probabilities(self.logits(X), self._calibrator())
         nonlinearity = self._get_predict_nonlinearity()  # refuses a wrong one
         return to_numpy(nonlinearity(torch.from_numpy(self.logits(X))))
+
+    @property
+    def temperature_(self) -> float | None:
+        """The calibrator's temperature."""
+        return getattr(self.calibrator_, "temperature_", None)
 
     def _calibrator(self) -> Any:
         calibrator = getattr(self, "calibrator_", None)

@@ -145,9 +145,9 @@ class PiecewiseLinear(Encoding):
     r"""Hat functions over the quantiles of each number.
 
     With knots :math:`t_1 < \ldots < t_k` at evenly spaced quantiles of a column, the function of
-    the i-th is 1 at :math:`t_i`, 0 at the other knots, linear between, and constant beyond the outer
-    ones. A linear layer makes any piecewise-linear function of the number of them: of a column with
-    no more values than knots, any function at all.
+    the i-th is 1 at :math:`t_i`, 0 at the other knots, linear between, and constant beyond the
+    outer ones. A linear layer makes any piecewise-linear function of the number of them: of a
+    column with no more values than knots, any function at all.
 
     .. versionadded:: 0.2.0
 

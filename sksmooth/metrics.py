@@ -90,12 +90,8 @@ class CalibrationBins(NamedTuple):
     --------
     >>> from sksmooth.metrics import calibration_bins
     >>> bins = calibration_bins([0.1, 0.8, 0.9], [0, 1, 1], n_bins=4, sample_weight=[1, 1, 3])
-    >>> bins.edges
-    array([0.  , 0.25, 0.5 , 0.75, 1.  ])
     >>> bins.accuracy
     array([ 0., nan, nan,  1.])
-    >>> bins.weight
-    array([1., 0., 0., 4.])
     >>> bins.effective_size
     array([1. , 0. , 0. , 1.6])
     """

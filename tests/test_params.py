@@ -243,9 +243,11 @@ def test_a_smoothing_matrix_is_highlighted(as_array):
 def test_fitted_attributes_are_those_of_the_documentation(net):
     assert "Fitted attributes" not in net._repr_html_()
     net.set_params(max_epochs=2).fit(*make_tabular(60, random_state=0))
-    assert set(FITTED.findall(net._repr_html_())) == {
+    html = net._repr_html_()
+    assert f"{net.temperature_:.4g}" in html
+    assert set(FITTED.findall(html)) == {
         *("best_epoch_", "calibrator_", "class_prior_", "class_weight_", "classes_"),
-        *("history_", "n_features_in_"),
+        *("history_", "n_features_in_", "temperature_"),
         *("callbacks_", "criterion_", "module_", "optimizer_", "trained_by_", "trained_by_reason_"),
     }
     assert "Fitted attributes" not in clone(net)._repr_html_()
