@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pandas import DataFrame
-from sklearn.compose import make_column_transformer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, RobustScaler, StandardScaler
 from sklearn.utils.validation import check_is_fitted
@@ -209,6 +208,8 @@ def _name_inputs(graph: onnx.GraphProto, names: Iterable[str]) -> None:
 
 def _to_float(X: Any, steps: Sequence[Any]) -> list:
     """Give the step that makes what the net is given float32."""
+    from sklearn.compose import make_column_transformer  # loads much that predict_proba needs not
+
     cast = _import("skl2onnx.sklapi").CastTransformer(dtype=np.float32)
     if isinstance(X, DataFrame) and not steps:
         return [make_column_transformer(*((cast, [name]) for name in X)).fit(X)]

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.datasets import fetch_openml, make_classification
 from sklearn.utils import check_random_state, check_scalar
 
 from sksmooth._checks import check_whole
@@ -122,6 +121,8 @@ def make_tabular(
             f"n_features={n_features} is too few for n_classes={n_classes}: "
             f"2 ** n_features must be at least n_classes, so use n_features >= {min_informative}."
         )
+    from sklearn.datasets import make_classification  # loads much that predict_proba needs not
+
     n_informative = max(min_informative, min(min_informative + 1, n_features), n_features // 2)
     rng = check_random_state(random_state)
     X, y = make_classification(
@@ -268,6 +269,8 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _load_openml() -> FashionMNIST:
+    from sklearn.datasets import fetch_openml  # as above
+
     try:
         X, y = fetch_openml("Fashion-MNIST", version=1, return_X_y=True, as_frame=False)
     except (OSError, ValueError) as error:

@@ -191,7 +191,9 @@ def test_truncated_or_false_gzip_file_is_named(small_folder, small_parts):
 
 
 def test_missing_file_is_named_and_nothing_else_is_tried(small_folder, monkeypatch):
-    monkeypatch.setattr(datasets, "fetch_openml", lambda *args, **kwargs: pytest.fail("called"))
+    monkeypatch.setattr(
+        "sklearn.datasets.fetch_openml", lambda *args, **kwargs: pytest.fail("called")
+    )
     (small_folder / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="neither t10k-images-idx3-ubyte nor"):
         load_fashion_mnist(small_folder)
@@ -199,7 +201,9 @@ def test_missing_file_is_named_and_nothing_else_is_tried(small_folder, monkeypat
 
 def test_debian_folder_comes_before_openml(small_folder, small_parts, monkeypatch):
     monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", small_folder)
-    monkeypatch.setattr(datasets, "fetch_openml", lambda *args, **kwargs: pytest.fail("called"))
+    monkeypatch.setattr(
+        "sklearn.datasets.fetch_openml", lambda *args, **kwargs: pytest.fail("called")
+    )
     np.testing.assert_array_equal(load_fashion_mnist()[1], small_parts["train"][1])
 
 
@@ -214,7 +218,7 @@ def test_openml_comes_last_and_its_first_60000_rows_are_the_training_part(tmp_pa
         return X, y
 
     monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", tmp_path / "absent")
-    monkeypatch.setattr(datasets, "fetch_openml", fetch)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
     X_train, y_train, X_test, y_test = load_fashion_mnist()
     assert calls == [(("Fashion-MNIST",), {"version": 1, "return_X_y": True, "as_frame": False})]
     assert (X_train.shape, X_test.shape) == ((60_000, 784), (10_000, 784))
@@ -231,7 +235,7 @@ def test_error_names_both_ways_when_nothing_can_be_had(tmp_path, monkeypatch, ca
         raise cause
 
     monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", tmp_path / "absent")
-    monkeypatch.setattr(datasets, "fetch_openml", fetch)
+    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
     with pytest.raises(OSError, match=r"(?s)dataset-fashion-mnist.*folder=") as raised:
         load_fashion_mnist()
     assert raised.value.__cause__ is cause
@@ -241,7 +245,7 @@ def test_error_names_both_ways_when_nothing_can_be_had(tmp_path, monkeypatch, ca
 def test_openml_data_of_another_shape_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "_DEBIAN_FOLDER", tmp_path / "absent")
     monkeypatch.setattr(
-        datasets, "fetch_openml", lambda *args, **kwargs: (np.zeros((9, 784)), np.zeros(9))
+        "sklearn.datasets.fetch_openml", lambda *args, **kwargs: (np.zeros((9, 784)), np.zeros(9))
     )
     with pytest.raises(ValueError, match=r"shape \(9, 784\), expected \(70000, 784\)"):
         load_fashion_mnist()

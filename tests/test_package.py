@@ -55,6 +55,12 @@ def test_import_loads_no_package_that_those_below_do_not():
     assert "matplotlib" not in ours
 
 
+def test_import_loads_no_part_of_scikit_learn_that_prediction_does_not_need():
+    code = "import sys, sksmooth; print('sklearn.datasets' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 def room_of(name):
     """Give the room that a module's name, without the package's, lies in."""
     return next(room for room in ROOMS if name == room or name.startswith(f"{room}."))
