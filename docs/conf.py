@@ -38,7 +38,7 @@ ALONE = ("partial_fit", "logits", "initialize", "save_params", "load_params")  #
 CALIBRATOR = "fit, predict_proba, predict_log_proba"
 ENCODING = "learn, forward, n_outputs"
 DESCRIBED = {
-    "LabelSmoothingClassifier": f"{CLASSIFIER}, classes_",
+    "LabelSmoothingClassifier": f"{CLASSIFIER}, classes_, temperature_",
     "LabelSmoothingClassifierCV": ", ".join(
         [name for name in CLASSIFIER.split(", ") if name not in ALONE] + ["history"]
     ),
