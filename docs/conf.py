@@ -130,7 +130,7 @@ def setup(app):
 
     def write_block(writer, node):
         formula = tex2mathml(node.astext(), as_block=True)
-        writer.body.append(f'<div class="math">{formula}</div>')
+        writer.body.append(f'<div class="formula">{formula}</div>')
         raise SkipNode
 
     app.add_html_math_renderer("mathml", (write_inline, None), (write_block, None))
