@@ -34,8 +34,9 @@ def refuse_own_prediction(classifier: Any, nets: Sequence[Any]) -> None:
     own = [name for name, owner in owners.items() if overrides(owner, name)]
     if own:
         raise TypeError(
-            f"{' and '.join(own)} of {type(owners[own[0]]).__name__} would be left out: as_module and to_onnx know only the module and the calibrator. Give the "
-            "class an as_module of its own, too, or fit the class that it derives from."
+            f"{' and '.join(own)} of {type(owners[own[0]]).__name__} would be left out: as_module "
+            "and to_onnx know only the module and the calibrator. Give the class an as_module of "
+            "its own, too, or fit the class that it derives from."
         )
 
 

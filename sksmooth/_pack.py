@@ -38,7 +38,7 @@ LEARNED = (
 )
 
 
-class NotGiven(TypeError):
+class NotGivenError(TypeError):
     """What no file can hold must be given."""
 
 
@@ -212,7 +212,7 @@ class Unpacking:
         self.used |= given.keys()
         for name, was in packed["missing"].items():
             if name not in given:
-                raise NotGiven(
+                raise NotGivenError(
                     f"{name} of {kind.__name__} was {was}, which the file cannot hold: give it, "
                     f"load(path, {name}=...)."
                 )

@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._files import whole_file
-from sksmooth._pack import LEARNED, NotGiven, Packing, Unpacking
+from sksmooth._pack import LEARNED, NotGivenError, Packing, Unpacking
 from sksmooth._versions import own_version, warn_if_newer
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
@@ -139,9 +139,9 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
         estimator = unpacking.unpack(tree)
         if type(estimator) not in KINDS.values():
             raise ValueError(f"what it holds is of {type(estimator).__name__}.")
-    except NotGiven:
+    except NotGivenError:
         raise
-    except _FORGED as error:  # what was written by others, its checksum right, has any form
+    except _FORGED as error:  # whoever can write a checksum can write any form
         what = error if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{path} cannot be loaded: {what}") from error
     unused = parameters.keys() - unpacking.used
@@ -151,7 +151,7 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
 
 
 def _unpacked(body: bytes, parameters: dict[str, Any]) -> tuple[Unpacking, Any]:
-    """Give what makes an estimator of a file's content, and the estimator as it is written there."""
+    """Give what makes an estimator of a file's content, and what is to be made."""
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         if any(own.compress_type for own in archive.zip.infolist()):  # which save never does
             raise ValueError("It is no file that sksmooth.save has written.")

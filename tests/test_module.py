@@ -136,7 +136,10 @@ class Rounding(torch.nn.Module):
     [
         (Sharper(max_epochs=2), "predict_proba of Sharper would be left out"),
         (Halving(max_epochs=2), "infer of Halving would be left out"),
-        (SharperCV(LabelSmoothingClassifier(max_epochs=2)), "predict_proba of SharperCV would be left out"),
+        (
+            SharperCV(LabelSmoothingClassifier(max_epochs=2)),
+            "predict_proba of SharperCV would",
+        ),
         (LabelSmoothingClassifierCV(Halving(max_epochs=2)), "infer of Halving would be left out"),
     ],
 )
