@@ -320,7 +320,9 @@ def test_a_callback_that_raises_fails_its_fits_only(hook, task):
 
 @pytest.mark.parametrize("kind", [BatchedGridSearchCV, GridSearchCV])
 @pytest.mark.parametrize("estimator", [NET, SINGLE["by skorch"]])
-def test_what_a_callback_raises_after_a_fit_of_a_search_is_raised(kind, estimator):
+def test_what_a_callback_raises_after_a_fit_of_a_search_is_raised(kind, estimator, record_property):
+    record_property("injected", int(kind is BatchedGridSearchCV))
+
     class FailsInCandidates(Fails):
         def _fail(self, hook, context):
             if context.task_name == "candidate-split-evaluation":

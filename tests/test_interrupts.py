@@ -1,6 +1,6 @@
 """Ctrl-C, or memory that runs out, leaves an estimator as it was, or fitted; all else as it was.
 
-Of the lines for Ctrl-C, some are drawn at random; ``pytest --every-line tests/test_interrupts.py`` tries them all.
+Of the lines some are drawn at random; ``pytest --every-line tests/test_interrupts.py`` tries all.
 """
 
 import ast
