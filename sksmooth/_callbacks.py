@@ -71,14 +71,18 @@ class Evaluation(NamedTuple):
 
     @contextmanager
     def of(self, estimator: Any, X: Any, y: Any, sample_weight: Any) -> Iterator[None]:
-        """Let the fit of an estimator be this task."""
-        told = _told(self.search, X, y, sample_weight)
+        """Let the fit of an estimator be this task, which :meth:`ending` ends."""
+        with self.context.propagate_callback_context(estimator):
+            self.context.call_on_fit_task_begin(**_told(self.search, X, y, sample_weight))
+            yield
+
+    @contextmanager
+    def ending(self, X: Any, y: Any, sample_weight: Any) -> Iterator[None]:
+        """End this task after the block. What a callback raises then is no failure of the fit."""
         try:
-            with self.context.propagate_callback_context(estimator):
-                self.context.call_on_fit_task_begin(**told)
-                yield
+            yield
         finally:
-            self.context.call_on_fit_task_end(**told)
+            self.context.call_on_fit_task_end(**_told(self.search, X, y, sample_weight))
 
 
 def _told(estimator: Any, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:

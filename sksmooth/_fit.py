@@ -80,6 +80,12 @@ class Job:
             return nullcontext()
         return self.evaluation.of(self.estimator, self.X, self.y, self.sample_weight)
 
+    def ending_task(self) -> AbstractContextManager:
+        """End that task after the block."""
+        if self.evaluation is None:
+            return nullcontext()
+        return self.evaluation.ending(self.X, self.y, self.sample_weight)
+
 
 @fits_anywhere
 def fit_together(
@@ -122,7 +128,7 @@ def fit_together(
             _run_stacks(alike, max_members, on_epoch)
     for job in jobs:
         if job.alone_because is not None and job.error is None:
-            with _timed([job]), _errors_kept(job), job.as_task():
+            with job.ending_task(), _timed([job]), _errors_kept(job), job.as_task():
                 job.estimator.fit(job.X, job.y, **job.fit_params)
 
 
@@ -286,7 +292,9 @@ def _run_stacks(
     n_stacks = -(-len(runners) // at_once)
     for stack in np.array_split(np.arange(len(runners)), n_stacks):
         members = [runners[number] for number in stack]
-        with _timed([runner.job for runner in members]), single_precision():
+        with ExitStack() as tasks, _timed([own.job for own in members]), single_precision():
+            for runner in members:
+                tasks.enter_context(runner.job.ending_task())
             try:
                 with ExitStack() as contexts:
                     for runner in members:

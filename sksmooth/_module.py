@@ -13,11 +13,31 @@ from torch import Tensor, nn
 
 from sksmooth._adapters import WithoutClassWeight
 from sksmooth.calibration import LARGEST_NORM_RATIO, NormTemperatureScaling, TemperatureScaling
+from sksmooth.engine.plan import overrides
 from sksmooth.engine.targets import logits_of, pooled
 from sksmooth.modules import input_dtype
 
 # Calibrators that torch can run.
 IN_TORCH = (type(None), TemperatureScaling, NormTemperatureScaling)
+# What stands between the rows and the module of a net, or between that and the logits.
+_NET_HOOKS = ("logits", "logits_of", "forward_iter", "evaluation_step", "infer", "read_logits")
+
+
+def refuse_own_prediction(classifier: Any, nets: Sequence[Any]) -> None:
+    """Refuse methods of the user's own that give other probabilities than modules and calibrator.
+
+    Whoever replaces ``as_module`` too has made a module of them.
+    """
+    if overrides(classifier, "as_module"):
+        return
+    owners = {"predict_proba": classifier, **dict.fromkeys(_NET_HOOKS, nets[0])}
+    own = [name for name, owner in owners.items() if overrides(owner, name)]
+    if own:
+        raise TypeError(
+            f"{' and '.join(own)} of {type(owners[own[0]]).__name__} would be left out: as_module "
+            "and to_onnx know only the module and the calibrator. Give the class an as_module of "
+            "its own, too, or fit the class that it derives from."
+        )
 
 
 class LogitModule(nn.Module):

@@ -402,11 +402,12 @@ class SmoothedNet(StoredNet):
         if self._training is not None:
             yield self._training
             return
-        self._training = Training(patience, task or FitTask())
+        self._training = training = Training(patience, task or FitTask())
         try:
-            yield self._training
+            yield training
         finally:
             del self._training
+            training.warn_of_unsaved()
 
     def draw_from(self, randomness: OwnRandomness | None) -> None:
         """Let the module's forward and callbacks draw from one's own generators, while in training.

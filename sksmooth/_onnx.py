@@ -15,9 +15,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, RobustScaler, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from sksmooth._module import IN_TORCH, LogitModule, parted
+from sksmooth._checks import warn_user
+from sksmooth._module import IN_TORCH, LogitModule, parted, refuse_own_prediction
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
+from sksmooth.engine.plan import overrides
 
 if TYPE_CHECKING:
     import onnx
@@ -74,8 +76,8 @@ def to_onnx(
     NotFittedError
         If the estimator is not fitted.
     TypeError
-        For another estimator, for a calibrator of one's own that skl2onnx does not know, or for
-        labels other than strings and integers.
+        For another estimator, for a calibrator of one's own that skl2onnx does not know, for a
+        subclass with a ``predict_proba`` of its own, or for labels other than strings and integers.
     ValueError
         For a module that torch cannot turn into a graph, or columns without usable names.
 
@@ -118,6 +120,11 @@ def to_onnx(
         raise TypeError(
             f"to_onnx takes {' or '.join(kind.__name__ for kind in KINDS)}, a Pipeline that ends "
             f"in one, or a search for one, got {type(classifier).__name__}."
+        )
+    if overrides(classifier, "predict"):
+        warn_user(
+            f"The graph's label is the class of the highest probability: predict of "
+            f"{type(classifier).__name__} is left out."
         )
     X = _of_known_types(X if isinstance(X, DataFrame) else np.asarray(X))
     X = _of_one_type(X) if isinstance(X, DataFrame) else X
@@ -242,6 +249,7 @@ def _probability_graph(classifier: Any, shape: Sequence[int], opset: int) -> onn
     if type(calibrator) in IN_TORCH:
         return _module_graph(classifier.as_module(), shape, opset, "probabilities")
     nets = getattr(classifier, "estimators_", [classifier])
+    refuse_own_prediction(classifier, nets)
     logits = _module_graph(LogitModule(nets), shape, opset, "logits")
     calibrated = _calibrator_graph(calibrator, weight, len(classifier.classes_), opset)
     calibrated.ir_version = logits.ir_version

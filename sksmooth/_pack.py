@@ -38,6 +38,10 @@ LEARNED = (
 )
 
 
+class NotGivenError(TypeError):
+    """What no file can hold must be given."""
+
+
 class Packing:
     """Makes of an estimator what JSON can hold, beside its arrays.
 
@@ -208,7 +212,7 @@ class Unpacking:
         self.used |= given.keys()
         for name, was in packed["missing"].items():
             if name not in given:
-                raise TypeError(
+                raise NotGivenError(
                     f"{name} of {kind.__name__} was {was}, which the file cannot hold: give it, "
                     f"load(path, {name}=...)."
                 )

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._checks import as_numpy, warn_user
-from sksmooth._module import ProbabilityModule
+from sksmooth._module import ProbabilityModule, refuse_own_prediction
 from sksmooth.calibration import CALIBRATORS, are_probabilities, softmax_in_place
 from sksmooth.modules import read_logits
 
@@ -145,7 +145,8 @@ class PredictsByProbability:
         Raises
         ------
         TypeError
-            For a calibrator of one's own, which torch cannot run.
+            For a calibrator of one's own, which torch cannot run, or a subclass with a
+            ``predict_proba`` of its own.
 
         Examples
         --------
@@ -159,6 +160,7 @@ class PredictsByProbability:
         check_is_fitted(self)
         self.warn_if_never_calibrated()
         nets = getattr(self, "estimators_", [self])
+        refuse_own_prediction(self, nets)
         return ProbabilityModule(nets, getattr(self, "calibrator_", None))
 
     def _labels(self, codes: NDArray) -> NDArray:

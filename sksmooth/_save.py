@@ -9,12 +9,13 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._files import whole_file
-from sksmooth._pack import LEARNED, Packing, Unpacking
+from sksmooth._pack import LEARNED, NotGivenError, Packing, Unpacking
 from sksmooth._versions import own_version, warn_if_newer
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
@@ -23,6 +24,8 @@ from sksmooth.classifier_cv import LabelSmoothingClassifierCV
 # follows: numpy's archive of arrays, of which one holds the rest as JSON.
 MAGIC, FORMAT = b"sksmooth", 1
 TREE = "tree"
+
+_FORGED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, BadZipFile)
 
 KINDS = {kind.__name__: kind for kind in (LabelSmoothingClassifier, LabelSmoothingClassifierCV)}
 
@@ -131,18 +134,31 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
     See :func:`save`.
     """
     body = _read(Path(path))
-    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
-        if any(own.compress_type for own in archive.zip.infolist()):  # which save never does
-            raise ValueError(f"{path} is no file that sksmooth.save has written.")
-        arrays = {name: archive[name] for name in archive.files}
-    tree = json.loads(arrays.pop(TREE).tobytes())
-    warn_if_newer(tree["sksmooth"])
-    unpacking = Unpacking(arrays, parameters, KINDS)
-    estimator = unpacking.unpack(tree["estimator"])
+    try:
+        unpacking, tree = _unpacked(body, parameters)
+        estimator = unpacking.unpack(tree)
+        if type(estimator) not in KINDS.values():
+            raise ValueError(f"what it holds is of {type(estimator).__name__}.")
+    except NotGivenError:
+        raise
+    except _FORGED as error:  # whoever can write a checksum can write any form
+        what = error if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{path} cannot be loaded: {what}") from error
     unused = parameters.keys() - unpacking.used
     if unused:
         raise TypeError(f"load has no parameter {sorted(unused)[0]!r}, nor has what is in {path}.")
     return estimator
+
+
+def _unpacked(body: bytes, parameters: dict[str, Any]) -> tuple[Unpacking, Any]:
+    """Give what makes an estimator of a file's content, and what is to be made."""
+    with np.load(io.BytesIO(body), allow_pickle=False) as archive:
+        if any(own.compress_type for own in archive.zip.infolist()):  # which save never does
+            raise ValueError("It is no file that sksmooth.save has written.")
+        arrays = {name: archive[name] for name in archive.files}
+    tree = json.loads(arrays.pop(TREE).tobytes())
+    warn_if_newer(tree["sksmooth"])
+    return Unpacking(arrays, parameters, KINDS), tree["estimator"]
 
 
 def _read(path: Path) -> bytes:

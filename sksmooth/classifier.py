@@ -440,7 +440,6 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             if isinstance(X, torch.Tensor) and not is_told:
                 some = X[:ROWS_THAT_TELL]
                 warn_of_probabilities(self, self._all_logits(some), some)
-            training.warn_of_unsaved()
         self._trains_on = method == "partial_fit"
         task.end()
 

@@ -318,6 +318,20 @@ def test_a_callback_that_raises_fails_its_fits_only(hook, task):
     assert_array_equal(search.cv_results_[name], unwatched.cv_results_[name])
 
 
+@pytest.mark.parametrize("kind", [BatchedGridSearchCV, GridSearchCV])
+@pytest.mark.parametrize("estimator", [NET, SINGLE["by skorch"]])
+def test_what_a_callback_raises_after_a_fit_of_a_search_is_raised(kind, estimator, record_property):
+    record_property("injected", int(kind is BatchedGridSearchCV))
+
+    class FailsInCandidates(Fails):
+        def _fail(self, hook, context):
+            if context.task_name == "candidate-split-evaluation":
+                super()._fail(hook, context)
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        search_with(kind, FailsInCandidates("end"), estimator)
+
+
 def test_what_spreads_is_set_on_the_search_and_not_on_the_net():
     search = BatchedGridSearchCV(clone(NET).set_callbacks(Spread()), GRID, cv=2)
     with pytest.raises(ValueError, match="Register them directly on the meta-estimator"):

@@ -1,11 +1,12 @@
-"""Ctrl-C at any line leaves an estimator as it was, or fitted; and everything else as it was.
+"""Ctrl-C, or memory that runs out, leaves an estimator as it was, or fitted; all else as it was.
 
-Some lines drawn at random; ``pytest --every-line tests/test_interrupts.py`` tries them all.
+Of the lines some are drawn at random; ``pytest --every-line tests/test_interrupts.py`` tries all.
 """
 
 import ast
 import copy
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +158,46 @@ def test_interrupt_at_any_line_leaves_all_as_it_was_or_fitted(name, request, rec
             assert all("refined_loss" in epoch for epoch in estimator.history), line
         if act is fit and name != "warm start":
             np.testing.assert_array_equal(estimator.fit(X, Y).predict_proba(X), finished, str(line))
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy as np, torch
+from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, BatchedGridSearchCV
+
+torch.set_num_threads(1)
+X = np.random.default_rng(0).normal(size=(60_000, 60))
+y = (X[:, 0] > 0).astype(int)
+net = LabelSmoothingClassifier(module__hidden_layer_sizes=(256,), max_epochs=1, random_state=0)
+cv = LabelSmoothingClassifierCV(net, cv=2, label_smoothings=(0.0,), random_state=0)
+fitted = net.set_params(warm_start=True).fit(X[:500], y[:500])
+before = fitted.predict_proba(X[:100])
+pooled = LabelSmoothingClassifierCV(net, cv=2, label_smoothings=(0.0,)).fit(X[:500], y[:500])
+search = BatchedGridSearchCV(net, {"lr": [0.1, 0.01]}, cv=2)
+state = torch.get_rng_state()
+for n_bytes in (1 << 20, 20 << 20):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    for act in (fitted.fit, fitted.partial_fit, cv.fit, search.fit,
+                lambda X, y: fitted.predict_proba(X), lambda X, y: pooled.predict_proba(X)):
+        resource.setrlimit(resource.RLIMIT_AS, (used + n_bytes, -1))
+        try:
+            act(X, y)
+        except (MemoryError, RuntimeError) as error:
+            assert "allocate" in str(error), error
+            print("injected")
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        assert torch.equal(torch.get_rng_state(), state) and torch.get_num_threads() == 1
+        assert torch.is_grad_enabled() and torch.get_default_dtype() == torch.float32
+        assert (fitted.predict_proba(X[:100]) == before).all()
+        assert not hasattr(cv, "classes_") and not hasattr(search, "best_estimator_")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_memory_that_runs_out_leaves_all_as_it_was(record_property):
+    command = [sys.executable, "-c", OUT_OF_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("injected") >= 6
+    record_property("injected", done.stdout.count("injected"))

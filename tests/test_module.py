@@ -104,3 +104,50 @@ def test_refuses_what_torch_cannot_run():
         net.as_module()
     with pytest.raises(NotFittedError):
         LabelSmoothingClassifierCV().as_module()
+
+
+class Sharper(LabelSmoothingClassifier):
+    def predict_proba(self, X):
+        return super().predict_proba(X).round()
+
+
+class Halving(LabelSmoothingClassifier):
+    def infer(self, x, **fit_params):
+        return super().infer(x / 2, **fit_params)
+
+
+class SharperCV(LabelSmoothingClassifierCV):
+    def predict_proba(self, X):
+        return super().predict_proba(X).round()
+
+
+class SharperModule(Sharper):
+    def as_module(self):
+        return torch.nn.Sequential(super().as_module(), Rounding())
+
+
+class Rounding(torch.nn.Module):
+    def forward(self, proba):
+        return proba.round()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "what"),
+    [
+        (Sharper(max_epochs=2), "predict_proba of Sharper would be left out"),
+        (Halving(max_epochs=2), "infer of Halving would be left out"),
+        (
+            SharperCV(LabelSmoothingClassifier(max_epochs=2)),
+            "predict_proba of SharperCV would",
+        ),
+        (LabelSmoothingClassifierCV(Halving(max_epochs=2)), "infer of Halving would be left out"),
+    ],
+)
+def test_no_prediction_of_a_subclass_is_left_out(estimator, what):
+    with pytest.raises(TypeError, match=what):
+        estimator.set_params(random_state=0).fit(X, Y).as_module()
+
+
+def test_a_subclass_may_have_a_module_of_its_own():
+    net = SharperModule(max_epochs=2, lr=0.02, random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(net.as_module()(torch.from_numpy(X)), net.predict_proba(X))

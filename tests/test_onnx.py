@@ -353,3 +353,23 @@ def test_says_what_to_install(package, monkeypatch):
     X, y = tabular()
     with pytest.raises(ImportError, match=rf"to_onnx needs {package}.*sksmooth\[onnx\]"):
         to_onnx(quick(max_epochs=2).fit(X, y), X)
+
+
+class Careful(LabelSmoothingClassifier):
+    def predict(self, X):
+        return self.classes_[(self.predict_proba(X)[:, 0] < 0.1).astype(int)]
+
+
+class Sharper(LabelSmoothingClassifier):
+    def predict_proba(self, X):
+        return super().predict_proba(X).round()
+
+
+@pytest.mark.parametrize("calibration", ["temperature", LogisticRegression()])
+def test_says_which_methods_of_a_subclass_are_left_out(calibration):
+    X, y = tabular()
+    options = {"calibration": calibration, "max_epochs": 2}
+    with pytest.raises(TypeError, match="predict_proba of Sharper would be left out"):
+        to_onnx(Sharper(**options).fit(X, y), X)
+    with pytest.warns(UserWarning, match="predict of Careful is left out"):
+        to_onnx(Careful(**options).fit(X, y), X)

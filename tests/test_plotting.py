@@ -667,6 +667,24 @@ def test_bad_arguments_of_the_risk_are_named_and_leave_no_figure(
     assert plt.get_fignums() == []
 
 
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([None, None], ValueError, "contains NaN or None"),
+        (np.array(["a", np.nan], dtype=object), ValueError, "contains NaN or None"),
+        (pd.Series(["a", pd.NA], dtype="string"), ValueError, "contains NaN or None"),
+        (np.array(["a", 1], dtype=object), TypeError, "holds labels of several types, int, str"),
+    ],
+)
+def test_labels_that_have_no_order_are_named(labels, error, message):
+    fine = ["a", "b"]
+    for given, name in (((labels, fine), "y_true"), ((fine, labels), "y_pred")):
+        with pytest.raises(error, match=f"{name} {message}"):
+            RiskCoverageDisplay.from_predictions(*given, [0.5, 0.9])
+        with pytest.raises(error, match=f"{name} {message}"):
+            SelectiveConfusionMatrixDisplay.from_predictions(*given, [0.5, 0.9], threshold=0.5)
+
+
 @pytest.mark.parametrize("threshold", [0.0, 0.7, 1.1])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_rows_are_accepted_or_rejected_by_their_probability(data, classifiers, threshold, weighted):

@@ -156,7 +156,7 @@ def test_other_files_are_refused(content, message, tmp_path):
         load(tmp_path / "net")
 
 
-def forge(path, parameters=(), learned=(), write=np.savez):
+def forge(path, parameters=(), learned=(), write=np.savez, change=lambda tree: tree):
     """Change what a file says of its net, as whoever knows the format can: its checksum fits."""
     body = path.read_bytes().partition(b"\n")[2]
     with np.load(io.BytesIO(body)) as archive:
@@ -164,7 +164,7 @@ def forge(path, parameters=(), learned=(), write=np.savez):
     tree = json.loads(arrays["tree"].tobytes())
     tree["estimator"]["estimator"]["parameters"] |= dict(parameters)
     tree["estimator"]["estimator"]["learned"] |= dict(learned)
-    arrays["tree"] = np.frombuffer(json.dumps(tree).encode(), dtype=np.uint8)
+    arrays["tree"] = np.frombuffer(json.dumps(change(tree)).encode(), dtype=np.uint8)
     content = io.BytesIO()
     write(content, **arrays)
     body = content.getvalue()
@@ -192,6 +192,33 @@ def test_a_file_names_no_function_that_is_called(parameters, tmp_path, monkeypat
     with pytest.raises(ValueError, match="The file names"):
         load("net")
     assert os.listdir(tmp_path) == ["net"]
+
+
+def without(mapping, key):
+    return {name: own for name, own in mapping.items() if name != key}
+
+
+FORGERIES = [
+    (lambda tree: without(tree, "estimator"), "KeyError"),
+    (lambda tree: without(tree, "sksmooth"), "KeyError"),
+    (lambda tree: {**tree, "estimator": 3}, "int"),
+    (lambda tree: {**tree, "estimator": {"estimator": {"kind": "LabelSmoothingClassifier"}}}, ""),
+    (lambda tree: {**tree, "estimator": {"estimator": []}}, "TypeError"),
+    (lambda tree: {**tree, "estimator": {"array": "a999"}}, "a999"),
+    (lambda tree: {**tree, "estimator": {"scalar": ["a0"]}}, "TypeError"),
+    (lambda tree: {**tree, "estimator": {"calibrator": []}}, "IndexError"),
+    (lambda tree: {**tree, "estimator": {"named": 1}}, "AttributeError"),
+    (lambda tree: [tree], "TypeError"),
+    (lambda tree: {**tree, "estimator": {"random_state": {"tuple": []}}}, ""),
+]
+
+
+@pytest.mark.parametrize(("forgery", "message"), FORGERIES)
+def test_a_file_of_another_form_is_refused_by_name(forgery, message, tmp_path):
+    save(make().fit(X, Y), tmp_path / "net")
+    forge(tmp_path / "net", change=forgery)
+    with pytest.raises(ValueError, match=f"net cannot be loaded: .*{message}"):
+        load(tmp_path / "net")
 
 
 def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):

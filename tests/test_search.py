@@ -16,6 +16,7 @@ import sklearn
 import skorch.dataset
 from helpers import TwoLayers, needs_sklearn
 from joblib import parallel_config, register_parallel_backend
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from joblib.parallel import ThreadingBackend, get_active_backend
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.decomposition import PCA
@@ -735,6 +736,19 @@ class TestParallel:
             spread = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
         assert flag.read_text() == str(after_steps)  # in the middle of its training, then
         _assert_same(alone, spread)
+
+
+def test_a_killed_process_of_joblib_leaves_the_search_as_it_was(tmp_path):
+    net = LabelSmoothingClassifier(_KillsOnce, lr=0.02, max_epochs=5, batch_size=32, random_state=0)
+    net.set_params(
+        module__parent=os.getpid(), module__flag=str(tmp_path / "died"), module__after_steps=7
+    )
+    alone = BatchedGridSearchCV(net, EPS, cv=3).fit(X, Y)
+    spread = BatchedGridSearchCV(net, EPS, cv=3, n_jobs=2)
+    with pytest.raises(TerminatedWorkerError):
+        spread.fit(X, Y)
+    assert not hasattr(spread, "best_estimator_")
+    _assert_same(alone, spread.fit(X, Y))
 
 
 def _assert_same(alone, spread):

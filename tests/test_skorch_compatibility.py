@@ -31,7 +31,7 @@ from skorch.utils import noop
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sksmooth import LabelSmoothingClassifier, SimpleNet
+from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, SimpleNet
 
 N_ROWS, N_FEATURES = 200, 6
 
@@ -347,6 +347,25 @@ def test_a_checkpoint_that_cannot_be_saved_is_warned_of(data, file):
     with pytest.warns(UserWarning, match=f"f_module='{file}' could not be saved"):
         net = make_net(callbacks=[checkpoint]).fit(*data)
     assert net.predict_proba(data[0]).shape == (len(data[0]), 2)
+
+
+ONLY_PARAMS = {"f_optimizer": None, "f_criterion": None, "f_history": None}
+
+
+def test_a_checkpoint_that_cannot_be_loaded_again_says_that_it_could_not_be_saved(data):
+    checkpoint = Checkpoint(f_params="no folder/p.pt", load_best=True, **ONLY_PARAMS)
+    with (
+        pytest.warns(UserWarning, match="f_module='no folder/p.pt' could not be saved"),
+        pytest.raises(FileNotFoundError),
+    ):
+        make_net(callbacks=[checkpoint]).fit(*data)
+
+
+def test_a_checkpoint_that_cannot_be_saved_in_a_cross_validation_is_warned_of(data):
+    checkpoint = Checkpoint(f_params="no folder/p.pt", **ONLY_PARAMS)
+    net = make_net(callbacks=[checkpoint], max_epochs=1)
+    with pytest.warns(UserWarning, match="f_module='no folder/p.pt' could not be saved"):
+        LabelSmoothingClassifierCV(net, cv=2, label_smoothings=(0.0,)).fit(*data)
 
 
 # -- hooks --------------------------------------------------------------------------------------

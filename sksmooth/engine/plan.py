@@ -51,7 +51,7 @@ _ONE_BY_ONE = (
 
 # Where hooks are defined that are no user's.
 _OWN_ROOMS = (
-    *("sksmooth._net", "sksmooth.classifier", "sksmooth.classifier_cv"),
+    *("sksmooth._net", "sksmooth._predict", "sksmooth.classifier", "sksmooth.classifier_cv"),
     *("skorch.classifier", "skorch.net"),
 )
 

@@ -11,6 +11,7 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import unique_labels
 
 from sksmooth._checks import check_choice, without_tensor
+from sksmooth._labels import refuse_missing, sorted_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,5 +161,8 @@ def check_predictions(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray[Any
     """Return true and predicted labels that can be compared, as arrays."""
     y_true, y_pred = without_tensor(y_true), without_tensor(y_pred)
     check_consistent_length(y_true, y_pred)
+    for name, labels in (("y_true", y_true), ("y_pred", y_pred)):
+        refuse_missing(labels, name)
+        sorted_labels(name, labels)
     unique_labels(y_true, y_pred)  # refuses labels of two kinds, which are never equal
     return column_or_1d(y_true), column_or_1d(y_pred)
