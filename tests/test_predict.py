@@ -183,3 +183,15 @@ def test_confidence_takes_what_predict_takes(iris):
         net.confidence(frame[["b", "a", "c", "d"]])
     with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4 features"):
         quick().fit(X, y).confidence(X[:, :3])
+
+
+def test_few_of_wide_rows_are_predicted_at_once():
+    X = np.random.default_rng(0).normal(size=(1501, 6000)).astype(np.float32)
+    net = LabelSmoothingClassifier(
+        max_epochs=1, train_split=None, module__hidden_layer_sizes=2, batch_size=500
+    )
+    net.fit(X[:20], np.arange(20) % 2)
+    seen = []
+    net.module_.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].numel()))
+    assert net.predict(X).shape == (1501,)
+    assert max(seen) < X.size / 2
