@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -226,7 +225,9 @@ def log_probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[n
     The logits may be overwritten.
     """
     if calibrator is None:
-        return log_softmax(logits, axis=-1)
+        return softmax_in_place(logits, log=True)
+    if type(calibrator) in CALIBRATORS.values():
+        return calibrator.apply_in_place(logits, log=True)
     if not hasattr(calibrator, "predict_log_proba"):
         return finite_log(probabilities(logits, calibrator))
     with np.errstate(divide="ignore"):  # what underflows is mended here
