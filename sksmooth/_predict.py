@@ -307,7 +307,7 @@ def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     rows = np.isnan(logits).any(axis=1)
     if rows.any():
         raise ValueError(
-            f"The module's output is NaN for {rows.sum()} of {len(rows)} rows. Their features "
+            f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
             "may be NaN, or far larger than those of the rows trained on."
         )
     return clip_infinite(logits)
