@@ -32,6 +32,7 @@ from sksmooth.engine.plan import (
     choose_folds,
     draws_random_numbers,
     plan_stack,
+    rows_to_try,
 )
 from sksmooth.engine.randomness import (
     OwnRandomness,
@@ -223,8 +224,8 @@ class _Runner:
         """Tell what in the classifier's parts keeps its kind from being trained in a stack."""
         if not all(isinstance(own, TensorBatches) for own in (self.batches, self.held_out) if own):
             return "the rows, or those that train_split holds out, are not in memory"
-        estimator, batches = self.estimator, self.batches
-        some_rows = batches.rows.X[batches.index[:2]]
+        estimator = self.estimator
+        some_rows = rows_to_try(estimator, self.batches)
         reason = against_stacking(estimator, some_rows)
         if reason is None and draws_random_numbers(estimator.module_, some_rows):
             reason = "the module draws random numbers by itself, as dropout does"

@@ -27,7 +27,7 @@ from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Best, Monitor
-from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack
+from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack, rows_to_try
 from sksmooth.engine.randomness import OwnRandomness, shared_generators, single_precision
 from sksmooth.engine.stack import (
     InMemoryStack,
@@ -412,7 +412,7 @@ class _Fold(NamedTuple):
             return reason
         if not isinstance(self.batches, TensorBatches):
             return "the rows are not in memory"
-        return against_stacking(self.net, self.batches.rows.X[self.batches.index[:2]])
+        return against_stacking(self.net, rows_to_try(self.net, self.batches))
 
 
 class _Together:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -20,6 +19,8 @@ from sksmooth.modules import read_logits
 # Rows of one forward pass in prediction: enough to make its overhead small, few enough that the
 # activations stay in the processor's cache.
 PREDICTION_ROWS = 8192
+# And of their inputs: rows are copied to be filled up.
+PREDICTION_NUMBERS = 2**22
 
 # A matrix product rounds the rows of its kernel's blocks alike and those left over otherwise. This
 # is a multiple of MKL's block. (Its results also depend on a row's alignment, where a layer has at
@@ -226,7 +227,9 @@ def log_probabilities(logits: NDArray[np.float64], calibrator: Any) -> NDArray[n
     The logits may be overwritten.
     """
     if calibrator is None:
-        return log_softmax(logits, axis=-1)
+        return softmax_in_place(logits, log=True)
+    if type(calibrator) in CALIBRATORS.values():
+        return calibrator.apply_in_place(logits, log=True)
     if not hasattr(calibrator, "predict_log_proba"):
         return finite_log(probabilities(logits, calibrator))
     with np.errstate(divide="ignore"):  # what underflows is mended here
@@ -251,6 +254,17 @@ def fill_up(X: torch.Tensor, block: int = ROWS_OF_A_BLOCK) -> torch.Tensor:
     if X.shape[0] == 1:
         return X.expand(block, *X.shape[1:])
     return torch.cat([X, X[:1].expand(n_missing, *X.shape[1:])])
+
+
+def rows_that_pay(n_numbers: int, most: int = PREDICTION_ROWS) -> int:
+    """Give how many rows, each read as so many numbers, to predict at once where nobody set it.
+
+    Examples
+    --------
+    >>> rows_that_pay(10), rows_that_pay(10_000)
+    (8192, 419)
+    """
+    return max(ROWS_OF_A_BLOCK, min(most, PREDICTION_NUMBERS // max(n_numbers, 1)))
 
 
 def whole_blocks(most: int) -> tuple[int, int]:
@@ -284,17 +298,21 @@ def in_one_array(chunks: Iterable[NDArray], n_rows: int | None) -> NDArray[np.fl
     return joined[:end]
 
 
-def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take infinite logits, of one net or of several, for float32's largest number; refuse NaN."""
-    n_rows, n_classes = logits.shape[-2:]
-    rows = np.isnan(logits.reshape(-1, n_rows, n_classes)).any(axis=(0, 2))
-    if rows.any():
-        raise ValueError(
-            f"The module's output is NaN for {rows.sum()} of {n_rows} rows. Their features "
-            "may be NaN, or far larger than those of the rows trained on."
-        )
+def clip_infinite(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take infinite logits for float32's largest number."""
     largest = np.finfo(np.float32).max
     return np.clip(logits, -largest, largest)
+
+
+def mend_overflow(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take infinite logits for float32's largest number; refuse NaN."""
+    rows = np.isnan(logits).any(axis=1)
+    if rows.any():
+        raise ValueError(
+            f"The module's output is NaN for {rows.sum()} of {len(logits)} rows. Their features "
+            "may be NaN, or far larger than those of the rows trained on."
+        )
+    return clip_infinite(logits)
 
 
 def largest_parameter(modules: Iterable[torch.nn.Module]) -> float:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_consistent_length
@@ -230,7 +229,7 @@ class TemperatureScaling(Stamped, BaseEstimator):
         NotFittedError
             Before `fit`.
         """
-        return log_softmax(self._scaled(logits), axis=1)
+        return softmax_in_place(self._scaled(logits), log=True)
 
     def _scaled(self, logits: ArrayLike) -> NDArray[np.float64]:
         check_is_fitted(self)
@@ -242,13 +241,17 @@ class TemperatureScaling(Stamped, BaseEstimator):
             )
         return logits / self._temperature_of(logits)
 
-    def apply_in_place(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    def apply_in_place(
+        self, logits: NDArray[np.float64], *, log: bool = False
+    ) -> NDArray[np.float64]:
         """Turn logits that are known to be as `predict_proba` wants them into probabilities.
 
         Parameters
         ----------
         logits : ndarray of shape (n_samples, n_classes), float64
             Overwritten.
+        log : bool, default=False
+            Whether to give the logarithms of the probabilities.
 
         Returns
         -------
@@ -258,7 +261,7 @@ class TemperatureScaling(Stamped, BaseEstimator):
         for start in range(0, len(logits), ROWS_AT_ONCE):
             part = logits[start : start + ROWS_AT_ONCE]
             part /= self._temperature_of(part)
-            softmax_in_place(part)
+            softmax_in_place(part, log=log)
         return logits
 
     def _temperature_of(self, logits: NDArray[np.float64]) -> float | NDArray[np.float64]:
@@ -435,8 +438,8 @@ def _norm_of(logits: NDArray) -> NDArray[np.float64]:
     return np.concatenate(norms)
 
 
-def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn logits into probabilities in the memory they are in.
+def softmax_in_place(logits: NDArray[np.float64], *, log: bool = False) -> NDArray[np.float64]:
+    """Turn logits into probabilities, or their logarithms, in the memory they are in.
 
     Examples
     --------
@@ -445,9 +448,10 @@ def softmax_in_place(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     array([[0.25, 0.75]])
     """
     # Or torch wakes its threads for a few hundred rows; for one it never does.
+    function = torch.log_softmax if log else torch.softmax
     with nullcontext() if len(logits) == 1 else limit_threads(0.0):
         for rows in torch.from_numpy(logits).split(ROWS_AT_ONCE):
-            torch.softmax(rows, dim=1, out=rows)
+            function(rows, dim=1, out=rows)
     return logits
 
 

@@ -19,7 +19,6 @@ from sksmooth._checks import check_whole, warn_user
 from sksmooth._net import SmoothedNet
 from sksmooth._predict import (
     LARGE_PARAMETER,
-    PREDICTION_ROWS,
     ROWS_THAT_TELL,
     PredictsByProbability,
     fill_up,
@@ -29,6 +28,7 @@ from sksmooth._predict import (
     log_probabilities,
     mend_overflow,
     probabilities,
+    rows_that_pay,
     warn_of_probabilities,
     whole_blocks,
 )
@@ -678,8 +678,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad(), single_precision(), uncached_autocast():
-            at_once, block = whole_blocks(self.rows_at_once() or PREDICTION_ROWS)
-            with threads_for(self.module_, min(X.shape[0], at_once), X[0].numel()):
+            n_numbers = X[0].numel()
+            at_once, block = whole_blocks(self.rows_at_once() or rows_that_pay(n_numbers))
+            with threads_for(self.module_, min(X.shape[0], at_once), n_numbers):
                 if X.shape[0] <= at_once:
                     return self._forward(X, block).astype(np.float64)
                 chunks = (self._forward(rows, block) for rows in X.split(at_once))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from inspect import signature
 from itertools import groupby
 from numbers import Integral
@@ -35,13 +35,15 @@ from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
 from sksmooth._predict import (
     PREDICTION_ROWS,
-    ROWS_OF_A_BLOCK,
     PredictsByProbability,
+    clip_infinite,
     fill_up,
     finite_log,
+    in_one_array,
     log_probabilities,
     mend_overflow,
     probabilities,
+    rows_that_pay,
     warn_of_probabilities,
     whole_blocks,
 )
@@ -564,7 +566,7 @@ class LabelSmoothingClassifierCV(
         NotFittedError
             Before ``fit``.
         """
-        return probabilities(self._logits(X).mean(axis=0), self.calibrator_)
+        return probabilities(self._mean_logits(X), self.calibrator_)
 
     @works_anywhere
     def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -587,26 +589,20 @@ class LabelSmoothingClassifierCV(
         """
         if overrides(self, "predict_proba"):
             return finite_log(self.predict_proba(X))
-        return log_probabilities(self._logits(X).mean(axis=0), self.calibrator_)
+        return log_probabilities(self._mean_logits(X), self.calibrator_)
 
-    def _logits(self, X: Any) -> NDArray[np.float64]:
-        """Run rows through each net; of shape (n_nets, n_samples, n_classes)."""
+    def _mean_logits(self, X: Any) -> NDArray[np.float64]:
+        """Run rows through each net; give the mean of their logits."""
         if "estimators_" not in self.__dict__:  # scikit-learn's check costs as much as a net
             check_is_fitted(self)
-        stacks = self._stacks()
+        stacks, n_nets = self._stacks(), len(self.estimators_)
+        rows = check_new_rows(self, X)
         if stacks is None:
-            rows = check_new_rows(self, X)
-            return np.stack([net.logits_of(rows) for net in self.estimators_])
-        rows = check_new_rows(self, X).flatten(1)
-        n_nets, device = len(self.estimators_), stacks[0][1].weights[0].device
-        at_once, _ = whole_blocks(max(PREDICTION_ROWS // n_nets, ROWS_OF_A_BLOCK))
+            return reduce(np.add, (net.logits_of(rows) for net in self.estimators_)) / n_nets
+        at_once, _ = whole_blocks(rows_that_pay(rows[0].numel(), PREDICTION_ROWS // n_nets))
         with threads_for(stacks[-1][0], min(len(rows), at_once) * n_nets):
-            chunks = (chunk.to(device) for chunk in fill_up(rows).split(at_once))
-            outputs = [
-                torch.cat([_logits_of(stack, module, chunk) for module, stack in stacks])
-                for chunk in chunks
-            ]
-            logits = to_numpy(torch.cat(outputs, 1)[:, : len(rows)]).astype(np.float64)
+            means = (_mean_logits_of(stacks, chunk) for chunk in rows.split(at_once))
+            logits = in_one_array(means, len(rows))
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
     def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:
@@ -657,6 +653,14 @@ def _version_of(modules: list[Any]) -> list[Any]:
         is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in called)
         version.append((module.activation, id(parts.get("encoding")), is_hooked))
     return version
+
+
+def _mean_logits_of(stacks: Sequence, chunk: torch.Tensor) -> NDArray[np.float64]:
+    """Run a chunk of rows through each net of the stacks; give the mean of their logits."""
+    rows = fill_up(chunk.flatten(1).to(stacks[0][1].weights[0].device))
+    outputs = torch.cat([_logits_of(stack, module, rows) for module, stack in stacks])
+    logits = to_numpy(outputs[:, : len(chunk)]).astype(np.float64)
+    return (logits if np.isfinite(logits).all() else clip_infinite(logits)).mean(axis=0)
 
 
 def _logits_of(stack: HandNets, module: SimpleNet, rows: torch.Tensor) -> torch.Tensor:

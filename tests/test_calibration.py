@@ -745,6 +745,9 @@ def test_probabilities_in_place_are_those_of_the_checked_way():
         own = logits.copy()
         assert scaling.apply_in_place(own) is own
         np.testing.assert_allclose(own, expected, rtol=1e-12)
+        logs = scaling.apply_in_place(logits.copy(), log=True)
+        np.testing.assert_allclose(logs, np.log(expected), rtol=1e-12, atol=1e-15)
+        np.testing.assert_array_equal(logs, scaling.predict_log_proba(logits))
 
 
 @pytest.mark.parametrize("kind", CALIBRATORS.values())

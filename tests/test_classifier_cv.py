@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 import sklearn
 import torch
-from helpers import WithDropout, make_cv, short
+from helpers import TwoLayers, WithDropout, make_cv, short
 from sklearn.base import clone
 from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
@@ -62,6 +63,16 @@ class TestPrediction:
         many = np.tile(X, (20, 1))
         proba = fitted.predict_proba(many).reshape(20, len(X), -1)
         np.testing.assert_allclose(proba, np.tile(proba[:1], (20, 1, 1)), rtol=1e-5)
+
+    @pytest.mark.parametrize("module", [{}, {"module": TwoLayers}], ids=["stacked", "one by one"])
+    def test_of_many_rows_takes_no_memory_for_each_net(self, module):
+        many = np.tile(X, (100, 1)).astype(np.float32)
+        model = make_cv(LabelSmoothingClassifier(max_epochs=1, **module), cv=10).fit(X, Y)
+        tracemalloc.start()
+        proba = model.predict_proba(many)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 6 * proba.nbytes  # of 10 nets
 
     def test_generalizes(self):
         rows, labels = make_tabular(1000, random_state=1)

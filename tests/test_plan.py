@@ -1,18 +1,20 @@
 """However a net is trained, it becomes what skorch's own loop makes of it; and it tells how."""
 
 import copy
+from inspect import signature
 
 import numpy as np
 import pytest
 import torch
 from helpers import Listener, assert_same_module, make_net
+from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, Freezer, LRScheduler, Unfreezer
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
-from sksmooth import LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
+from sksmooth import BatchedGridSearchCV, LabelSmoothingClassifier, LabelSmoothingLoss, SimpleNet
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.plan import against_stacking
@@ -101,6 +103,22 @@ def test_every_elementwise_optimizer_is_fast_and_agrees(optimizer, data):
     slow = make_net(**listening(parameters)).fit(*data)
     assert slow.trained_by_ == "by skorch"
     assert_same_module(fast, slow)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam])
+def test_decoupled_weight_decay_is_so_in_company(optimizer, data):
+    if "decoupled_weight_decay" not in signature(optimizer).parameters:
+        pytest.skip("torch 2.6 has it for NAdam and RAdam only")
+    own = {"optimizer__weight_decay": 0.5, "optimizer__decoupled_weight_decay": True}
+    net = make_net(optimizer=optimizer, lr=0.02, **own)
+    grid, other = {"label_smoothing": [0.0, 0.2]}, {"cv": 2, "scoring": "neg_log_loss"}
+    search = BatchedGridSearchCV(net, grid, **other).fit(*data)
+    assert search.alone_because_ == [None, None]
+    found, expected = (
+        own.cv_results_["mean_test_score"]
+        for own in (search, GridSearchCV(net, grid, **other).fit(*data))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_momentum_agrees(data):

@@ -1,5 +1,7 @@
 """Labels, scores and confidence; a row's are its own, whatever its company."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -183,3 +185,27 @@ def test_confidence_takes_what_predict_takes(iris):
         net.confidence(frame[["b", "a", "c", "d"]])
     with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4 features"):
         quick().fit(X, y).confidence(X[:, :3])
+
+
+def test_few_of_wide_rows_are_predicted_at_once():
+    X = np.random.default_rng(0).normal(size=(1501, 6000)).astype(np.float32)
+    net = LabelSmoothingClassifier(
+        max_epochs=1, train_split=None, module__hidden_layer_sizes=2, batch_size=500
+    )
+    net.fit(X[:20], np.arange(20) % 2)
+    seen = []
+    net.module_.register_forward_pre_hook(lambda _, rows: seen.append(rows[0].numel()))
+    assert net.predict(X).shape == (1501,)
+    assert max(seen) < X.size / 2
+
+
+@pytest.mark.parametrize("calibration", ["temperature", "norm_temperature", None])
+def test_logarithms_take_the_memory_of_probabilities(calibration):
+    X, y = make_tabular(600, n_classes=50, random_state=0)
+    net = quick(calibration=calibration, early_stopping=False, max_epochs=1).fit(X, y)
+    rows = np.tile(X, (50, 1)).astype(np.float32)
+    tracemalloc.start()
+    size = net.predict_log_proba(rows).nbytes
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * size

@@ -823,7 +823,9 @@ def test_dataloader_that_drops_all_batches_is_told_of():
         single(batch_size=500, iterator_train=DataLoader, iterator_train__drop_last=True).fit(X, Y)
 
 
-@pytest.mark.parametrize(("train_batch", "valid_batch"), [(64, 32), (16, 32), (64, 20), (64, 5)])
+@pytest.mark.parametrize(
+    ("train_batch", "valid_batch"), [(64, 32), (16, 32), (64, 20), (64, 5), (64, 1)]
+)
 @ALL
 def test_own_module_never_sees_more_rows_than_the_users_batches(make, train_batch, valid_batch):
     seen = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -142,12 +143,13 @@ def restacked(
     The one given has one group of parameters. `gradients` are where those of `values` are written.
     """
     (group,) = optimizer.param_groups
-    settings = {name: value for name, value in group.items() if name in optimizer.defaults}
-    settings.pop("decoupled_weight_decay", None)
+    kind: Any = type(optimizer)
+    taken = signature(kind).parameters  # AdamW's decoupled_weight_decay is none
+    settings = {name: value for name, value in group.items() if name in taken}
+    del settings["params"]
     parameters = [torch.nn.Parameter(value) for value in values]
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    kind: Any = type(optimizer)
     return kind(parameters, **settings)
 
 

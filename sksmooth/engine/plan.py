@@ -212,9 +212,18 @@ def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | 
         "the rows are not in memory": not isinstance(rows, TensorRows),
     }
     reason = _first(reasons)
-    if reason is None and not isinstance(net.get_iterator(rows, training=True), TensorBatches):
-        reason = "an iterator of one's own is set"
-    return reason or against_stacking(net, rows.X[:2])
+    if reason is not None:
+        return reason
+    batches = net.get_iterator(rows, training=True)
+    if not isinstance(batches, TensorBatches):
+        return "an iterator of one's own is set"
+    return against_stacking(net, rows_to_try(net, batches))
+
+
+def rows_to_try(net: Any, batches: TensorBatches) -> Tensor:
+    """Give two training rows that tell how a module works; one, if it is to see no more at once."""
+    most = min(2, batches.batch_size, net.rows_at_once() or 2)
+    return batches.rows.X[batches.index[:most]]
 
 
 def _may_change_nets(named: tuple[str, Callback]) -> bool:
