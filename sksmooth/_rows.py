@@ -508,6 +508,18 @@ def as_array(data: Any) -> Any:
     return without_tensor(data)
 
 
+class _Writeable:
+    """The memory of an array, with leave to write; whoever takes it does not."""
+
+    def __init__(self, array: NDArray) -> None:
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
+        self.array = array  # lives as long as what shares its memory
+
+
 def as_tensor(array: NDArray) -> torch.Tensor:
-    """Give an array as a tensor that shares its memory, which may be there for reading only."""
-    return torch.from_numpy(array) if array.flags.writeable else torch.from_dlpack(array)
+    """Give an array as a tensor that shares its memory, which may be there for reading only.
+
+    torch knows no such tensors, and warns of them.
+    """
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writeable(array)))
