@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sksmooth import LabelSmoothingClassifier, LabelSmoothingClassifierCV, make_tabular
+from sksmooth._rows import as_tensor
 
 X, Y = make_tabular(160, random_state=0)
 X = np.ascontiguousarray(X, dtype=np.float32)
@@ -65,7 +66,7 @@ def test_a_module_that_writes_to_its_input_does_not_write_to_the_rows(predicting
         random_state=0,
     )
     net.fit(rows, Y)
-    given = rows if predicting == "predict_proba" else torch.from_dlpack(rows)
+    given = rows if predicting == "predict_proba" else as_tensor(rows)
     first, second = (getattr(net, predicting)(given) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     np.testing.assert_array_equal(rows, X)
