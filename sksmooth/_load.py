@@ -53,8 +53,7 @@ class StoredNet(NamedParams):
         # As by a pickle, it has parts of its own, and what grows and changes with them.
         twin = object.__new__(type(self))
         twin.__dict__.update(self.lasting_state())
-        of_training = {name: vars(twin).get(name) for name in ("history_", "_random_state")}
-        own = {name: value for name, value in of_training.items() if value is not None}
+        own = {k: v for k, v in vars(twin).items() if k in ("history_", "_random_state")}
         twin.__dict__.update(copy.deepcopy({**parts_of(twin), **own}))
         return twin
 

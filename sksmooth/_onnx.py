@@ -126,8 +126,7 @@ def to_onnx(
             f"The graph's label is the class of the highest probability: predict of "
             f"{type(classifier).__name__} is left out."
         )
-    X = _of_known_types(X if isinstance(X, DataFrame) else np.asarray(X))
-    X = _of_one_type(X) if isinstance(X, DataFrame) else X
+    X = _of_known_types(X)
     n_features = getattr(estimator, "n_features_in_", None)
     takes_by_name = steps and isinstance(X, DataFrame)  # of which there may be more
     is_wrong = X.ndim == 2 and n_features not in (None, X.shape[1]) and not takes_by_name
@@ -193,7 +192,8 @@ def _of_one_type(X: DataFrame) -> DataFrame:
 def _of_known_types(X: Any) -> Any:
     """Give numbers the nearest type of those that skl2onnx has for its steps."""
     if isinstance(X, DataFrame):
-        return X.astype({name: _known_type(own) for name, own in X.dtypes.items()})
+        return _of_one_type(X.astype({name: _known_type(own) for name, own in X.dtypes.items()}))
+    X = np.asarray(X)
     return X.astype(_known_type(X.dtype), copy=False)
 
 
