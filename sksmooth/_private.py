@@ -46,6 +46,7 @@ except ImportError:  # scikit-learn 1.8 has none, and no estimator with callback
 
 __all__ = [
     "CALLBACKS",
+    "GLOBAL_HOOKS",
     "SETTINGS",
     "CallbackSupportMixin",
     "HasMethods",
@@ -69,6 +70,7 @@ __all__ = [
     "managed_callbacks",
     "n_function_modes",
     "outside_transforms",
+    "own_hooks",
     "routing_enabled",
     "split_rows",
     "torch_library",
@@ -118,6 +120,14 @@ def has_hooks(part: Any) -> bool:
         or any((_global_forward_hooks, _global_forward_pre_hooks))
         or any((_global_backward_hooks, _global_backward_pre_hooks))
     )
+
+
+GLOBAL_HOOKS = [_global_forward_hooks, _global_forward_pre_hooks]
+
+
+def own_hooks(part: Any) -> list[Any]:
+    """Give the dicts of what a module calls before and after its forward pass."""
+    return [part._forward_hooks, part._forward_pre_hooks]
 
 
 def is_traced(tensor: torch.Tensor) -> bool:

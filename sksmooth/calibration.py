@@ -340,7 +340,7 @@ class NormTemperatureScaling(TemperatureScaling):
     def _log_ratio(self, norm: NDArray) -> NDArray:
         """Give the logarithm of norms over the typical one, within bounds."""
         ratio = norm / self.norm_ if self.norm_ else np.ones_like(norm)
-        return np.log(np.clip(ratio, 1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO))
+        return np.log(ratio.clip(1 / LARGEST_NORM_RATIO, LARGEST_NORM_RATIO))
 
     def _temperature_of(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         log_ratio = self._log_ratio(_norm_of(logits))
@@ -431,10 +431,10 @@ def _norm_of(logits: NDArray) -> NDArray[np.float64]:
     norms = []
     for start in range(0, len(logits), ROWS_AT_ONCE):
         z = np.array(logits[start : start + ROWS_AT_ONCE], np.float64)
-        z -= z.mean(axis=1, keepdims=True)
+        z -= z.sum(axis=1, keepdims=True) / z.shape[1]
         largest = np.abs(z).max(axis=1, keepdims=True)  # lest squares overflow or underflow
         z /= np.where(largest > 0, largest, 1.0)
-        norms.append(largest[:, 0] * np.linalg.norm(z, axis=1))
+        norms.append(largest[:, 0] * np.sqrt(np.square(z).sum(axis=1)))
     return np.concatenate(norms)
 
 

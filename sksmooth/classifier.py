@@ -17,6 +17,7 @@ from sksmooth._batches import TensorRows, make_batches
 from sksmooth._callbacks import FitTask, heard
 from sksmooth._checks import check_whole, warn_user
 from sksmooth._net import SmoothedNet
+from sksmooth._pool import few_logits
 from sksmooth._predict import (
     LARGE_PARAMETER,
     ROWS_THAT_TELL,
@@ -675,6 +676,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
             if logits.ndim < 2:
                 raise ValueError(f"X is a {type(X).__name__} without any rows.")
             return logits
+        few = few_logits(self, [self.module_], X)
+        if few is not None:
+            return few
         if self.module_.training:
             self._set_training(False)
         with torch.no_grad(), single_precision(), uncached_autocast():

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce, wraps
 from inspect import signature
-from itertools import groupby
 from numbers import Integral
 from typing import Any, ClassVar, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import check_scoring, get_scorer_names
@@ -25,7 +22,6 @@ from sklearn.utils.metadata_routing import (
 )
 from sklearn.utils.validation import check_is_fitted
 from skorch.history import History
-from skorch.utils import to_numpy
 
 from sksmooth._batches import TensorRows
 from sksmooth._callbacks import heard, is_heard
@@ -33,26 +29,20 @@ from sksmooth._checks import naming, nearest, warn_user
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
+from sksmooth._pool import few_logits, pool_of
 from sksmooth._predict import (
-    PREDICTION_ROWS,
     PredictsByProbability,
-    clip_infinite,
-    fill_up,
     finite_log,
-    in_one_array,
     log_probabilities,
     mend_overflow,
     probabilities,
-    rows_that_pay,
     warn_of_probabilities,
-    whole_blocks,
 )
 from sksmooth._private import (
     CallbackSupportMixin,
     Interval,
     InvalidParameterError,
     StrOptions,
-    has_hooks,
     index_method_params,
     routing_enabled,
 )
@@ -68,12 +58,10 @@ from sksmooth._versions import Stamped
 from sksmooth.calibration import weights_of_rows
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding, PiecewiseLinear, check_encoding
-from sksmooth.engine.by_hand import HandNets
 from sksmooth.engine.plan import overrides
 from sksmooth.engine.randomness import fits_anywhere, works_anywhere
-from sksmooth.engine.threads import threads_for
 from sksmooth.metrics import point_to_scorers
-from sksmooth.modules import SimpleNet, input_dtype, is_plain
+from sksmooth.modules import SimpleNet
 from sksmooth.smoothing import check_label_smoothing
 
 # What tells the nets from LabelSmoothingClassifier's, where no estimator does. One net needs width
@@ -595,78 +583,16 @@ class LabelSmoothingClassifierCV(
         """Run rows through each net; give the mean of their logits."""
         if "estimators_" not in self.__dict__:  # scikit-learn's check costs as much as a net
             check_is_fitted(self)
-        stacks, n_nets = self._stacks(), len(self.estimators_)
         rows = check_new_rows(self, X)
-        if stacks is None:
-            return reduce(np.add, (net.logits_of(rows) for net in self.estimators_)) / n_nets
-        at_once, _ = whole_blocks(rows_that_pay(rows[0].numel(), PREDICTION_ROWS // n_nets))
-        with threads_for(stacks[-1][0], min(len(rows), at_once) * n_nets):
-            means = (_mean_logits_of(stacks, chunk) for chunk in rows.split(at_once))
-            logits = in_one_array(means, len(rows))
+        modules = [net.module_ for net in self.estimators_]
+        logits = few_logits(self, modules, rows)
+        if logits is not None:
+            return logits
+        pool = pool_of(self, modules)
+        if pool is None:
+            return reduce(np.add, (net.logits_of(rows) for net in self.estimators_)) / len(modules)
+        logits = pool.logits_of_many(rows)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
-
-    def _stacks(self) -> list[tuple[SimpleNet, HandNets]] | None:
-        """Give the nets of each encoding as a stack, and the first of them.
-
-        None where some are no SimpleNets of float32; made anew where they changed.
-        """
-        modules: list[Any] = [net.module_ for net in self.estimators_]
-        if not all(type(module) is SimpleNet for module in modules):
-            return None
-        version = _version_of(modules)
-        kept, stacks = _STACKS.get(self, (None, None))
-        if kept != version:
-            stacks = None
-            is_hooked = any(has_hooks(part) for module in modules for part in module.modules())
-            if not is_hooked and all(
-                is_plain(module) and input_dtype(module) == torch.float32 for module in modules
-            ):
-                alike = groupby(modules, key=lambda module: repr(module.encoding))
-                stacks = [(own[0], HandNets.of(own)) for own in (list(nets) for _, nets in alike)]
-            _STACKS[self] = version, stacks
-        return stacks
-
-
-# Of estimators that predict: no part of their state, and in no pickle.
-_STACKS: WeakKeyDictionary[LabelSmoothingClassifierCV, tuple[list, list | None]] = (
-    WeakKeyDictionary()
-)
-
-
-def _version_of(modules: list[Any]) -> list[Any]:
-    """Give what of SimpleNets their stack is made of: another where anything was changed.
-
-    By torch's dicts and not its iterators, as it is asked at every prediction, of one row too.
-    """
-    version: list[Any] = []
-    for module in modules:
-        parts = module._modules
-        layers = parts["layers"]._modules.values()
-        version += [
-            (own.data_ptr(), 0 if own.is_inference() else own._version)
-            for layer in layers
-            for own in layer._parameters.values()
-            if own is not None
-        ]
-        activations = parts["activations"]._modules.values()
-        called = (module, parts["layers"], *layers, parts["activations"], *activations)
-        is_hooked = any(part._forward_hooks or part._forward_pre_hooks for part in called)
-        version.append((module.activation, id(parts.get("encoding")), is_hooked))
-    return version
-
-
-def _mean_logits_of(stacks: Sequence, chunk: torch.Tensor) -> NDArray[np.float64]:
-    """Run a chunk of rows through each net of the stacks; give the mean of their logits."""
-    rows = fill_up(chunk.flatten(1).to(stacks[0][1].weights[0].device))
-    outputs = torch.cat([_logits_of(stack, module, rows) for module, stack in stacks])
-    logits = to_numpy(outputs[:, : len(chunk)]).astype(np.float64)
-    return (logits if np.isfinite(logits).all() else clip_infinite(logits)).mean(axis=0)
-
-
-def _logits_of(stack: HandNets, module: SimpleNet, rows: torch.Tensor) -> torch.Tensor:
-    """Run rows through each net of a stack, of which `module` is one."""
-    encoded = rows if module.encoding is None else module.encoding(rows)
-    return stack.logits(encoded.expand(len(stack.weights[0]), *encoded.shape)).float()
 
 
 def _check_rows(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Real
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -134,10 +134,37 @@ class Encoding(nn.Module):
                 f"The encoding has learned from rows of {self.n_features} numbers, but those of x "
                 f"have {x.shape[-1]}."
             )
-        return torch.cat([x, self._encode(x.index_select(-1, self.column))], dim=-1)
+        settings = [getattr(self, name) for name in self.buffers_of_functions]
+        return torch.cat([x, self._encode(x.index_select(-1, self.column), *settings)], dim=-1)
 
-    def _encode(self, x: Tensor) -> Tensor:
-        """Compute each function of its number in x, of shape (..., n_functions)."""
+    def in_numpy(self) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
+        """Give what encodes rows of shape (n, n_features) that are NumPy's, and nothing to train.
+
+        Returns
+        -------
+        callable
+            From a float64 array of rows to one of encoded rows. Safe in several threads at once.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> encode = PiecewiseLinear(n_knots=3).learn([[0.0], [1.0], [3.0]]).in_numpy()
+        >>> encode(np.array([[2.0]]))
+        array([[2. , 0. , 0.5, 0.5]])
+        """
+        column = self.column.numpy(force=True).copy()
+        settings = [
+            getattr(self, name).numpy(force=True).astype(np.float64)
+            for name in self.buffers_of_functions
+        ]
+        return lambda x: np.concatenate([x, self._encode(x[:, column], *settings)], axis=1)
+
+    @staticmethod
+    def _encode(x: Any, *settings: Any) -> Any:
+        """Compute each function of its number in x, of shape (..., n_functions).
+
+        `settings` are what the buffers hold; all are torch's or all are NumPy's.
+        """
         raise NotImplementedError
 
 
@@ -195,9 +222,11 @@ class PiecewiseLinear(Encoding):
         slopes = 1 / np.maximum(np.diff(knots), _SMALLEST)
         return zip(knots, [0.0, *slopes], [*slopes, 0.0], strict=True)
 
-    def _encode(self, x: Tensor) -> Tensor:
-        beyond = x - self.knot
-        return (1 - torch.maximum(beyond * self.fall, beyond * -self.rise)).clamp_min(0)
+    @staticmethod
+    def _encode(x: Any, *settings: Any) -> Any:
+        knot, rise, fall = settings
+        beyond = x - knot
+        return (1 + beyond.clip(max=0) * rise - beyond.clip(min=0) * fall).clip(min=0)
 
 
 class Periodic(Encoding):
@@ -256,8 +285,11 @@ class Periodic(Encoding):
             yield mean, frequency, 0.0
             yield mean, frequency, np.pi / 2  # the sine of which is a cosine
 
-    def _encode(self, x: Tensor) -> Tensor:
-        return torch.sin((x - self.mean) * self.frequency + self.phase)
+    @staticmethod
+    def _encode(x: Any, *settings: Any) -> Any:
+        mean, frequency, phase = settings
+        sin = torch.sin if isinstance(x, Tensor) else np.sin
+        return sin((x - mean) * frequency + phase)
 
 
 ENCODINGS: dict[str, type[Encoding]] = {

