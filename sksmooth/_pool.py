@@ -145,6 +145,11 @@ class Pool:
         alike = groupby(self.modules, key=lambda module: repr(module.encoding))
         return [list(own) for _, own in alike]
 
+    def logits(self, rows: torch.Tensor) -> NDArray[np.float64]:
+        """Give the mean logits of rows."""
+        few = self.logits_of_few(rows) if len(rows) <= FEW_ROWS else None
+        return self.logits_of_many(rows) if few is None else few
+
     # -- many rows ----------------------------------------------------------------------------
 
     @cached_property

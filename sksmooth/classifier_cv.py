@@ -29,7 +29,7 @@ from sksmooth._checks import naming, nearest, warn_user
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
-from sksmooth._pool import few_logits, pool_of
+from sksmooth._pool import pool_of
 from sksmooth._predict import (
     PredictsByProbability,
     finite_log,
@@ -585,13 +585,10 @@ class LabelSmoothingClassifierCV(
             check_is_fitted(self)
         rows = check_new_rows(self, X)
         modules = [net.module_ for net in self.estimators_]
-        logits = few_logits(self, modules, rows)
-        if logits is not None:
-            return logits
         pool = pool_of(self, modules)
         if pool is None:
             return reduce(np.add, (net.logits_of(rows) for net in self.estimators_)) / len(modules)
-        logits = pool.logits_of_many(rows)
+        logits = pool.logits(rows)
         return logits if np.isfinite(logits).all() else mend_overflow(logits)
 
 
