@@ -36,7 +36,7 @@ ROUNDS = {"quick": (1, 0.5), "full": (4, 2.0)}
 
 
 def make_classifiers() -> dict[str, Any]:
-    """Fit whom the service is around: nets of the same widths, on the same rows."""
+    """Fit whom the service is around, on the same rows."""
     X, y = make_tabular(1000, random_state=0)
     nets = (
         LabelSmoothingClassifier(random_state=0),
