@@ -28,6 +28,7 @@ from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import (
     BY_HAND,
     against_company,
+    against_differences,
     against_stacking,
     choose_folds,
     draws_random_numbers,
@@ -125,8 +126,14 @@ def fit_together(
                 job.alone_because = reasons[kind]
                 runners.setdefault(kind, []).append(runner)
     for kind, alike in runners.items():
-        if reasons[kind] is None:
+        if reasons[kind] is not None:
+            continue
+        modules = [runner.estimator.module_ for runner in alike]
+        reason = against_differences(modules, rows_to_try(alike[0].estimator, alike[0].batches))
+        if reason is None:
             _run_stacks(alike, max_members, on_epoch)
+        for runner in alike:
+            runner.job.alone_because = runner.job.alone_because or reason
     for job in jobs:
         if job.alone_because is not None and job.error is None:
             with job.ending_task(), _timed([job]), _errors_kept(job), job.as_task():

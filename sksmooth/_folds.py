@@ -27,7 +27,14 @@ from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Best, Monitor
-from sksmooth.engine.plan import BY_HAND, against_company, against_stacking, plan_stack, rows_to_try
+from sksmooth.engine.plan import (
+    BY_HAND,
+    against_company,
+    against_differences,
+    against_stacking,
+    plan_stack,
+    rows_to_try,
+)
 from sksmooth.engine.randomness import OwnRandomness, shared_generators, single_precision
 from sksmooth.engine.stack import (
     InMemoryStack,
@@ -230,7 +237,7 @@ class FoldsTraining:
         ]
         pairs = [(value, k) for value in range(n_values) for k in range(n_folds)]
         self.first = folds[0].net
-        self.alone_because = folds[0].reason_against_stacking()
+        self.alone_because = _reason_against_stacking(folds)
         if self.alone_because is not None:
             return [_Alone(self, pair, folds[pair[1]]) for pair in pairs]
         stacks: list[Any] = []
@@ -405,14 +412,18 @@ class _Fold(NamedTuple):
             scored, place = held_out[first], group.ravel()
         return cls(net, seed, batches, held_out, torch.from_numpy(scored), torch.from_numpy(place))
 
-    def reason_against_stacking(self) -> str | None:
-        """Tell what keeps the net from being trained in a stack with those of other folds."""
-        reason = against_company(self.net, {})
-        if reason is not None:
-            return reason
-        if not isinstance(self.batches, TensorBatches):
-            return "the rows are not in memory"
-        return against_stacking(self.net, rows_to_try(self.net, self.batches))
+
+def _reason_against_stacking(folds: Sequence[_Fold]) -> str | None:
+    """Tell what keeps the nets of folds from being trained in a stack."""
+    net, batches = folds[0].net, folds[0].batches
+    reason = against_company(net, {})
+    if reason is not None:
+        return reason
+    if not isinstance(batches, TensorBatches):
+        return "the rows are not in memory"
+    rows = rows_to_try(net, batches)
+    modules = [fold.net.module_ for fold in folds]
+    return against_stacking(net, rows) or against_differences(modules, rows)
 
 
 class _Together:

@@ -124,7 +124,9 @@ def check_rows(
     owner = estimator if owner is None else owner
     name = type(owner).__name__
     _refuse_one_hot(np.asarray(y).shape)
+    given = X
     X, y = _checked(owner, X, y, reset=reset)
+    remarks = _remarks_on_rounding(owner, given, X) or _remarks_on_scales(name, X)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
@@ -159,7 +161,7 @@ def check_rows(
         int(np.prod(X.shape[1:])),
         owner.n_features_in_,
         getattr(owner, "feature_names_in_", None),
-        remarks=_remarks_on_scales(name, X),
+        remarks=remarks,
     )
 
 
@@ -376,11 +378,38 @@ def _other_columns(name: str, columns: dict[Any, str]) -> ValueError:
     )
 
 
+def _some_rows(X: Any) -> NDArray[np.float64]:
+    return X[:: max(1, len(X) // ROWS_TO_LOOK_AT)].astype(np.float64)
+
+
+def _scale_first(name: str) -> str:
+    return f"put a StandardScaler before it: make_pipeline(StandardScaler(), {name}())."
+
+
+def _remarks_on_rounding(owner: Any, given: Any, X: NDArray) -> list[str]:
+    """Give what to say of columns whose numbers are told apart as they were given, but not in X."""
+    if X.ndim != 2 or len(X) < 2:
+        return []
+    some = _some_rows(X)
+    is_one = some.min(0) == some.max(0)
+    if not is_one.any():
+        return []
+    before = _some_rows(np.asarray(given))
+    columns = np.flatnonzero(is_one & (before.min(0) < before.max(0)))
+    if not len(columns):
+        return []
+    names = getattr(owner, "feature_names_in_", np.arange(X.shape[1]))[columns].tolist()
+    advice = _scale_first(type(owner).__name__)
+    return [
+        f"The net takes float32, which rounds the numbers of columns {names} of X to one: {advice}"
+    ]
+
+
 def _remarks_on_scales(name: str, X: NDArray) -> list[str]:
     """Give what to say of columns that a net learns badly from, as it would not of scaled ones."""
     if X.ndim != 2 or len(X) < 2:
         return []
-    some = X[:: max(1, len(X) // ROWS_TO_LOOK_AT)].astype(np.float64)
+    some = _some_rows(X)
     low, high = some.min(0), some.max(0)
     is_number = ((some != low) & (some != high)).any(0)  # more than two values
     if not is_number.any():
@@ -402,10 +431,7 @@ def _remarks_on_scales(name: str, X: NDArray) -> list[str]:
         f"The two numbers of a column of X are {offset:.3g} times as far from zero as the largest "
         "range of another": offset > LARGEST_DISTANCE,
     }
-    advice = (
-        "A net learns badly from that; put a StandardScaler before it: "
-        f"make_pipeline(StandardScaler(), {name}())."
-    )
+    advice = f"A net learns badly from that; {_scale_first(name)}"
     return [f"{remark}. {advice}" for remark, holds in remarks.items() if holds][:1]
 
 

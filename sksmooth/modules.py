@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from sksmooth._checks import check_choice, check_share, check_whole
 from sksmooth.encoding import ENCODINGS, Encoding, check_encoding
@@ -294,6 +295,9 @@ def _check_hidden_layer_sizes(sizes: object) -> tuple[int, ...]:
 _HELP = {
     "Expected more than 1 value per channel when training": "BatchNorm cannot train on a batch of "
     "one row. Set iterator_train__drop_last=True, or another batch_size",
+    "Expected tensor for argument #1 'indices' to have one of": "An Embedding of the module takes "
+    "integers, but got the floats that its other layers take. Register it before them, or give it "
+    "x.long() in forward",
     "index out of range in self": "An Embedding of the module has no row for some integer in X: "
     "they must be from 0 to its num_embeddings - 1",
     "device-side assert triggered": "The GPU met an index out of range, perhaps an Embedding's. "
@@ -339,7 +343,8 @@ def telling() -> Iterator[None]:
 def input_dtype(module: nn.Module) -> torch.dtype:
     """Give the dtype that a module's first layer with parameters takes.
 
-    int64 for an Embedding, else that of the parameters; float32 where there are none.
+    int64 for an Embedding, else that of the parameters; float32 where there are none. A module of
+    layers is none itself, though it may have parameters of its own.
 
     Examples
     --------
@@ -349,7 +354,8 @@ def input_dtype(module: nn.Module) -> torch.dtype:
     >>> input_dtype(torch.nn.Sequential(torch.nn.Embedding(9, 2), torch.nn.Flatten()))
     torch.int64
     """
-    first = next((part for part in module.modules() if part._parameters), None)
+    parts = [part for part in module.modules() if part._parameters]
+    first = next((part for part in parts if _is_layer(part)), None)
     if isinstance(first, nn.Embedding | nn.EmbeddingBag):
         return torch.int64
     parameters = () if first is None else first._parameters.values()
@@ -357,6 +363,11 @@ def input_dtype(module: nn.Module) -> torch.dtype:
         (own.dtype for own in parameters if own is not None and own.is_floating_point()),
         torch.float32,
     )
+
+
+def _is_layer(part: nn.Module) -> bool:
+    inner = [] if is_parametrized(part) else [own for own in part.modules() if own is not part]
+    return not any(own._parameters for own in inner)
 
 
 def suited(x: Any, dtype: torch.dtype) -> Any:

@@ -1613,3 +1613,119 @@ def test_methods_of_a_net_that_the_ensemble_does_not_call_are_warned_of():
     net = with_own(LabelSmoothingClassifier)(max_epochs=2, random_state=0)
     with pytest.warns(UserWarning, match="fit and predict_proba of Own are not called"):
         LabelSmoothingClassifierCV(net, label_smoothings=(0, 0.1), cv=2).fit(X, Y)
+
+
+# -- modules that no stack can take ---------------------------------------------------------------
+
+
+class SomeColumns(nn.Module):
+    """Looks at two columns of its own, and holds its layer where torch does not see it change."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.columns = np.random.default_rng().permutation(n_features)[:5]
+        self.layer = nn.Linear(5, n_classes)
+
+    def forward(self, x):
+        return self.layer(x[:, self.columns])
+
+
+class LessTheMean(nn.Module):
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = nn.Linear(n_features, n_classes)
+
+    def forward(self, x):
+        return self.layer(x - x.mean(0))
+
+
+class WeightNormed(nn.Module):
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(n_features, n_classes))
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Padded(nn.Module):
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.words = nn.Embedding(5, 3, padding_idx=0)
+        self.layer = nn.Linear(3 * n_features, n_classes)
+
+    def forward(self, x):
+        return self.layer(self.words(x).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (SomeColumns, "the modules differ in more than their parameters"),
+        (LessTheMean, "a row's logits depend on the rows beside it"),
+        (WeightNormed, "parametrizations"),
+        (Padded, "padding_idx"),
+    ],
+)
+@pytest.mark.parametrize("make", [crossed, searched])
+def test_modules_that_are_not_alike_are_trained_one_by_one(make, module, reason):
+    rows = np.abs(X).clip(0, 4).round() if module is Padded else X
+    model = make(module=module).fit(rows, Y)
+    assert reason in str(model.alone_because_)
+
+
+def test_an_ensemble_of_modules_of_columns_of_their_own_pools_what_each_gives():
+    model = crossed(module=SomeColumns).fit(X, Y)
+    logits = np.mean([net.logits(X) for net in model.estimators_], axis=0)
+    np.testing.assert_allclose(
+        model.predict_proba(X), model.calibrator_.predict_proba(logits), rtol=1e-6
+    )
+    assert len({tuple(net.module_.columns) for net in model.estimators_}) > 1
+
+
+class Scaled(nn.Module):
+    """Has parameters of its own before those of its layers."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.words = nn.Embedding(5, 3)
+        self.layer = nn.Linear(3 * n_features, n_classes)
+
+    def forward(self, x):
+        return self.scale * self.layer(self.words(x).flatten(1))
+
+
+class WordsLast(Scaled):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        words = self.words
+        del self.words
+        self.words = words
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+@ALL
+def test_an_embedding_behind_a_parameter_of_the_module_gets_integers(make):
+    rows = np.abs(X).clip(0, 4).round()
+    assert make(module=Scaled).fit(rows, Y).predict_proba(rows).shape == (len(Y), 3)
+
+
+def test_an_embedding_that_gets_floats_says_what_helps():
+    with pytest.raises(ValueError, match=r"Register it before them, or give it x\.long"):
+        LabelSmoothingClassifier(WordsLast, max_epochs=1).fit(X, Y)
+
+
+# -- numbers that float32 does not tell apart -----------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame, torch.from_numpy])
+@pytest.mark.parametrize("change", [lambda x: x + 1e9, lambda x: x * 1e-60])
+@ALL
+def test_columns_that_float32_rounds_to_one_number_are_named(make, change, container):
+    rows = X.astype(np.float64)
+    rows[:, 3] = change(rows[:, 3])
+    with pytest.warns(UserWarning, match=r"rounds the numbers of columns \[3\] of X to one"):
+        make(module=SimpleNet).fit(container(rows), Y)

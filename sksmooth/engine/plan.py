@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from skorch.callbacks import (
 )
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from sksmooth._batches import (
     FEWEST_HELD_OUT,
@@ -328,7 +329,12 @@ def against_stacking(net: Any, X: Tensor) -> str | None:
         ),
         "the module has hooks": any(has_hooks(p) for p in [*module.modules(), *parameters]),
         "torch takes one net after the other through a stack's recurrent cells, attention, "
-        "EmbeddingBag or Bilinear": any(isinstance(p, _ONE_BY_ONE) for p in module.modules()),
+        "EmbeddingBag, Bilinear or parametrizations": any(
+            isinstance(p, _ONE_BY_ONE) or is_parametrized(p) for p in module.modules()
+        ),
+        "torch forgets settings of an Embedding such as padding_idx in a stack": any(
+            isinstance(p, torch.nn.Embedding) and "=" in p.extra_repr() for p in module.modules()
+        ),
     }
     reason = _first(reasons)
     if reason is not None or (is_plain(module) and _fits(net, X)):
@@ -342,12 +348,11 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
     And whether they can be trained; twice, since what a step leaves behind may hinder the next.
     """
     try:
-        one = copy.deepcopy(module).eval()
         nets = StackedModules([module, module], OwnRandomness(seed=0))
         rows = torch.stack([X, X])
         stacked = nets.logits(rows)
-        with torch.no_grad():
-            alone = pooled(float_logits(one(suited_copy(X, input_dtype(module)))))
+        alone = _logits_alone(module, X)
+        beside_itself = _logits_alone(module, X[:1].expand_as(X))
         nets.begin_epoch()
         for _ in range(2):
             nets.differentiate(rows, torch.sum)
@@ -358,13 +363,47 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
         return "the module does not give a number for each class"
     if not torch.allclose(after, stacked, atol=1e-5, equal_nan=True):
         return "the module's forward changes the module"
-    # A GPU's products, and those of autocast, are of factors with few digits.
-    is_exact = X.is_cpu and not torch.is_autocast_enabled("cpu")
-    rounding = 1e-5 if is_exact else 0.02
-    same = stacked.shape[1:] == alone.shape and torch.allclose(
-        stacked[0], alone, rtol=rounding, atol=rounding, equal_nan=True
+    if not _is_same(beside_itself[0], alone[0]):  # in a stack, some rows fill up batches
+        return "a row's logits depend on the rows beside it"
+    return (
+        None
+        if _is_same(stacked[0], alone)
+        else "the module gives something else when it is stacked"
     )
-    return None if same else "the module gives something else when it is stacked"
+
+
+def against_differences(modules: Sequence[torch.nn.Module], X: Tensor) -> str | None:
+    """Tell whether modules differ in more than their parameters, which is all that a stack takes.
+
+    As where each has drawn the columns that it looks at. It calls the forward of the first. `X` are
+    some training rows.
+    """
+    if all(map(is_plain, modules)):
+        return None
+    try:
+        stacked = StackedModules(modules, OwnRandomness(seed=0)).logits(
+            X.expand(len(modules), *X.shape)
+        )
+        alone = torch.stack([_logits_alone(module, X) for module in modules])
+    except Exception as error:  # whatever a module's forward may raise under vmap
+        return f"the modules cannot be stacked: {error}"
+    return None if _is_same(stacked, alone) else "the modules differ in more than their parameters"
+
+
+def _logits_alone(module: torch.nn.Module, X: Tensor) -> Tensor:
+    """Give the logits of a module that nobody stacks, which stays as it is."""
+    with torch.no_grad():
+        own = copy.deepcopy(module).eval()
+        return pooled(float_logits(own(suited_copy(X, input_dtype(module)))))
+
+
+def _is_same(stacked: Tensor, alone: Tensor) -> bool:
+    # A GPU's products, and those of autocast, are of factors with few digits.
+    is_exact = alone.is_cpu and not torch.is_autocast_enabled("cpu")
+    rounding = 1e-5 if is_exact else 0.02
+    return stacked.shape == alone.shape and torch.allclose(
+        stacked, alone, rtol=rounding, atol=rounding, equal_nan=True
+    )
 
 
 def draws_random_numbers(module: torch.nn.Module, X: Tensor) -> bool:
