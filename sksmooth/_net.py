@@ -172,7 +172,7 @@ class SmoothedNet(StoredNet):
         """
         given = getattr(self.train_split, "keywords", {}).values()
         classes = getattr(self, "classes_inferred_", np.arange(0))  # unknown to a bare fit_loop
-        if not (len(classes) and any(held_out is rows for rows in given)):
+        if held_out is None or not (len(classes) and any(held_out is rows for rows in given)):
             return held_out
         if hasattr(getattr(held_out, "X", None), "columns"):  # no table to skorch
             held_out = skorch.dataset.Dataset(check_new_rows(self, held_out.X), held_out.y)

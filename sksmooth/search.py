@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from sksmooth import metrics
 from sksmooth._callbacks import Evaluation, is_heard
-from sksmooth._checks import naming
+from sksmooth._checks import naming, without_tensor
 from sksmooth._fit import MAX_MEMBERS, Job, divide, fit_together, params_key
 from sksmooth._folds import Split
+from sksmooth._labels import refuse_missing
 from sksmooth._params import check_constraints
 from sksmooth._private import Interval, count_rows, index_method_params, split_rows
 from sksmooth._rows import refuse_dataset
@@ -189,7 +190,13 @@ multimetric_, n_features_in_, n_splits_, refit_time_, scorer_
             self.alone_because_: list[str | None] = [reason] * len(self.cv_results_["params"])
             return self
         refuse_dataset(X, "A search takes folds of the rows")
-        X, y = indexable(X, y)
+        if type(X) is dict:
+            raise ValueError(
+                "X is a dict, of which no rows can be taken: give SliceDict(**X) (skorch.helper)."
+            )
+        X, y = indexable(without_tensor(X), without_tensor(y))
+        params = {name: without_tensor(value) for name, value in params.items()}
+        refuse_missing(y, "y")
         twin = copy.copy(self)  # whatever is raised leaves nothing half-fitted behind
         sequential = parallel_config(backend="sequential")  # scores are cheap
         with sequential:
@@ -271,9 +278,9 @@ class _Fitting:
         search = self.search
         with naming("cv"):
             cv = check_cv(search.cv, self.y, classifier=is_classifier(search.estimator))
-            self.splits = list(cv.split(self.X, self.y, **routed.splitter.split))
-        for pair in self.splits:
-            Split.of(pair, np.arange(count_rows(self.X)))
+            pairs = list(cv.split(self.X, self.y, **routed.splitter.split))
+        rows = np.arange(count_rows(self.X))
+        self.splits = [tuple(Split.of(pair, rows)) for pair in pairs]
         routed.splitter.split = {}
         self.fit_params = routed.estimator.fit
         self.stand_in = _StandIn(search.estimator)

@@ -1729,3 +1729,48 @@ def test_columns_that_float32_rounds_to_one_number_are_named(make, change, conta
     rows[:, 3] = change(rows[:, 3])
     with pytest.warns(UserWarning, match=r"rounds the numbers of columns \[3\] of X to one"):
         make(module=SimpleNet).fit(container(rows), Y)
+
+
+# -- what searches are given -----------------------------------------------------------------------
+
+HALVES = (range(100), range(100, 200))
+
+
+@pytest.mark.parametrize("make_part", [list, lambda rows: rows, lambda rows: torch.tensor(rows)])
+def test_splits_of_any_container(make_part):
+    first, second = map(make_part, HALVES)
+    search = searched().set_params(cv=[(first, second), (second, first)]).fit(X, Y)
+    by_arrays = searched().set_params(
+        cv=[(np.arange(100), np.arange(100, 200)), (np.arange(100, 200), np.arange(100))]
+    )
+    expected = by_arrays.fit(X, Y).cv_results_["mean_test_score"]
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], expected)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda own: own.bfloat16(), lambda own: own.float().requires_grad_()]
+)
+def test_tensors_of_labels_and_weights_of_any_dtype_in_a_search(change):
+    weight = torch.ones(len(Y))
+    expected = searched().fit(X, Y, sample_weight=weight.numpy()).cv_results_["mean_test_score"]
+    search = searched().fit(X, change(torch.from_numpy(Y)), sample_weight=change(weight))
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], expected)
+
+
+@pytest.mark.parametrize("missing", [np.nan, None])
+def test_missing_labels_in_a_search_are_told_as_by_a_net(missing):
+    labels = Y.astype(object)
+    labels[3] = missing
+    with pytest.raises(ValueError, match="Input y contains NaN or None; remove those rows"):
+        searched().fit(X, labels)
+
+
+def test_several_inputs_in_a_search_name_what_can_be_indexed():
+    with pytest.raises(ValueError, match=r"SliceDict\(\*\*X\)"):
+        searched().fit({"x": X}, Y)
+
+
+def test_a_predefined_split_of_nothing_holds_out_nothing():
+    net = single(train_split=predefined_split(None))
+    with pytest.warns(UserWarning, match="without calibration"):
+        net.fit(X, Y)
