@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -334,10 +335,21 @@ def telling() -> Iterator[None]:
     try:
         yield
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        is_told = error.__cause__ is not None
         for said, what_helps in _HELP.items():
-            if said in str(error) and error.__cause__ is None:  # else it was told already
+            if said in str(error) and not is_told and _is_of_a_module(error):
                 raise ValueError(f"{what_helps}: {error}") from error
         raise
+
+
+def _is_of_a_module(error: Exception) -> bool:
+    """Tell whether an error comes from a module's forward or from torch, and not from a callback.
+
+    Nor from a scorer, a collate_fn or a loss of the user's.
+    """
+    rooms = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    last = rooms[-1].partition(".")[0]
+    return "torch.nn.modules.module" in rooms or last in ("torch", "skorch", "sksmooth")
 
 
 def input_dtype(module: nn.Module) -> torch.dtype:

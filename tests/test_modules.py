@@ -128,9 +128,14 @@ def test_nets_stack_under_vmap(x):
     torch.testing.assert_close(stacked(params, buffers, x), expected)
 
 
-def test_what_ends_the_use_of_a_gpu_is_told():
-    with pytest.raises(ValueError, match=r"an index out of range.*: CUDA error"), telling():
+class Failing(torch.nn.Module):
+    def forward(self, x):
         raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def test_what_ends_the_use_of_a_gpu_is_told(x):
+    with pytest.raises(ValueError, match=r"an index out of range.*: CUDA error"), telling():
+        Failing()(x)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

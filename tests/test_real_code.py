@@ -1774,3 +1774,32 @@ def test_a_predefined_split_of_nothing_holds_out_nothing():
     net = single(train_split=predefined_split(None))
     with pytest.warns(UserWarning, match="without calibration"):
         net.fit(X, Y)
+
+
+# -- whose error it is -----------------------------------------------------------------------------
+
+TORCHS = "index out of range in self"  # of which a module's forward gets an explanation
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError(TORCHS)
+
+
+class OwnLoss(LabelSmoothingClassifier):
+    get_loss = fail
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        OwnLoss(max_epochs=1),
+        single(iterator_train__collate_fn=fail),
+        crossed().set_params(scoring=fail),
+        searched().set_params(scoring=fail),
+    ],
+    ids=["loss", "collate_fn", "scorer of an ensemble", "scorer of a search"],
+)
+def test_errors_of_others_are_not_told_as_those_of_the_modules_forward(model):
+    with pytest.raises(RuntimeError) as caught:
+        model.fit(X, Y)
+    assert str(caught.value) == TORCHS
