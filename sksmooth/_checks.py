@@ -91,6 +91,8 @@ def without_tensor(values: Any) -> Any:
             f"{np.ma.count_masked(values)} values of an array of shape {np.shape(values)} are "
             "masked; leave out their rows, or fill them."
         )
+    if isinstance(values, np.ndarray) and values.dtype.kind == "T":
+        return values.astype(object)  # NumPy's text of any length, which scikit-learn does not know
     if not isinstance(values, torch.Tensor):
         return values
     values = values.detach().cpu().resolve_conj().resolve_neg()
@@ -272,7 +274,7 @@ def check_share(parameter: str, value: Any) -> float:
             f"{parameter} must be a real number in [0, 1), "
             f"got {value!r} of type {type(value).__name__}."
         )
-    share = float(value)
+    share = float(value) if abs(value) <= 1 else np.inf  # an integer may be larger than any float
     if not 0 <= share < 1:  # false for NaN as well
         raise ValueError(f"{parameter} must be in [0, 1), got {value}.")
     return share

@@ -22,7 +22,7 @@ from sksmooth._checks import naming
 from sksmooth._predict import KnownProbabilities, probabilities
 from sksmooth._private import index_method_params, split_rows
 from sksmooth._rows import Table
-from sksmooth._session import Session, as_clock
+from sksmooth._session import Session, as_clock, show
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.encoding import Encoding
 from sksmooth.engine.loop import Epoch, train
@@ -195,7 +195,7 @@ class FoldsTraining:
         """
         self.stacks = self._make_stacks(max_members)
         if verbose and self.alone_because is not None:
-            print(f"Not trained in lockstep: {self.alone_because}.")
+            show(f"Not trained in lockstep: {self.alone_because}.")
         estimator = self.estimator
         self.monitor = Monitor(
             self.stacks,
@@ -310,8 +310,8 @@ class FoldsTraining:
             calibrator = self.calibrate(value, warn=False)
             proba = probabilities(logits.astype(np.float64), calibrator)
             costs.append(self.log_loss(proba) if self.scorer is None else self._cost(proba))
-        if self.scorer is not None and np.isnan(costs).all():
-            raise ValueError(f"scoring={self.scorer.scorer!r} gave NaN for every ε.")
+        if self.scorer is not None and not np.isfinite(costs).any():
+            raise ValueError(f"scoring={self.scorer.scorer!r} gave no finite number for any ε.")
         return int(np.nanargmin(costs))
 
     def _cost_of_epoch(self, logits: NDArray, inverse_temperature: float) -> float:
@@ -343,7 +343,7 @@ class FoldsTraining:
         ]
         assert epoch.left is not None
         left = as_clock(epoch.left)
-        print(f"epoch {epoch.number:>3}, refined loss:  {'  '.join(losses)}, at most {left} left")
+        show(f"epoch {epoch.number:>3}, refined loss:  {'  '.join(losses)}, at most {left} left")
 
     def results(self) -> dict[str, NDArray]:
         """Give the scores of each ε and epoch, one row after the other."""

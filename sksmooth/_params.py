@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -113,6 +114,8 @@ def check_constraints(
             raise InvalidParameterError(f"{name}={params[name]} of {owner} must not be a bool.")
         if isinstance(params.get(name), Fraction):
             raise InvalidParameterError(f"{name}={params[name]} of {owner} must not be a Fraction.")
+        if isinstance(params.get(name), int) and abs(params[name]) > sys.float_info.max:
+            raise InvalidParameterError(f"{name} of {owner} is an integer larger than any float.")
     validate_parameter_constraints(constraints, params, owner)
 
 

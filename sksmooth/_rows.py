@@ -126,7 +126,7 @@ def check_rows(
     _refuse_one_hot(np.asarray(y).shape)
     given = X
     X, y = _checked(owner, X, y, reset=reset)
-    remarks = _remarks_on_rounding(owner, given, X) or _remarks_on_scales(name, X)
+    remarks = _remarks_on_rounding(owner, given, X)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
     if y.dtype.kind not in "biuU":  # which are classes for sure
         check_classification_targets(y)
@@ -161,7 +161,7 @@ def check_rows(
         int(np.prod(X.shape[1:])),
         owner.n_features_in_,
         getattr(owner, "feature_names_in_", None),
-        remarks=remarks,
+        remarks=remarks or _remarks_on_scales(name, X),
     )
 
 

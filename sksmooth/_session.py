@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,14 +62,17 @@ class BestFlag(PassthroughScoring):
 
 
 def show(text: str) -> None:
-    """Print text: a function that a pickle can name when another took the name of ``print``.
+    """Print text, with whatever the output's encoding lacks as a question mark.
+
+    A function that a pickle can name when another took the name of ``print``.
 
     Examples
     --------
     >>> show("epoch")
     epoch
     """
-    print(text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding))
 
 
 def as_clock(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -346,7 +347,8 @@ class _Fitting:
         epochs = [_max_epochs(fit.job.estimator) for fit in fits]
         todo = divide([fit.job for fit in fits], effective_n_jobs(search.n_jobs))
         total = sum(epochs)
-        with tqdm(total=total, unit="epoch", bar_format=_BAR, disable=not search.verbose) as bar:
+        is_silent = not search.verbose or sys.stderr is None
+        with _Bar(total=total, unit="epoch", bar_format=_BAR, disable=is_silent) as bar:
             n_done = 0
             for tries_left in reversed(range(MAX_TRIES)):
                 parts = [[fits[k].job for k in part] for part in todo]
@@ -415,6 +417,12 @@ def _fit_part(
     jobs = [job.of_rows(here.__getitem__) for job in jobs]
     fit_together(jobs, max_members=max_members, on_epoch=on_epoch)
     return [replace(job, X=None, y=None, fit_params={}, evaluation=None) for job in jobs]
+
+
+class _Bar(tqdm):
+    """A bar that starts no thread to look after it."""
+
+    monitor_interval = 0
 
 
 class _Advance:

@@ -330,9 +330,10 @@ class TestScoring:
         with pytest.raises(ValueError, match=r"names 'accuracee'.*Did you mean 'accuracy'"):
             make_cv(scoring="accuracee").fit(X, Y)
 
-    def test_nan_for_all_is_an_error(self):
-        model = make_cv(scoring=lambda model, rows, labels: np.nan)
-        with pytest.raises(ValueError, match="gave NaN for every ε"):
+    @pytest.mark.parametrize("score", [np.nan, np.inf, -np.inf])
+    def test_no_number_for_any_is_an_error(self, score):
+        model = make_cv(scoring=lambda model, rows, labels: score)
+        with pytest.raises(ValueError, match="gave no finite number for any ε"):
             model.fit(X, Y)
 
 

@@ -111,3 +111,11 @@ def test_masked_values_are_refused(metric):
         with pytest.raises(ValueError, match="masked; leave out their rows"):
             metric(y_true, y_proba, sample_weight=weight)
     assert metric(np.ma.array(y.data), PROBA) == metric(y.data, PROBA)
+
+
+def test_labels_of_numpys_text_of_any_length():
+    X = RNG.normal(size=(50, 4))
+    labels = Y.astype(np.dtypes.StringDType())
+    net = LabelSmoothingClassifier(max_epochs=1, random_state=0)
+    expected = net.fit(X, Y).predict(X)
+    assert_array_equal(net.fit(X, labels).predict(X), expected)

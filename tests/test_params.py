@@ -251,3 +251,14 @@ def test_fitted_attributes_are_those_of_the_documentation(net):
         *("callbacks_", "criterion_", "module_", "optimizer_", "trained_by_", "trained_by_reason_"),
     }
     assert "Fitted attributes" not in clone(net)._repr_html_()
+
+
+@pytest.mark.parametrize("name", ["lr", "max_epochs", "max_time", "batch_size"])
+def test_integers_beyond_every_float_are_refused(name, iris):
+    with pytest.raises(ValueError, match=f"^{name} of .* is an integer larger"):
+        quick(**{name: 10**400}).fit(*iris)
+
+
+def test_shares_beyond_every_float_are_refused(iris):
+    with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\)"):
+        quick(label_smoothing=10**400).fit(*iris)

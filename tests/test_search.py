@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -559,6 +560,16 @@ class TestAlone:
 
 
 class TestVerbose:
+    @pytest.mark.parametrize("verbose", [0, 1])
+    def test_leaves_no_thread_behind(self, verbose):
+        before = threading.active_count()
+        BatchedGridSearchCV(NET, {"lr": [0.1]}, cv=2, verbose=verbose, refit=False).fit(X, Y)
+        assert threading.active_count() == before
+
+    def test_needs_no_standard_error(self, monkeypatch):
+        monkeypatch.setattr("sys.stderr", None)  # as in a process without a console
+        BatchedGridSearchCV(NET, {"lr": [0.1]}, cv=2, verbose=1, refit=False).fit(X, Y)
+
     def test_says_how_many_fits_and_which_go_alone(self, capsys):
         grid = {"warm_start": [False, True]}
         BatchedGridSearchCV(NET, grid, cv=3, verbose=1, refit=False).fit(X, Y)

@@ -1,6 +1,7 @@
 """The epochs of one net: what is recorded, told and printed."""
 
 import builtins
+import io
 import pickle
 import re
 import sys
@@ -12,6 +13,7 @@ from helpers import quick
 from numpy.testing import assert_allclose
 from skorch.callbacks import Callback, LRScheduler, ProgressBar
 
+from sksmooth import LabelSmoothingClassifierCV, make_tabular
 from sksmooth._fit import Job, fit_together
 
 
@@ -109,3 +111,13 @@ def test_callbacks_of_skorch_run(iris):
     schedule = LRScheduler(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
     net = quick(callbacks=[schedule], lr=0.01).fit(*iris)
     assert net.optimizer_.param_groups[0]["lr"] == pytest.approx(0.01 * 0.5**3)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_progress_of_an_ensemble_needs_no_greek(encoding, monkeypatch):
+    X, y = make_tabular(60, random_state=0)
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", output)
+    LabelSmoothingClassifierCV(quick(max_epochs=1), cv=2, verbose=1, random_state=0).fit(X, y)
+    output.flush()
+    assert b"refined loss:  ?=0 " in output.buffer.getvalue()
