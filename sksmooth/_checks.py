@@ -274,7 +274,10 @@ def check_share(parameter: str, value: Any) -> float:
             f"{parameter} must be a real number in [0, 1), "
             f"got {value!r} of type {type(value).__name__}."
         )
-    share = float(value) if abs(value) <= 1 else np.inf  # an integer may be larger than any float
+    try:
+        share = float(value)
+    except OverflowError:  # an integer may be larger than any float
+        share = np.inf
     if not 0 <= share < 1:  # false for NaN as well
         raise ValueError(f"{parameter} must be in [0, 1), got {value}.")
     return share

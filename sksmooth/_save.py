@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sksmooth._files import whole_file
-from sksmooth._pack import LEARNED, NotGivenError, Packing, Unpacking
+from sksmooth._pack import LEARNED, SCALINGS, NotGivenError, Packing, Unpacking
+from sksmooth._predict import probabilities
 from sksmooth._versions import own_version, warn_if_newer
 from sksmooth.classifier import LabelSmoothingClassifier
 from sksmooth.classifier_cv import LabelSmoothingClassifierCV
@@ -139,6 +140,7 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
         estimator = unpacking.unpack(tree)
         if type(estimator) not in KINDS.values():
             raise ValueError(f"what it holds is of {type(estimator).__name__}.")
+        _refuse_incomplete(estimator)
     except NotGivenError:
         raise
     except _FORGED as error:  # whoever can write a checksum can write any form
@@ -148,6 +150,22 @@ def load(path: str | os.PathLike, **parameters: Any) -> Any:
     if unused:
         raise TypeError(f"load has no parameter {sorted(unused)[0]!r}, nor has what is in {path}.")
     return estimator
+
+
+def _refuse_incomplete(estimator: Any) -> None:
+    """Refuse what would fail at the first prediction, or when its results are looked at."""
+    nets = getattr(estimator, "estimators_", [estimator])
+    if not nets or any(type(net) is not LabelSmoothingClassifier for net in nets):
+        raise ValueError("It holds an ensemble, but no nets.")
+    n_classes = len(estimator.classes_)
+    for own in {id(own): own for own in (estimator, *nets)}.values():
+        calibrator = own.calibrator_
+        if type(calibrator) in SCALINGS.values():
+            proba = probabilities(np.zeros((1, n_classes)), calibrator)
+            if proba.shape != (1, n_classes) or not np.isfinite(proba).all():
+                raise ValueError(f"Its {type(calibrator).__name__} gives no probabilities.")
+    if len({len(column) for column in getattr(estimator, "cv_results_", {}).values()}) > 1:
+        raise ValueError("The columns of its cv_results_ are of different lengths.")
 
 
 def _unpacked(body: bytes, parameters: dict[str, Any]) -> tuple[Unpacking, Any]:

@@ -243,6 +243,31 @@ def test_numbers_that_are_not_finite_are_refused(value, tmp_path):
         load(path)
 
 
+@pytest.mark.parametrize("kind", ["TemperatureScaling", "NormTemperatureScaling"])
+def test_a_calibrator_without_what_it_needs_is_refused(kind, tmp_path):
+    save(make().fit(X, Y), tmp_path / "net")
+    calibrator = {"calibrator": [kind, {"dict": [["prior_strength", 1.0]]}]}
+    forge(tmp_path / "net", learned={"calibrator_": calibrator})
+    with pytest.raises(ValueError, match="net cannot be loaded: .*temperature_"):
+        load(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("learned", "message"),
+    [
+        ({"estimators_": []}, "an ensemble, but no nets"),
+        ({"estimators_": [None]}, "an ensemble, but no nets"),
+        ({"cv_results_": {"dict": [["epoch", [1, 2]], ["score", [1.0]]]}}, "different lengths"),
+    ],
+)
+def test_an_ensemble_without_what_it_needs_is_refused(learned, message, tmp_path):
+    model = LabelSmoothingClassifierCV(make(), cv=2, label_smoothings=(0.1,), random_state=0)
+    save(model.fit(X, Y), tmp_path / "net")
+    forge(tmp_path / "net", learned=learned)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "net")
+
+
 def test_a_device_of_a_kind_that_torch_does_not_know(tmp_path):
     net = make().fit(X, Y)
     save(net, tmp_path / "net")
