@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
+from reprlib import Repr
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,22 @@ FLOATS = [np.float64, np.float32, np.float16]
 
 # Through whose code a user's call may come here; the rest of the stack is the user's.
 _LIBRARIES = ("sksmooth.", "sklearn.", "skorch.", "torch.", "joblib.", "contextlib")
+
+
+_SHORT = Repr()
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxset = _SHORT.maxtuple = 10
+_SHORT.maxstring = _SHORT.maxother = 100
+
+
+def in_short(values: Any) -> str:
+    """Write values for a message: of many, the first ten.
+
+    Examples
+    --------
+    >>> in_short(np.arange(2000))
+    '[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...]'
+    """
+    return _SHORT.repr(values.tolist() if isinstance(values, np.ndarray) else values)
 
 
 def nearest(word: object, known: Collection[object]) -> str:
@@ -199,8 +216,8 @@ def check_proportions(
     for names in value.axes if isinstance(value, pd.DataFrame | pd.Series) else ():
         if not names.is_monotonic_increasing:
             raise ValueError(
-                f"{parameter} has the names {names.tolist()}, which are not in the order of the "
-                f"classes, who are sorted; sort them, or give {parameter}.to_numpy()."
+                f"{parameter} has the names {in_short(names.to_numpy())}, which are not in the "
+                f"order of the classes, who are sorted; sort them, or give {parameter}.to_numpy()."
             )
     try:
         array = as_numpy(value)

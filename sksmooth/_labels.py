@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from sksmooth._checks import (
     check_sums,
     check_unit_interval,
     grain_of,
+    in_short,
     naming,
     one_hot_hint,
     without_tensor,
@@ -80,8 +82,9 @@ def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:
         return encoder.transform(y).astype(np.int64, copy=False)
     except ValueError as error:
         raise ValueError(
-            f"y has labels that are none of the classes {classes.tolist()}: {error}. Where labels "
-            "come in parts, name all of them at first: partial_fit(X, y, classes=labels)."
+            f"y has labels that are none of the classes {in_short(classes)}: "
+            f"{shorten(str(error), 200)}. Where labels come in parts, name all of them at first: "
+            "as the parameter classes, or by partial_fit(X, y, classes=labels)."
         ) from error
 
 
@@ -186,5 +189,5 @@ def _columns_of(y: NDArray[Any], labels: ArrayLike | None, n_classes: int) -> ND
     codes = index.get_indexer(y)
     if (codes < 0).any():
         unknown = pd.unique(y[codes < 0])[:5].tolist()
-        raise ValueError(f"y_true has labels that labels={classes.tolist()} lacks: {unknown}.")
+        raise ValueError(f"y_true has labels that labels={in_short(classes)} lacks: {unknown}.")
     return codes

@@ -24,7 +24,7 @@ from skorch.utils import is_dataset
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sksmooth._batches import TensorRows, encoded, read_labels, row_of_other_label
-from sksmooth._checks import one_hot_hint, scale_to_unit, warn_user, without_tensor
+from sksmooth._checks import in_short, one_hot_hint, scale_to_unit, warn_user, without_tensor
 from sksmooth._labels import distinct, encode, refuse_missing
 from sksmooth.calibration import weights_of_rows
 from sksmooth.encoding import Encoding, check_encoding
@@ -255,7 +255,7 @@ def _check_labels_of(
     if not has_codes:
         raise ValueError(
             f"The labels of a {kind}, an IterableDataset, must be the integers 0, 1, ..., as "
-            f"numbers of an integer type, but the classes are {labels.tolist()}."
+            f"numbers of an integer type, but the classes are {in_short(labels)}."
         )
 
 
@@ -302,6 +302,10 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
     try:
         return validate_data(owner, X, *y, reset=reset, **_FLOAT32_ROWS)
     except (TypeError, ValueError) as error:
+        if any(isinstance(dtype, pd.SparseDtype) for dtype in frame.dtypes):
+            raise TypeError(
+                "X is a frame of sparse columns, but dense ones are required: X.sparse.to_dense()."
+            ) from error
         first = X[0] if isinstance(X, list) and X else None
         if isinstance(first, tuple) and any(map(np.ndim, first)):  # a Dataset that was indexed
             raise ValueError(f"X must hold rows, but it holds pairs. {_SLICE_DATASET}") from error
@@ -401,7 +405,8 @@ def _remarks_on_rounding(owner: Any, given: Any, X: NDArray) -> list[str]:
     names = getattr(owner, "feature_names_in_", np.arange(X.shape[1]))[columns].tolist()
     advice = _scale_first(type(owner).__name__)
     return [
-        f"The net takes float32, which rounds the numbers of columns {names} of X to one: {advice}"
+        f"The net takes float32, which rounds the numbers of columns {in_short(names)} of X to "
+        f"one: {advice}"
     ]
 
 
@@ -453,13 +458,13 @@ def _weigh_rows(
             weight = weight * class_weight[codes]
         if not np.isfinite(weight).all():
             raise ValueError(
-                f"class_weight={estimator.class_weight!r} times sample_weight is more than a float "
-                "can be; give weights of about one."
+                f"class_weight={in_short(estimator.class_weight)} times sample_weight is more than "
+                "a float can be; give weights of about one."
             )
         if not weight.any():
             raise ValueError(
-                f"class_weight={estimator.class_weight!r} gives every row a weight of zero; give "
-                "some a weight above 0."
+                f"class_weight={in_short(estimator.class_weight)} gives every row a weight of "
+                "zero; give some a weight above 0."
             )
     largest = weight.max()
     weight = weight * (np.clip(largest, *FLOAT32_WEIGHTS) / largest)
@@ -473,13 +478,13 @@ def _class_weights(
         unknown = [label for label in class_weight if label not in classes.tolist()]
         if unknown:
             raise ValueError(
-                f"class_weight={class_weight!r} names {unknown}, which are none of the "
-                f"classes {classes.tolist()}."
+                f"class_weight={in_short(class_weight)} names {in_short(unknown)}, which are none "
+                f"of the classes {in_short(classes)}."
             )
         given = class_weight.values()
         if not all(isinstance(own, Real) and 0 <= float(own) < np.inf for own in given):
             raise ValueError(
-                f"class_weight={class_weight!r} must hold finite, non-negative weights."
+                f"class_weight={in_short(class_weight)} must hold finite, non-negative weights."
             )
         return np.array([class_weight.get(label, 1.0) for label in classes.tolist()])
     of_class = np.bincount(codes, scale_to_unit(sample_weight)[0], minlength=len(classes))

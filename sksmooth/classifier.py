@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from sksmooth._adapters import WithoutClassWeight, fit_given
 from sksmooth._batches import TensorRows, make_batches
 from sksmooth._callbacks import FitTask, heard
-from sksmooth._checks import check_whole, warn_user
+from sksmooth._checks import check_whole, in_short, warn_user
 from sksmooth._net import SmoothedNet
 from sksmooth._pool import few_logits
 from sksmooth._predict import (
@@ -403,8 +403,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
                 np.asarray(known).tolist()
             ):
                 raise ValueError(
-                    f"classes={classes!r} is not the same as on the first call of partial_fit, "
-                    f"{known.tolist()}."
+                    f"classes={in_short(classes)} is not the same as on the first call of "
+                    f"partial_fit, {in_short(known)}."
                 )
             table = check_rows(self, X, y, sample_weight, known, reset=first)
             if first:

@@ -119,3 +119,23 @@ def test_labels_of_numpys_text_of_any_length():
     net = LabelSmoothingClassifier(max_epochs=1, random_state=0)
     expected = net.fit(X, Y).predict(X)
     assert_array_equal(net.fit(X, labels).predict(X), expected)
+
+
+MANY = np.array([f"class number {i}" for i in range(2000)])
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda X: LabelSmoothingClassifier(classes=MANY[1:], max_epochs=1).fit(X, MANY),
+        lambda X: LabelSmoothingClassifier(class_weight=dict.fromkeys(range(2000), 1.0)).fit(
+            X, MANY
+        ),
+        lambda X: METRICS[0](["none"], np.full((1, 2000), 1 / 2000), labels=MANY),
+    ],
+    ids=["classes", "class_weight", "labels"],
+)
+def test_messages_about_many_classes_are_short(fail):
+    with pytest.raises(ValueError, match=r"none of the classes|lacks") as caught:
+        fail(RNG.normal(size=(2000, 3)))
+    assert len(str(caught.value)) < 600

@@ -4,6 +4,7 @@ import operator
 import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import SPECIES, Named, quick
@@ -276,3 +277,9 @@ def test_classes_may_name_some_that_y_lacks(iris):
     assert_array_equal(net.classes_, ["setosa", "tulip", "versicolor", "virginica"])
     assert net.predict_proba(X).shape == (150, 4)
     assert set(net.predict(X)) <= set(SPECIES)
+
+
+def test_a_frame_of_sparse_columns_is_told_what_helps(iris):
+    frame = pd.DataFrame(iris[0]).astype(pd.SparseDtype(np.float32, 0.0))
+    with pytest.raises(TypeError, match=r"dense ones are required: X\.sparse\.to_dense\(\)"):
+        quick().fit(frame, iris[1])

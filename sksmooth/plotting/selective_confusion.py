@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.utils.multiclass import unique_labels
 
-from sksmooth._checks import as_numpy, check_vector, check_weight
+from sksmooth._checks import as_numpy, check_vector, check_weight, in_short
 from sksmooth.plotting._shared import (
     OrderBy,
     axes_for,
@@ -303,11 +303,11 @@ class SelectiveConfusionMatrixDisplay:
         seen = unique_labels(y_true, y_pred)
         index = pd.Index(seen if labels is None else as_numpy(labels))
         if not index.is_unique:
-            raise ValueError(f"labels must not repeat, got {index.tolist()}.")
+            raise ValueError(f"labels must not repeat, got {in_short(index.to_numpy())}.")
         unknown = seen[index.get_indexer(seen) < 0]
         if len(unknown):
             raise ValueError(
-                f"y_true and y_pred have labels that labels={index.tolist()} lacks: "
+                f"y_true and y_pred have labels that labels={in_short(index.to_numpy())} lacks: "
                 f"{unknown[:5].tolist()}."
             )
         weight = check_weight(sample_weight, len(y_true))
