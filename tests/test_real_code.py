@@ -1675,6 +1675,48 @@ def test_modules_that_are_not_alike_are_trained_one_by_one(make, module, reason)
     assert reason in str(model.alone_because_)
 
 
+class SomeRareColumns(nn.Linear):
+    """Looks at all columns but some of its own, which few rows tell of."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        self.is_seen = torch.rand(n_features) < 0.5
+
+    def forward(self, x):
+        return super().forward(x * self.is_seen)
+
+
+class SomeDropout(nn.Sequential):
+    def __init__(self, n_features, n_classes):
+        share = float(torch.rand(()))
+        super().__init__(nn.Dropout(share), nn.Linear(n_features, n_classes))
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+@pytest.mark.parametrize("module", [SomeRareColumns, SomeDropout])
+def test_modules_that_two_rows_or_prediction_show_alike_are_not_stacked(module):
+    rows = np.zeros_like(X)
+    rows[np.arange(4, len(X)), np.arange(4, len(X)) % X.shape[1]] = 1
+    model = crossed(module=module).fit(rows, Y)
+    assert model.alone_because_ == "the modules differ in more than their parameters"
+
+
+class Encoded(nn.Linear):
+    def __init__(self, encoding, n_features, n_classes):
+        super().__init__(encoding.n_outputs, n_classes)
+        self.encoding = encoding
+
+    def forward(self, x):
+        return super().forward(self.encoding(x))
+
+
+def test_modules_around_encodings_are_stacked_with_those_around_the_same():
+    net = LabelSmoothingClassifier(Encoded, max_epochs=2, random_state=0)
+    encodings = ["piecewise_linear", "periodic"]
+    model = LabelSmoothingClassifierCV(net, encodings=encodings, cv=2, random_state=0).fit(X, Y)
+    assert model.alone_because_ is None
+
+
 def test_an_ensemble_of_modules_of_columns_of_their_own_pools_what_each_gives():
     model = crossed(module=SomeColumns).fit(X, Y)
     logits = np.mean([net.logits(X) for net in model.estimators_], axis=0)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -64,6 +66,9 @@ _OBSERVERS = (Checkpoint, EpochTimer, LoadInitState, PrintLog, ProgressBar, Trai
 N_FOLDS = 5
 MOST_ROWS_IN_FOLDS = 2_000
 MOST_NUMBERS = 100_000
+
+# By so many rows modules are compared: of columns that are mostly zero, two might not tell.
+ROWS_TO_TRY = 16
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _STEP_HOOKS = (
@@ -222,8 +227,8 @@ def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | 
 
 
 def rows_to_try(net: Any, batches: TensorBatches) -> Tensor:
-    """Give two training rows that tell how a module works; one, if it is to see no more at once."""
-    most = min(2, batches.batch_size, net.rows_at_once() or 2)
+    """Give training rows that tell how a module works; fewer, if it is to see no more at once."""
+    most = min(ROWS_TO_TRY, batches.batch_size, net.rows_at_once() or ROWS_TO_TRY)
     return batches.rows.X[batches.index[:most]]
 
 
@@ -380,21 +385,41 @@ def against_differences(modules: Sequence[torch.nn.Module], X: Tensor) -> str | 
     """
     if all(map(is_plain, modules)):
         return None
+    first, *others = map(copy.deepcopy, dict.fromkeys(modules))
     try:
-        stacked = StackedModules(modules, OwnRandomness(seed=0)).logits(
-            X.expand(len(modules), *X.shape)
-        )
-        alone = torch.stack([_logits_alone(module, X) for module in modules])
-    except Exception as error:  # whatever a module's forward may raise under vmap
+        is_alike = all(_stands_for(first, other, X) for other in others)
+    except Exception as error:  # whatever a module's forward may raise
         return f"the modules cannot be stacked: {error}"
-    return None if _is_same(stacked, alone) else "the modules differ in more than their parameters"
+    return None if is_alike else "the modules differ in more than their parameters"
+
+
+def _stands_for(first: torch.nn.Module, other: torch.nn.Module, X: Tensor) -> bool:
+    """Tell whether a module gives what another does, once it has the parameters of that one."""
+    parameters = {name: own.detach() for name, own in other.named_parameters()}
+    shapes = {name: own.shape for name, own in first.named_parameters()}
+    if shapes != {name: own.shape for name, own in parameters.items()}:
+        return False
+    as_other = partial(functional_call, first, parameters)
+    for is_training in (False, True):  # they may differ in how many units they drop
+        first.train(is_training)
+        other.train(is_training)
+        given = []
+        for forward in (other, as_other):
+            with torch.no_grad(), OwnRandomness(seed=0):
+                given.append(_logits(forward, X, input_dtype(other)))
+        if not _is_same(*given):
+            return False
+    return True
 
 
 def _logits_alone(module: torch.nn.Module, X: Tensor) -> Tensor:
     """Give the logits of a module that nobody stacks, which stays as it is."""
     with torch.no_grad():
-        own = copy.deepcopy(module).eval()
-        return pooled(float_logits(own(suited_copy(X, input_dtype(module)))))
+        return _logits(copy.deepcopy(module).eval(), X, input_dtype(module))
+
+
+def _logits(forward: Callable[[Tensor], Any], X: Tensor, dtype: torch.dtype) -> Tensor:
+    return pooled(float_logits(forward(suited_copy(X, dtype))))
 
 
 def _is_same(stacked: Tensor, alone: Tensor) -> bool:
