@@ -1648,6 +1648,18 @@ class WeightNormed(nn.Module):
         return self.layer(x)
 
 
+class Attentive(nn.Linear):
+    """Calls attention as a function, which no list of layers can tell of."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+
+    def forward(self, x):
+        heads = x[:, None, :, None]
+        attended = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        return super().forward(attended.flatten(1))
+
+
 class Padded(nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()
@@ -1666,6 +1678,7 @@ class Padded(nn.Module):
         (LessTheMean, "a row's logits depend on the rows beside it"),
         (WeightNormed, "parametrizations"),
         (Padded, "padding_idx"),
+        (Attentive, "torch takes one net after the other"),
     ],
 )
 @pytest.mark.parametrize("make", [crossed, searched])

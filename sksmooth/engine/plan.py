@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -50,6 +51,11 @@ _ONE_BY_ONE = (
     torch.nn.EmbeddingBag,
     torch.nn.MultiheadAttention,
     torch.nn.RNNCellBase,
+)
+
+_TAKES_ONE_BY_ONE = (
+    "torch takes one net after the other through a stack's recurrent cells, attention, "
+    "EmbeddingBag, Bilinear or parametrizations"
 )
 
 # Where hooks are defined that are no user's.
@@ -333,8 +339,7 @@ def against_stacking(net: Any, X: Tensor) -> str | None:
             part._buffers for part in module.modules() if not isinstance(part, Encoding)
         ),
         "the module has hooks": any(has_hooks(p) for p in [*module.modules(), *parameters]),
-        "torch takes one net after the other through a stack's recurrent cells, attention, "
-        "EmbeddingBag, Bilinear or parametrizations": any(
+        _TAKES_ONE_BY_ONE: any(
             isinstance(p, _ONE_BY_ONE) or is_parametrized(p) for p in module.modules()
         ),
         "torch forgets settings of an Embedding such as padding_idx in a stack": any(
@@ -352,18 +357,22 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
 
     And whether they can be trained; twice, since what a step leaves behind may hinder the next.
     """
-    try:
-        nets = StackedModules([module, module], OwnRandomness(seed=0))
-        rows = torch.stack([X, X])
-        stacked = nets.logits(rows)
-        alone = _logits_alone(module, X)
-        beside_itself = _logits_alone(module, X[:1].expand_as(X))
-        nets.begin_epoch()
-        for _ in range(2):
-            nets.differentiate(rows, torch.sum)
-        after = nets.logits(rows)
-    except Exception as error:  # whatever a module's forward may raise under vmap
-        return f"the module cannot be stacked: {error}"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            nets = StackedModules([module, module], OwnRandomness(seed=0))
+            rows = torch.stack([X, X])
+            stacked = nets.logits(rows)
+            alone = _logits_alone(module, X)
+            beside_itself = _logits_alone(module, X[:1].expand_as(X))
+            nets.begin_epoch()
+            for _ in range(2):
+                nets.differentiate(rows, torch.sum)
+            after = nets.logits(rows)
+        except Exception as error:  # whatever a module's forward may raise under vmap
+            return f"the module cannot be stacked: {error}"
+    if any("implemented the batching rule" in str(own.message) for own in told):
+        return _TAKES_ONE_BY_ONE
     if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
     if not torch.allclose(after, stacked, atol=1e-5, equal_nan=True):
