@@ -1858,3 +1858,13 @@ def test_errors_of_others_are_not_told_as_those_of_the_modules_forward(model):
     with pytest.raises(RuntimeError) as caught:
         model.fit(X, Y)
     assert str(caught.value) == TORCHS
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.Series])
+@pytest.mark.parametrize("kind", [np.asarray, list])
+@ALL
+def test_a_column_of_arrays_is_told_how_it_becomes_a_table(make, kind, container):
+    column = np.empty(len(X), dtype=object)
+    column[:] = [kind(row) for row in X]
+    with pytest.raises(ValueError, match=r"column of arrays or lists.*numpy\.stack\(list\(X\)\)"):
+        make(module=SimpleNet).fit(container(column), Y)
