@@ -1670,6 +1670,16 @@ class Padded(nn.Module):
         return self.layer(self.words(x).flatten(1))
 
 
+class PaddedByFunction(Padded):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        del self.words
+        self.words_ = nn.Parameter(torch.randn(5, 3))
+
+    def words(self, x):
+        return nn.functional.embedding(x.long(), self.words_, padding_idx=0)
+
+
 @pytest.mark.filterwarnings("ignore:No temperature minimizes")
 @pytest.mark.parametrize(
     ("module", "reason"),
@@ -1678,12 +1688,13 @@ class Padded(nn.Module):
         (LessTheMean, "a row's logits depend on the rows beside it"),
         (WeightNormed, "parametrizations"),
         (Padded, "padding_idx"),
+        (PaddedByFunction, "other gradients"),
         (Attentive, "torch takes one net after the other"),
     ],
 )
 @pytest.mark.parametrize("make", [crossed, searched])
 def test_modules_that_are_not_alike_are_trained_one_by_one(make, module, reason):
-    rows = np.abs(X).clip(0, 4).round() if module is Padded else X
+    rows = np.abs(X).clip(0, 4).round() if issubclass(module, Padded) else X
     model = make(module=module).fit(rows, Y)
     assert reason in str(model.alone_because_)
 

@@ -365,6 +365,10 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
             stacked = nets.logits(rows)
             alone = _logits_alone(module, X)
             beside_itself = _logits_alone(module, X[:1].expand_as(X))
+            nets.differentiate(rows, torch.sum)
+            # Of the second, since torch does right by the first even where it forgets padding_idx.
+            slopes = [gradient[1].clone() for gradient in nets.gradients]
+            same_slopes = all(map(_is_nearly, slopes, _gradients_alone(module, X)))
             nets.begin_epoch()
             for _ in range(2):
                 nets.differentiate(rows, torch.sum)
@@ -379,11 +383,9 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
         return "the module's forward changes the module"
     if not _is_same(beside_itself[0], alone[0]):  # in a stack, some rows fill up batches
         return "a row's logits depend on the rows beside it"
-    return (
-        None
-        if _is_same(stacked[0], alone)
-        else "the module gives something else when it is stacked"
-    )
+    if not _is_same(stacked[0], alone):
+        return "the module gives something else when it is stacked"
+    return None if same_slopes else "the module has other gradients when it is stacked"
 
 
 def against_differences(modules: Sequence[torch.nn.Module], X: Tensor) -> str | None:
@@ -425,6 +427,22 @@ def _logits_alone(module: torch.nn.Module, X: Tensor) -> Tensor:
     """Give the logits of a module that nobody stacks, which stays as it is."""
     with torch.no_grad():
         return _logits(copy.deepcopy(module).eval(), X, input_dtype(module))
+
+
+def _gradients_alone(module: torch.nn.Module, X: Tensor) -> Sequence[Tensor]:
+    """Give the gradients of the sum of those logits."""
+    own = copy.deepcopy(module).eval()
+    with torch.enable_grad():
+        logits = float_logits(own(suited_copy(X, input_dtype(module))))
+        return torch.autograd.grad(logits.sum(), list(own.parameters()))
+
+
+def _is_nearly(stacked: Tensor, alone: Tensor) -> bool:
+    """Tell whether gradients, sums over rows that may cancel out, are about the same."""
+    if not alone.numel():
+        return True
+    scale = alone.abs().max().clamp(min=1)
+    return torch.allclose(stacked / scale, alone / scale, rtol=0.0, atol=0.02, equal_nan=True)
 
 
 def _logits(forward: Callable[[Tensor], Any], X: Tensor, dtype: torch.dtype) -> Tensor:
