@@ -422,8 +422,14 @@ def _reason_against_stacking(folds: Sequence[_Fold]) -> str | None:
     if not isinstance(batches, TensorBatches):
         return "the rows are not in memory"
     rows = rows_to_try(net, batches)
-    modules = [fold.net.module_ for fold in folds]
-    return against_stacking(net, rows) or against_differences(modules, rows)
+    reason = against_stacking(net, rows)
+    by_encoding: dict[int, list[torch.nn.Module]] = {}
+    for fold in folds:
+        encoding = fold.net.learned_.get("encoding")
+        by_encoding.setdefault(id(encoding), []).append(fold.net.module_)
+    for modules in by_encoding.values():
+        reason = reason or against_differences(modules, rows)
+    return reason
 
 
 class _Together:

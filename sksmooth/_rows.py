@@ -316,6 +316,12 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
                 f"{n_labels[0]} rows each. Give several inputs of a module as a dict, by the names "
                 "of forward's arguments, and columns as one array, numpy.column_stack(X)."
             ) from error
+        is_column = isinstance(X, np.ndarray | pd.Series) and X.ndim == 1 and len(X) > 0
+        if is_column and all(map(np.ndim, X)):
+            raise ValueError(
+                "X must be a table, but it is a column of arrays or lists, each the numbers of a "
+                "row; give numpy.stack(list(X))."
+            ) from error
         columns = _columns_without_numbers(_frame(X, of_any=isinstance(error, ValueError)))
         if columns:
             raise _other_columns(name, columns) from error

@@ -1648,6 +1648,18 @@ class WeightNormed(nn.Module):
         return self.layer(x)
 
 
+class Attentive(nn.Linear):
+    """Calls attention as a function, which no list of layers can tell of."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+
+    def forward(self, x):
+        heads = x[:, None, :, None]
+        attended = nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        return super().forward(attended.flatten(1))
+
+
 class Padded(nn.Module):
     def __init__(self, n_features, n_classes):
         super().__init__()
@@ -1658,6 +1670,16 @@ class Padded(nn.Module):
         return self.layer(self.words(x).flatten(1))
 
 
+class PaddedByFunction(Padded):
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        del self.words
+        self.words_ = nn.Parameter(torch.randn(5, 3))
+
+    def words(self, x):
+        return nn.functional.embedding(x.long(), self.words_, padding_idx=0)
+
+
 @pytest.mark.filterwarnings("ignore:No temperature minimizes")
 @pytest.mark.parametrize(
     ("module", "reason"),
@@ -1666,13 +1688,57 @@ class Padded(nn.Module):
         (LessTheMean, "a row's logits depend on the rows beside it"),
         (WeightNormed, "parametrizations"),
         (Padded, "padding_idx"),
+        (PaddedByFunction, "other gradients"),
+        (Attentive, "torch takes one net after the other"),
     ],
 )
 @pytest.mark.parametrize("make", [crossed, searched])
 def test_modules_that_are_not_alike_are_trained_one_by_one(make, module, reason):
-    rows = np.abs(X).clip(0, 4).round() if module is Padded else X
+    rows = np.abs(X).clip(0, 4).round() if issubclass(module, Padded) else X
     model = make(module=module).fit(rows, Y)
     assert reason in str(model.alone_because_)
+
+
+class SomeRareColumns(nn.Linear):
+    """Looks at all columns but some of its own, which few rows tell of."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__(n_features, n_classes)
+        self.is_seen = torch.rand(n_features) < 0.5
+
+    def forward(self, x):
+        return super().forward(x * self.is_seen)
+
+
+class SomeDropout(nn.Sequential):
+    def __init__(self, n_features, n_classes):
+        share = float(torch.rand(()))
+        super().__init__(nn.Dropout(share), nn.Linear(n_features, n_classes))
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+@pytest.mark.parametrize("module", [SomeRareColumns, SomeDropout])
+def test_modules_that_two_rows_or_prediction_show_alike_are_not_stacked(module):
+    rows = np.zeros_like(X)
+    rows[np.arange(4, len(X)), np.arange(4, len(X)) % X.shape[1]] = 1
+    model = crossed(module=module).fit(rows, Y)
+    assert model.alone_because_ == "the modules differ in more than their parameters"
+
+
+class Encoded(nn.Linear):
+    def __init__(self, encoding, n_features, n_classes):
+        super().__init__(encoding.n_outputs, n_classes)
+        self.encoding = encoding
+
+    def forward(self, x):
+        return super().forward(self.encoding(x))
+
+
+def test_modules_around_encodings_are_stacked_with_those_around_the_same():
+    net = LabelSmoothingClassifier(Encoded, max_epochs=2, random_state=0)
+    encodings = ["piecewise_linear", "periodic"]
+    model = LabelSmoothingClassifierCV(net, encodings=encodings, cv=2, random_state=0).fit(X, Y)
+    assert model.alone_because_ is None
 
 
 def test_an_ensemble_of_modules_of_columns_of_their_own_pools_what_each_gives():
@@ -1803,3 +1869,13 @@ def test_errors_of_others_are_not_told_as_those_of_the_modules_forward(model):
     with pytest.raises(RuntimeError) as caught:
         model.fit(X, Y)
     assert str(caught.value) == TORCHS
+
+
+@pytest.mark.parametrize("container", [np.asarray, pd.Series])
+@pytest.mark.parametrize("kind", [np.asarray, list])
+@ALL
+def test_a_column_of_arrays_is_told_how_it_becomes_a_table(make, kind, container):
+    column = np.empty(len(X), dtype=object)
+    column[:] = [kind(row) for row in X]
+    with pytest.raises(ValueError, match=r"column of arrays or lists.*numpy\.stack\(list\(X\)\)"):
+        make(module=SimpleNet).fit(container(column), Y)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 from torch import Tensor
+from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -50,6 +53,11 @@ _ONE_BY_ONE = (
     torch.nn.RNNCellBase,
 )
 
+_TAKES_ONE_BY_ONE = (
+    "torch takes one net after the other through a stack's recurrent cells, attention, "
+    "EmbeddingBag, Bilinear or parametrizations"
+)
+
 # Where hooks are defined that are no user's.
 _OWN_ROOMS = (
     *("sksmooth._net", "sksmooth._predict", "sksmooth.classifier", "sksmooth.classifier_cv"),
@@ -64,6 +72,9 @@ _OBSERVERS = (Checkpoint, EpochTimer, LoadInitState, PrintLog, ProgressBar, Trai
 N_FOLDS = 5
 MOST_ROWS_IN_FOLDS = 2_000
 MOST_NUMBERS = 100_000
+
+# By so many rows modules are compared: of columns that are mostly zero, two might not tell.
+ROWS_TO_TRY = 16
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _STEP_HOOKS = (
@@ -222,8 +233,8 @@ def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | 
 
 
 def rows_to_try(net: Any, batches: TensorBatches) -> Tensor:
-    """Give two training rows that tell how a module works; one, if it is to see no more at once."""
-    most = min(2, batches.batch_size, net.rows_at_once() or 2)
+    """Give training rows that tell how a module works; fewer, if it is to see no more at once."""
+    most = min(ROWS_TO_TRY, batches.batch_size, net.rows_at_once() or ROWS_TO_TRY)
     return batches.rows.X[batches.index[:most]]
 
 
@@ -328,8 +339,7 @@ def against_stacking(net: Any, X: Tensor) -> str | None:
             part._buffers for part in module.modules() if not isinstance(part, Encoding)
         ),
         "the module has hooks": any(has_hooks(p) for p in [*module.modules(), *parameters]),
-        "torch takes one net after the other through a stack's recurrent cells, attention, "
-        "EmbeddingBag, Bilinear or parametrizations": any(
+        _TAKES_ONE_BY_ONE: any(
             isinstance(p, _ONE_BY_ONE) or is_parametrized(p) for p in module.modules()
         ),
         "torch forgets settings of an Embedding such as padding_idx in a stack": any(
@@ -347,29 +357,35 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
 
     And whether they can be trained; twice, since what a step leaves behind may hinder the next.
     """
-    try:
-        nets = StackedModules([module, module], OwnRandomness(seed=0))
-        rows = torch.stack([X, X])
-        stacked = nets.logits(rows)
-        alone = _logits_alone(module, X)
-        beside_itself = _logits_alone(module, X[:1].expand_as(X))
-        nets.begin_epoch()
-        for _ in range(2):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            nets = StackedModules([module, module], OwnRandomness(seed=0))
+            rows = torch.stack([X, X])
+            stacked = nets.logits(rows)
+            alone = _logits_alone(module, X)
+            beside_itself = _logits_alone(module, X[:1].expand_as(X))
             nets.differentiate(rows, torch.sum)
-        after = nets.logits(rows)
-    except Exception as error:  # whatever a module's forward may raise under vmap
-        return f"the module cannot be stacked: {error}"
+            # Of the second, since torch does right by the first even where it forgets padding_idx.
+            slopes = [gradient[1].clone() for gradient in nets.gradients]
+            same_slopes = all(map(_is_nearly, slopes, _gradients_alone(module, X)))
+            nets.begin_epoch()
+            for _ in range(2):
+                nets.differentiate(rows, torch.sum)
+            after = nets.logits(rows)
+        except Exception as error:  # whatever a module's forward may raise under vmap
+            return f"the module cannot be stacked: {error}"
+    if any("implemented the batching rule" in str(own.message) for own in told):
+        return _TAKES_ONE_BY_ONE
     if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
     if not torch.allclose(after, stacked, atol=1e-5, equal_nan=True):
         return "the module's forward changes the module"
     if not _is_same(beside_itself[0], alone[0]):  # in a stack, some rows fill up batches
         return "a row's logits depend on the rows beside it"
-    return (
-        None
-        if _is_same(stacked[0], alone)
-        else "the module gives something else when it is stacked"
-    )
+    if not _is_same(stacked[0], alone):
+        return "the module gives something else when it is stacked"
+    return None if same_slopes else "the module has other gradients when it is stacked"
 
 
 def against_differences(modules: Sequence[torch.nn.Module], X: Tensor) -> str | None:
@@ -380,21 +396,57 @@ def against_differences(modules: Sequence[torch.nn.Module], X: Tensor) -> str | 
     """
     if all(map(is_plain, modules)):
         return None
+    first, *others = map(copy.deepcopy, dict.fromkeys(modules))
     try:
-        stacked = StackedModules(modules, OwnRandomness(seed=0)).logits(
-            X.expand(len(modules), *X.shape)
-        )
-        alone = torch.stack([_logits_alone(module, X) for module in modules])
-    except Exception as error:  # whatever a module's forward may raise under vmap
+        is_alike = all(_stands_for(first, other, X) for other in others)
+    except Exception as error:  # whatever a module's forward may raise
         return f"the modules cannot be stacked: {error}"
-    return None if _is_same(stacked, alone) else "the modules differ in more than their parameters"
+    return None if is_alike else "the modules differ in more than their parameters"
+
+
+def _stands_for(first: torch.nn.Module, other: torch.nn.Module, X: Tensor) -> bool:
+    """Tell whether a module gives what another does, once it has the parameters of that one."""
+    parameters = {name: own.detach() for name, own in other.named_parameters()}
+    shapes = {name: own.shape for name, own in first.named_parameters()}
+    if shapes != {name: own.shape for name, own in parameters.items()}:
+        return False
+    as_other = partial(functional_call, first, parameters)
+    for is_training in (False, True):  # they may differ in how many units they drop
+        first.train(is_training)
+        other.train(is_training)
+        given = []
+        for forward in (other, as_other):
+            with torch.no_grad(), OwnRandomness(seed=0):
+                given.append(_logits(forward, X, input_dtype(other)))
+        if not _is_same(*given):
+            return False
+    return True
 
 
 def _logits_alone(module: torch.nn.Module, X: Tensor) -> Tensor:
     """Give the logits of a module that nobody stacks, which stays as it is."""
     with torch.no_grad():
-        own = copy.deepcopy(module).eval()
-        return pooled(float_logits(own(suited_copy(X, input_dtype(module)))))
+        return _logits(copy.deepcopy(module).eval(), X, input_dtype(module))
+
+
+def _gradients_alone(module: torch.nn.Module, X: Tensor) -> Sequence[Tensor]:
+    """Give the gradients of the sum of those logits."""
+    own = copy.deepcopy(module).eval()
+    with torch.enable_grad():
+        logits = float_logits(own(suited_copy(X, input_dtype(module))))
+        return torch.autograd.grad(logits.sum(), list(own.parameters()))
+
+
+def _is_nearly(stacked: Tensor, alone: Tensor) -> bool:
+    """Tell whether gradients, sums over rows that may cancel out, are about the same."""
+    if not alone.numel():
+        return True
+    scale = alone.abs().max().clamp(min=1)
+    return torch.allclose(stacked / scale, alone / scale, rtol=0.0, atol=0.02, equal_nan=True)
+
+
+def _logits(forward: Callable[[Tensor], Any], X: Tensor, dtype: torch.dtype) -> Tensor:
+    return pooled(float_logits(forward(suited_copy(X, dtype))))
 
 
 def _is_same(stacked: Tensor, alone: Tensor) -> bool:
