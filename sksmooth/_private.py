@@ -52,6 +52,7 @@ __all__ = [
     "HasMethods",
     "Interval",
     "InvalidParameterError",
+    "Operations",
     "Options",
     "Scorer",
     "StrOptions",
@@ -67,6 +68,7 @@ __all__ = [
     "in_inference_mode",
     "index_method_params",
     "is_traced",
+    "lacks_batching_rule",
     "managed_callbacks",
     "n_function_modes",
     "outside_transforms",
@@ -128,6 +130,27 @@ GLOBAL_HOOKS = [_global_forward_hooks, _global_forward_pre_hooks]
 def own_hooks(part: Any) -> list[Any]:
     """Give the dicts of what a module calls before and after its forward pass."""
     return [part._forward_hooks, part._forward_pre_hooks]
+
+
+class Operations(TorchDispatchMode):
+    """Sees which of torch's operations are called with tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[Any] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(own, torch.Tensor) for own in args):
+            self.seen.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+def lacks_batching_rule(operation: Any) -> bool:
+    """Tell whether torch.func's vmap calls an operation for one net after the other, and warns."""
+    keys = ("FuncTorchBatched", "CompositeImplicitAutograd")
+    name, has_kernel = operation.name(), torch._C._dispatch_has_kernel_for_dispatch_key
+    is_constant = name == "aten::lift_fresh"  # as an index written into forward
+    return not (is_constant or any(has_kernel(name, key) for key in keys))
 
 
 def is_traced(tensor: torch.Tensor) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
@@ -33,7 +32,7 @@ from sksmooth._batches import (
     make_batches,
     rows_in_folds,
 )
-from sksmooth._private import has_hooks, has_step_hooks
+from sksmooth._private import Operations, has_hooks, has_step_hooks, lacks_batching_rule
 from sksmooth.encoding import Encoding
 from sksmooth.engine.adam import ELEMENTWISE_OPTIMIZERS
 from sksmooth.engine.by_autograd import StackedModules
@@ -55,7 +54,7 @@ _ONE_BY_ONE = (
 
 _TAKES_ONE_BY_ONE = (
     "torch takes one net after the other through a stack's recurrent cells, attention, "
-    "EmbeddingBag, Bilinear or parametrizations"
+    "EmbeddingBag, Bilinear, parametrizations or functions of their kind"
 )
 
 # Where hooks are defined that are no user's.
@@ -357,26 +356,27 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
 
     And whether they can be trained; twice, since what a step leaves behind may hinder the next.
     """
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            nets = StackedModules([module, module], OwnRandomness(seed=0))
-            rows = torch.stack([X, X])
-            stacked = nets.logits(rows)
-            alone = _logits_alone(module, X)
-            beside_itself = _logits_alone(module, X[:1].expand_as(X))
+    try:
+        nets = StackedModules([module, module], OwnRandomness(seed=0))
+        rows = torch.stack([X, X])
+        one, dtype = copy.deepcopy(module).eval(), input_dtype(module)
+        with Operations() as operations, torch.enable_grad():
+            logits = float_logits(one(suited_copy(X, dtype)))
+            slopes = torch.autograd.grad(logits.sum(), list(one.parameters()))
+        if any(map(lacks_batching_rule, operations.seen)):
+            return _TAKES_ONE_BY_ONE
+        with torch.no_grad():
+            alone, beside_itself = pooled(logits), _logits(one, X[:1].expand_as(X), dtype)
+        stacked = nets.logits(rows)
+        nets.differentiate(rows, torch.sum)
+        # Of the second, since torch does right by the first even where it forgets padding_idx.
+        own_slopes = [gradient[1].clone() for gradient in nets.gradients]
+        nets.begin_epoch()
+        for _ in range(2):
             nets.differentiate(rows, torch.sum)
-            # Of the second, since torch does right by the first even where it forgets padding_idx.
-            slopes = [gradient[1].clone() for gradient in nets.gradients]
-            same_slopes = all(map(_is_nearly, slopes, _gradients_alone(module, X)))
-            nets.begin_epoch()
-            for _ in range(2):
-                nets.differentiate(rows, torch.sum)
-            after = nets.logits(rows)
-        except Exception as error:  # whatever a module's forward may raise under vmap
-            return f"the module cannot be stacked: {error}"
-    if any("implemented the batching rule" in str(own.message) for own in told):
-        return _TAKES_ONE_BY_ONE
+        after = nets.logits(rows)
+    except Exception as error:  # whatever a module's forward may raise under vmap
+        return f"the module cannot be stacked: {error}"
     if alone.shape != (len(X), n_classes) or not alone.is_floating_point():
         return "the module does not give a number for each class"
     if not torch.allclose(after, stacked, atol=1e-5, equal_nan=True):
@@ -385,7 +385,8 @@ def _against_vmap(module: torch.nn.Module, X: Tensor, n_classes: int) -> str | N
         return "a row's logits depend on the rows beside it"
     if not _is_same(stacked[0], alone):
         return "the module gives something else when it is stacked"
-    return None if same_slopes else "the module has other gradients when it is stacked"
+    is_alike = all(map(_is_nearly, own_slopes, slopes))
+    return None if is_alike else "the module has other gradients when it is stacked"
 
 
 def against_differences(modules: Sequence[torch.nn.Module], X: Tensor) -> str | None:
@@ -421,20 +422,6 @@ def _stands_for(first: torch.nn.Module, other: torch.nn.Module, X: Tensor) -> bo
         if not _is_same(*given):
             return False
     return True
-
-
-def _logits_alone(module: torch.nn.Module, X: Tensor) -> Tensor:
-    """Give the logits of a module that nobody stacks, which stays as it is."""
-    with torch.no_grad():
-        return _logits(copy.deepcopy(module).eval(), X, input_dtype(module))
-
-
-def _gradients_alone(module: torch.nn.Module, X: Tensor) -> Sequence[Tensor]:
-    """Give the gradients of the sum of those logits."""
-    own = copy.deepcopy(module).eval()
-    with torch.enable_grad():
-        logits = float_logits(own(suited_copy(X, input_dtype(module))))
-        return torch.autograd.grad(logits.sum(), list(own.parameters()))
 
 
 def _is_nearly(stacked: Tensor, alone: Tensor) -> bool:
