@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from sksmooth import BatchedGridSearchCV, LabelSmoothingClassifier, SimpleNet, make_tabular
+from sksmooth.engine.plan import ROWS_TO_TRY
 
 callback = pytest.importorskip("sklearn.callback")
 
@@ -356,7 +357,7 @@ class FailsOnce(nn.Module):
         self.layer = nn.Linear(n_features, n_classes)
 
     def forward(self, x):
-        in_training = self.training and len(x) > 2  # with two rows it is only tried
+        in_training = self.training and len(x) > ROWS_TO_TRY  # else it is only tried
         FailsOnce.n_passes += in_training
         if in_training and self.n_passes == 8:
             raise RuntimeError("out of memory")
