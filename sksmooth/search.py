@@ -369,6 +369,12 @@ class _Fitting:
         """Give the jobs of each part as they are fitted, in order."""
         search = self.search
         backend = get_active_backend()[0]
+        kind = type(backend).__module__
+        send = partial(_put_in_ray, {}) if kind.startswith("ray.") else lambda rows: rows
+        tasks = (_arguments(part, search.max_members, _Advance(bar), send) for part in parts)
+        if kind.startswith("joblib.") and effective_n_jobs(search.n_jobs) == 1:
+            # A task of scikit-learn's swaps the filters of warnings, for all threads.
+            return (_fit_part(*own) for own in tasks)
         # Not all of joblib's backends have a generator.
         generates = backend.supports_return_generator
         parallel = Parallel(
@@ -376,9 +382,7 @@ class _Fitting:
             pre_dispatch=search.pre_dispatch,
             return_as="generator" if generates else "list",
         )
-        in_ray = type(backend).__module__.startswith("ray.")
-        send = partial(_put_in_ray, {}) if in_ray else lambda rows: rows
-        return parallel(_as_task(part, search.max_members, _Advance(bar), send) for part in parts)
+        return parallel(delayed(_fit_part)(*own) for own in tasks)
 
 
 def _put_in_ray(getters: dict[int, partial], rows: Any) -> partial:
@@ -393,20 +397,20 @@ def _put_in_ray(getters: dict[int, partial], rows: Any) -> partial:
     return getters[id(rows)]
 
 
-def _as_task(
+def _arguments(
     jobs: list[Job],
     max_members: int,
     on_epoch: Callable[[int], None],
     send: Callable[[Any], Any],
-) -> Any:
-    """Give a task of joblib, whose arguments the rows are, as `send` makes them.
+) -> tuple[Any, ...]:
+    """Give the arguments of a task, of which some are the rows, as `send` makes them.
 
     Dask sends an array that several tasks have for an argument once, not with each.
     """
     rows: dict[int, tuple[int, Any]] = {}
     bare = [job.of_rows(lambda own: rows.setdefault(id(own), (len(rows), own))[0]) for job in jobs]
     sent = [send(own) for _, own in rows.values()]
-    return delayed(_fit_part)(bare, max_members, on_epoch, *sent)
+    return (bare, max_members, on_epoch, *sent)
 
 
 def _fit_part(

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -557,6 +558,22 @@ class TestAlone:
     def test_other_estimators_are_searched_as_ever(self):
         _, ours = _both(DummyClassifier(), {"strategy": ["prior", "most_frequent"]})
         assert ours.alone_because_ == ["DummyClassifier is not LabelSmoothingClassifier itself"] * 2
+
+
+class _SeesFilters(SimpleNet):
+    seen: ClassVar = set()
+
+    def forward(self, x):
+        if self.training:
+            self.seen.add(id(warnings.filters))
+        return super().forward(x)
+
+
+def test_training_swaps_no_filters_of_warnings():
+    net = clone(NET).set_params(module=_SeesFilters)
+    _SeesFilters.seen.clear()
+    BatchedGridSearchCV(net, {"label_smoothing": [0.0, 0.1]}, cv=2).fit(X, Y)
+    assert _SeesFilters.seen == {id(warnings.filters)}
 
 
 class TestVerbose:
