@@ -28,6 +28,11 @@ INDICES_AT_ONCE = 2**14
 # Rows whose labels tell whether an attribute holds those of all.
 LABELS_TO_LOOK_AT = 20
 
+# Rows of a mini-batch unless told otherwise; and of a table of few rows, so that an epoch is more
+# than a step or two: a batch size, and up to how many rows it is for.
+BATCH_SIZE = 64
+BATCH_SIZES_OF_FEW = {8: 64, 16: 128, 32: 256}
+
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
 
@@ -128,6 +133,8 @@ class TensorBatches:
     ----------
     merges_single : bool
         Whether a last batch of one row joins the batch before it.
+    is_merged : bool
+        Whether every distinct row is there once.
 
     Examples
     --------
@@ -151,6 +158,7 @@ class TensorBatches:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.merges_single = False
+        self.is_merged = False
 
     @property
     def n_rows(self) -> int:
@@ -164,6 +172,14 @@ class TensorBatches:
         return lengths_of_batches(
             self.n_rows, self.batch_size, drop_last=self.drop_last, merge_single=self.merges_single
         )
+
+    @property
+    def division(self) -> tuple[int, int | None]:
+        """What rows that are trained on in the same steps have in common: number, size of batches.
+
+        Where there is one batch, its size does not matter.
+        """
+        return len(self), self.batch_size if len(self) > 1 else None
 
     def __iter__(self) -> Iterator[Batch]:
         if self.chosen is None and 0 < self.n_rows <= self.batch_size and not self.drop_last:
@@ -191,7 +207,7 @@ class TensorBatches:
     def merge_repeated(self) -> None:
         """Go over every distinct row once, with the weight of its repetitions."""
         rows = self.rows if self.chosen is None else self.rows.take(self.chosen)
-        self.rows, self.chosen = merge_repeated(rows), None
+        self.rows, self.chosen, self.is_merged = merge_repeated(rows), None, True
 
 
 def lengths_of_batches(
@@ -213,6 +229,28 @@ def lengths_of_batches(
     elif rest and not drop_last:
         lengths.append(rest)
     return lengths
+
+
+def choose_batch_size(batch_size: int | str, dataset: Any, training: bool = True) -> int:
+    """Choose how many rows of a dataset a mini-batch has where that is asked for by "auto".
+
+    Of a Subset, by how many rows there are in all.
+
+    Examples
+    --------
+    >>> [choose_batch_size("auto", range(n_rows)) for n_rows in (50, 100, 200, 1000)]
+    [8, 16, 32, 64]
+    >>> choose_batch_size(128, range(50)), choose_batch_size(-1, range(50))
+    (128, 50)
+    """
+    if batch_size != "auto":
+        return len(dataset) if batch_size == -1 else batch_size  # type: ignore[return-value]
+    if not training or isinstance(dataset, IterableDataset):
+        return BATCH_SIZE
+    while isinstance(dataset, Subset):  # nets of folds are to take the steps of those of all rows
+        dataset = dataset.dataset
+    n_rows = skorch.dataset.get_len(dataset)
+    return next((size for size, most in BATCH_SIZES_OF_FEW.items() if n_rows <= most), BATCH_SIZE)
 
 
 class ShuffledIndices(Sampler):
@@ -354,9 +392,8 @@ def on_host(rows: TensorRows, chosen: torch.Tensor | None) -> Dataset:
 def merge_repeated(rows: TensorRows) -> TensorRows:
     """Put rows in a canonical order, each once, weighing as much as it and its repetitions did.
 
-    Rows that are trained on in one batch have no order, and a row of weight two is two rows. Now
-    rounding does not see a difference either: weighted and repeated rows train the same net. Rows
-    that all weigh alike have no weights.
+    A row of weight two is two rows, and neither batches nor rounding see a difference then:
+    weighted and repeated rows train the same net. Rows that all weigh alike have no weights.
 
     Examples
     --------

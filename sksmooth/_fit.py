@@ -31,6 +31,7 @@ from sksmooth.engine.plan import (
     against_differences,
     against_stacking,
     choose_folds,
+    choose_patience,
     draws_random_numbers,
     plan_stack,
     rows_to_try,
@@ -217,6 +218,7 @@ class _Runner:
         if is_shared:
             checked[key] = table
         estimator.prepare(table)
+        self.patience = choose_patience(estimator, table.rows)
         self.seed = estimator.draw_seed()
         rows = cast(TensorRows, table.rows)
         n_folds = choose_folds(estimator, rows, {}, "fit")
@@ -243,11 +245,12 @@ class _Runner:
         parameters = list(self.estimator.module_.parameters())
         shapes = None if any(map(is_lazy, parameters)) else tuple(p.shape for p in parameters)
         n_classes = len(self.estimator.classes_inferred_)
-        n_batches = len(self.batches) if isinstance(self.batches, TensorBatches) else None
+        in_memory = isinstance(self.batches, TensorBatches)
         others = (
             shapes,
             n_classes,
-            n_batches,
+            in_memory and self.batches.division,
+            self.patience,
             self.held_out is None,
             self.folds and self.folds.kind,
             id(self.estimator.learned_.get("encoding")),
@@ -332,7 +335,7 @@ def _run(runners: list[_Runner], on_epoch: Callable[[int], None] | None) -> None
     if folds:
         nets = [runner.estimator for runner in runners]
         stack = CrossFitted(stack, nets, folds, by_hand=by_hand)
-    monitor = Monitor([stack], patience=first.patience if first.early_stopping else None)
+    monitor = Monitor([stack], patience=runners[0].patience)
 
     def begin_epoch() -> None:
         active = np.flatnonzero(monitor.active).tolist()

@@ -32,6 +32,7 @@ from sksmooth.engine.plan import (
     against_company,
     against_differences,
     against_stacking,
+    choose_patience,
     plan_stack,
     rows_to_try,
 )
@@ -200,7 +201,7 @@ class FoldsTraining:
         self.monitor = Monitor(
             self.stacks,
             [np.asarray(stack.values) for stack in self.stacks],
-            estimator.patience if estimator.early_stopping else None,
+            choose_patience(estimator, self.rows),
             lambda stacks: self._collect(),
             None if self.scorer is None else self._cost_of_epoch,
         )
@@ -241,7 +242,7 @@ class FoldsTraining:
         if self.alone_because is not None:
             return [_Alone(self, pair, folds[pair[1]]) for pair in pairs]
         stacks: list[Any] = []
-        kinds = [(len(fold.batches), id(self.encodings[k])) for k, fold in enumerate(folds)]
+        kinds = [(fold.batches.division, id(self.encodings[k])) for k, fold in enumerate(folds)]
         for kind in dict.fromkeys(kinds):
             alike = [(value, k) for value, k in pairs if kinds[k] == kind]
             at_once = members_that_pay(folds[alike[0][1]].net.module_, max_members)
@@ -404,9 +405,7 @@ class _Fold(NamedTuple):
             batches = net.get_iterator(_subset(rows, split.train), training=True)
         held_out = split.held_out
         scored, place = held_out, np.arange(len(held_out))
-        if isinstance(batches, TensorBatches) and len(batches) == 1:
-            # Rows that repeat were merged, so that rounding sees no difference between a row of
-            # weight two and two rows. So they are scored once, too.
+        if isinstance(batches, TensorBatches) and batches.is_merged:  # so they are scored once, too
             X = to_numpy(rows.X.flatten(1))[held_out]
             _, first, group = np.unique(X, axis=0, return_index=True, return_inverse=True)
             scored, place = held_out[first], group.ravel()

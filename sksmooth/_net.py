@@ -15,15 +15,17 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.metadata_routing import process_routing
-from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.callbacks import Callback, EpochTimer
 from skorch.dataset import get_len
 from skorch.history import History
-from skorch.utils import is_dataset, to_numpy, to_tensor
+from skorch.utils import is_dataset, to_device, to_numpy, to_tensor
 from torch.utils.data import Dataset, Subset
 
 from sksmooth._batches import (
+    BATCH_SIZE,
     TensorBatches,
     TensorRows,
+    choose_batch_size,
     encoded,
     has_weights,
     hold_out,
@@ -38,7 +40,15 @@ from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
 from sksmooth._progress import go_on, load_parts, random_state_of, state_of
 from sksmooth._rows import check_new_rows
-from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far, show
+from sksmooth._session import (
+    BestFlag,
+    EpochTable,
+    Session,
+    Training,
+    arranged,
+    learned_so_far,
+    show,
+)
 from sksmooth.engine.loop import Epoch, train
 from sksmooth.engine.monitor import Monitor
 from sksmooth.engine.plan import N_FOLDS, choose_folds, overrides
@@ -207,13 +217,13 @@ class SmoothedNet(StoredNet):
             Gives pairs (X, y).
         """
         name = "iterator_train" if training else "iterator_valid"
-        batches: Any
+        iterator = getattr(self, name)
+        given: dict[str, Any] = {"shuffle": True} if training and iterator is make_batches else {}
+        given |= self.get_params_for(name)
+        asked: Any = given.get("batch_size", self.batch_size)
+        given["batch_size"] = choose_batch_size(asked, dataset, training)
         with naming_part(self, name):
-            if training and self.iterator_train is make_batches:
-                given = {"shuffle": True, **self.get_params_for("iterator_train")}
-                batches = make_batches(dataset, **{"batch_size": self.batch_size, **given})
-            else:
-                batches = super().get_iterator(dataset, training=training)
+            batches: Any = iterator(dataset, **given)
             if not hasattr(batches, "__iter__"):
                 raise TypeError(f"it gives no batches, but {batches!r}.")
         if not isinstance(batches, TensorBatches):
@@ -221,17 +231,17 @@ class SmoothedNet(StoredNet):
                 raise ValueError(
                     f"sample_weight and class_weight need the default {name}, without parameters "
                     f"of DataLoader, and rows as they are or in a Subset; got "
-                    f"{name}={_name(getattr(self, name))} with {self.get_params_for(name)} for a "
+                    f"{name}={_name(iterator)} with {self.get_params_for(name)} for a "
                     f"{type(dataset).__name__}."
                 )
-        elif training and self._merges_repeated(batches):
+        elif training and self._merges_repeated(batches, asked):
             batches.merge_repeated()
         return batches
 
-    def _merges_repeated(self, batches: TensorBatches) -> bool:
-        """Tell whether rows that repeat are to be weighted: in one batch, by a loss that can."""
+    def _merges_repeated(self, batches: TensorBatches, asked: int | str) -> bool:
+        """Tell whether rows that repeat are to be weighted: so few of them, by a loss that can."""
         return (
-            batches.n_rows <= batches.batch_size
+            batches.n_rows <= (BATCH_SIZE if asked == "auto" else batches.batch_size)
             and not batches.drop_last
             and hasattr(getattr(self, "criterion_", None), "reduction")
             and not overrides(self, "get_loss")
@@ -251,14 +261,9 @@ class SmoothedNet(StoredNet):
         ]
 
     def initialize_callbacks(self) -> Self:
-        """Build the callbacks. A hook of skorch's.
-
-        One that saves the training comes after those that may still change it, such as LRScheduler.
-        """
+        """Build the callbacks, in the order in which they are to be told. A hook of skorch's."""
         super().initialize_callbacks()
-        self.callbacks_.sort(
-            key=lambda own: (isinstance(own[1], PrintLog), hasattr(own[1], "f_training"))
-        )
+        self.callbacks_: list[tuple[str, Callback]] = arranged(self)
         return self
 
     def draw_seed(self) -> int:
@@ -414,10 +419,10 @@ class SmoothedNet(StoredNet):
 
         None: from torch's global ones, or from whatever holds around.
         """
-        if self._training is not None:
-            self._training.randomness = randomness
-            forward = None if randomness is None else ForwardRandomness(randomness)
-            self._training.forward = forward
+        training = self._training
+        if training is not None:
+            training.randomness = randomness
+            training.forward = None if randomness is None else ForwardRandomness(randomness)
 
     def notify(self, method_name: str, **cb_kwargs: Any) -> None:
         """Call a method of the callbacks, and of this net. A hook of skorch's.
@@ -556,16 +561,16 @@ class SmoothedNet(StoredNet):
 
         None: as many as pay, since nobody set a number and the module is SimpleNet.
         """
-        given = getattr(self, "iterator_valid__batch_size", None)
-        if given is None and type(getattr(self, "module_", None)) is SimpleNet:
-            return None
-        size = self.batch_size if given is None else given
-        return None if size == -1 else int(size)
+        size = getattr(self, "iterator_valid__batch_size", None)
+        if size is None:
+            is_simple = type(getattr(self, "module_", None)) is SimpleNet
+            size = -1 if is_simple else self.batch_size
+        return {"auto": BATCH_SIZE, -1: None}.get(size, size)
 
-    def weighing(self, weight: torch.Tensor | None) -> AbstractContextManager:
-        """Let :meth:`get_loss` weigh the rows of a batch, as it has no argument for that."""
+    def weighing(self, *weights: torch.Tensor | None) -> AbstractContextManager:
+        """Let :meth:`get_loss` weigh rows and their batch, as it has no argument for that."""
         training = self._training
-        return nullcontext() if training is None else training.weighing(weight)
+        return nullcontext() if training is None else training.weighing(*weights)
 
     def diverged(self, what: str, epoch: int) -> ValueError:
         """Make the error for numbers that are no longer finite in an epoch, with advice."""
@@ -588,12 +593,12 @@ class SmoothedNet(StoredNet):
         X : tensor
             Inputs; not used.
         training : bool
-            Whether the batch is trained on; not used.
+            Whether the batch is trained on.
 
         Returns
         -------
         tensor of shape ()
-            The mean loss, weighted by the batch's weights where it has any.
+            The mean loss of the weighted rows, in training times what they weigh beside others.
 
         Raises
         ------
@@ -604,13 +609,14 @@ class SmoothedNet(StoredNet):
         logits = self._logits_of_members(y_pred)
         check_logits(self.module, logits, self._n_classes())
         y_true = to_tensor(y_true, device=self.device)
-        weight = None if self._training is None else self._training.batch_weight
+        weight = getattr(self._training, "batch_weight", None)
         if not training:
             logits = pooled(logits)
         elif logits.ndim == 3:  # each member's loss counts
             logits, y_true, weight = members_as_rows(logits, y_true, weight)
         with telling_of_criterion(self.criterion_, logits, y_true):
-            loss = mean_loss(self.criterion_, logits, y_true, weight)
+            relative = getattr(self._training, "relative_weight", None)
+            loss = mean_loss(self.criterion_, logits, y_true, weight, relative)
         shape = getattr(loss, "shape", None)
         if shape != ():
             what = type(loss).__name__ if shape is None else f"loss of shape {tuple(shape)}"
@@ -687,13 +693,7 @@ class SmoothedNet(StoredNet):
         rows = to_tensor(X, device="cpu")
         for chunk in rows.split(self.rows_at_once() or PREDICTION_ROWS):
             output = self.evaluation_step((chunk.clone(), None), training=training)
-            yield _to(output, device)
-
-
-def _to(output: Any, device: Any) -> Any:
-    if isinstance(output, tuple):
-        return tuple(part.to(device=device) for part in output)
-    return output.to(device=device)
+            yield to_device(output, device)
 
 
 def _name(module: Any) -> str:

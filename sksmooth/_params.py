@@ -79,7 +79,11 @@ CLASSES = {
 }
 
 BATCHES_BY = ("iterator_train", "iterator_valid")
-BATCH_SIZE: list = [Interval(Integral, 1, None, closed="left"), Options(Integral, {-1})]
+BATCH_SIZE: list = [
+    Interval(Integral, 1, None, closed="left"),
+    Options(Integral, {-1}),
+    StrOptions({"auto"}),
+]
 
 # What skorch keeps for itself under names of fitted attributes.
 BOOKKEEPING = {
@@ -131,7 +135,7 @@ class NamedParams(NeuralNetClassifier):
         "calibration_weight": [StrOptions({"weighted", "unweighted"})],
         "random_state": ["random_state"],
         "early_stopping": ["boolean"],
-        "patience": [Interval(Integral, 1, None, closed="left")],
+        "patience": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "lr": [Interval(Real, 0, None, closed="neither")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "max_time": [None, Interval(Real, 0, None, closed="neither")],

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from skorch.callbacks import Checkpoint, EarlyStopping, PassthroughScoring, PrintLog
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping, PassthroughScoring, PrintLog
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -121,6 +121,7 @@ class Training:
     patience: int | None  # epochs without a lower refined loss after which it stops; None: never
     task: FitTask  # tells scikit-learn's callbacks of it
     batch_weight: torch.Tensor | None = None  # of the rows of the batch at hand
+    relative_weight: torch.Tensor | None = None  # of that batch beside others; None: of no matter
     drawn_from: Any = None  # the state of the RandomState before its seeds were drawn
     randomness: OwnRandomness | None = None  # from which callbacks draw
     forward: ForwardRandomness | None = None  # from which the module's forward draws
@@ -131,13 +132,15 @@ class Training:
     unsaved: dict[str, Exception] = field(default_factory=dict)  # what could not be saved, and why
 
     @contextmanager
-    def weighing(self, weight: torch.Tensor | None) -> Iterator[None]:
-        """Set the weights of the rows of a batch."""
-        self.batch_weight = weight
+    def weighing(
+        self, weight: torch.Tensor | None, relative_weight: torch.Tensor | None
+    ) -> Iterator[None]:
+        """Set the weights of the rows of a batch, and what it weighs beside others."""
+        self.batch_weight, self.relative_weight = weight, relative_weight
         try:
             yield
         finally:
-            self.batch_weight = None
+            self.batch_weight = self.relative_weight = None
 
     def held_out_logits(self) -> tuple | None:
         """Give what the calibrator is fitted to: logits of held-out rows as the net is now."""
@@ -263,6 +266,25 @@ def learned_so_far(net: Any, monitor: Monitor, number: int) -> dict[str, Any]:
     if held_out is not None:
         learned["calibrator_"] = net.fit_calibrator(*held_out, warn=False)
     return learned
+
+
+def arranged(net: Any) -> list[tuple[str, Callback]]:
+    """Give a net's callbacks in the order in which they are to be told.
+
+    One that saves the training comes after those that may still change it, such as LRScheduler.
+    skorch's ProgressBar counts the batches of an epoch where no batch_size tells how many there
+    are; the user's own stays as it is.
+    """
+    is_auto = "auto" in (net.batch_size, getattr(net, "iterator_train__batch_size", None))
+    callbacks = []
+    for name, callback in net.callbacks_:
+        if is_auto and getattr(callback, "batches_per_epoch", None) == "auto":
+            callback = copy.copy(callback)
+            callback.batches_per_epoch = "count"
+        callbacks.append((name, callback))
+    return sorted(
+        callbacks, key=lambda own: (isinstance(own[1], PrintLog), hasattr(own[1], "f_training"))
+    )
 
 
 def loaded_epoch(net: Any, default: int) -> int:

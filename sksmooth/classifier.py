@@ -45,7 +45,7 @@ from sksmooth._rows import (
 from sksmooth._session import loaded_epoch
 from sksmooth.calibration import CALIBRATORS
 from sksmooth.engine.monitor import BAD_LOGITS, PRIOR_STRENGTH
-from sksmooth.engine.plan import overrides
+from sksmooth.engine.plan import choose_patience, overrides
 from sksmooth.engine.randomness import fits_anywhere, single_precision, works_anywhere
 from sksmooth.engine.stack import uncached_autocast
 from sksmooth.engine.threads import threads_for
@@ -101,8 +101,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     early_stopping : bool, default=True
         Stop when the refined loss on the held-out rows has not fallen for `patience` epochs, and
         go back to the epoch where it was lowest.
-    patience : int, default=25
-        See `early_stopping`.
+    patience : int or "auto", default="auto"
+        See `early_stopping`. "auto": 25, but 100 of up to 64 rows, whose epochs are few steps.
     criterion : torch criterion (class or instance), default=LabelSmoothingLoss
         Gets the logits, the class indices and, in its attributes `label_smoothing` and `smoothing`,
         the values given here. ``torch.nn.CrossEntropyLoss`` serves for uniform smoothing, and any
@@ -116,8 +116,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     max_time : float or None, default=None
         Seconds after which no further epoch of a call begins. In a search in lockstep, of which
         each net has as many; in LabelSmoothingClassifierCV, of all nets together.
-    batch_size : int, default=64
-        Rows per mini-batch; -1 takes all rows at once.
+    batch_size : int or "auto", default="auto"
+        Rows per mini-batch; -1 takes all at once. "auto": 64, but 8 in a table of up to 64 rows,
+        16 of up to 128 and 32 of up to 256, so that an epoch is more than a step or two.
     iterator_train, iterator_valid : callable, default=make_batches
         Make the iterator over a dataset's mini-batches: called with the dataset and `batch_size`.
         Training rows are shuffled unless ``iterator_train__shuffle=False``.
@@ -224,13 +225,13 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         calibration_weight: str = "weighted",
         random_state: int | np.random.RandomState | None = None,
         early_stopping: bool = True,
-        patience: int = 25,
+        patience: int | str = "auto",
         criterion: Any = LabelSmoothingLoss,
         optimizer: Any = torch.optim.AdamW,
         lr: float = 0.002,
         max_epochs: int = 150,
         max_time: float | None = None,
-        batch_size: int = 64,
+        batch_size: int | str = "auto",
         iterator_train: Callable = make_batches,
         iterator_valid: Callable = make_batches,
         dataset: Any = TensorRows,
@@ -428,7 +429,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         rows, y = table.rows, table.codes
         X = rows.X if isinstance(rows, TensorRows) else rows
         self.refuse_fit_params(fit_params, method)
-        patience = self.patience if self.early_stopping and method == "fit" else None
+        patience = choose_patience(self, rows) if method == "fit" else None
         with self.in_training(patience, task) as training, single_precision():
             self.notify("on_train_begin", X=X, y=y)
             self.fit_loop(rows, y, epochs=epochs, _routing_method=method, **fit_params)

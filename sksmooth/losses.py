@@ -254,7 +254,11 @@ class LabelSmoothingLoss(nn.Module):
 
 
 def mean_loss(
-    criterion: nn.Module, logits: Tensor, target: Tensor, sample_weight: Tensor | None
+    criterion: nn.Module,
+    logits: Tensor,
+    target: Tensor,
+    sample_weight: Tensor | None,
+    relative_weight: Tensor | None = None,
 ) -> Tensor:
     """Compute a criterion's loss of a batch; zero where it ignores all rows of it.
 
@@ -268,6 +272,8 @@ def mean_loss(
         Class indices.
     sample_weight : tensor of shape (n,) or None
         Weights of the rows; an integer weight counts as that many copies of the row.
+    relative_weight : tensor of shape (), default=None
+        What the batch's rows weigh in the mean, that of all rows being one: multiplies the mean.
 
     Returns
     -------
@@ -291,6 +297,8 @@ def mean_loss(
         return logits.sum() * 0
     if sample_weight is None:
         return criterion(logits, target)
+    if relative_weight is not None and getattr(criterion, "reduction", None) == "mean":
+        return relative_weight * mean_loss(criterion, logits, target, sample_weight)
     if isinstance(criterion, LabelSmoothingLoss):
         return criterion(logits, target, sample_weight)
     plain: Any = criterion

@@ -116,7 +116,8 @@ class TestScores:
             selections = Selection.of_batches(batches), Selection(table.rows, fold)
             member = Member(net.module_, net.criterion_, *selections, make_generator(seed))
             by_hand = net.trained_by_ == "by hand"
-            stack = InMemoryStack([member], net.optimizer_, 64, 3, by_hand=by_hand)
+            size = batches.batch_size
+            stack = InMemoryStack([member], net.optimizer_, size, 3, by_hand=by_hand)
             for _ in range(net.max_epochs):
                 stack.run_epoch()
             yield stack.score().of(0)[:2]

@@ -69,7 +69,7 @@ def test_batch_size_of_minus_one_takes_all_rows_at_once(iris):
 
 def test_module_whose_output_has_the_wrong_width_is_refused(iris):
     net = quick(module=WideOutput)
-    with pytest.raises(ValueError, match=r"module=WideOutput .*\(64, 5\), but y has 3 classes"):
+    with pytest.raises(ValueError, match=r"module=WideOutput .*\(32, 5\), but y has 3 classes"):
         net.fit(*iris)
     net.set_params(module=SimpleNet).fit(*iris)
 
@@ -297,7 +297,7 @@ class TestMembers:
         assert_allclose(model.predict_proba(iris[0]), proba, atol=1e-6)
 
     def test_of_another_number_of_classes_is_refused(self, iris):
-        with pytest.raises(ValueError, match=r"shape \(64, 5, 2\), but y has 3"):
+        with pytest.raises(ValueError, match=r"shape \(32, 5, 2\), but y has 3"):
             quick(module=WithMembers, module__n_classes=2).fit(*iris)
 
 

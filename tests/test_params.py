@@ -64,7 +64,7 @@ GOOD_PARAMETERS = {
     "smoothing": "uniform",
     "calibration": "norm_temperature",
     "class_weight": None,
-    "batch_size": 64,
+    "batch_size": "auto",
     "max_epochs": 3,
     "patience": 40,
     "train_split": 0.2,

@@ -103,7 +103,7 @@ def test_who_takes_the_name_of_print_changes_nothing(iris, capsys, monkeypatch):
 
 
 def test_progress_bar_shows(iris, capsys):
-    quick(callbacks=[Wait(), ProgressBar()], max_epochs=1).fit(*iris)
+    quick(callbacks=[Wait(), ProgressBar()], max_epochs=1, batch_size=64).fit(*iris)
     assert "2/3 [" in capsys.readouterr().err  # two batches in training, one on held-out rows
 
 

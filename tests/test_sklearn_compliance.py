@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import (
+    check_class_weight_classifiers,
+    parametrize_with_checks,
+)
 from torch import nn
 
 from sksmooth import LabelSmoothingClassifier
@@ -31,12 +34,26 @@ class NetWithoutDefaults(nn.Module):
         return self.out(torch.relu(self.hidden(x)))
 
 
+class TinyNet(nn.Module):
+    """Returns its activations beside the logits."""
+
+    def __init__(self, n_features, n_classes):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, 16)
+        self.out = nn.Linear(16, n_classes)
+
+    def forward(self, x):
+        h = torch.tanh(self.hidden(x))
+        return (h,), self.out(h)
+
+
 ESTIMATORS = [
     LabelSmoothingClassifier(),
     LabelSmoothingClassifier(label_smoothing=0.0, max_epochs=15),
     LabelSmoothingClassifier(calibration=None, max_epochs=15),
     LabelSmoothingClassifier(module=NetWithDefaults, lr=0.003, max_epochs=15),
     LabelSmoothingClassifier(module=NetWithoutDefaults, lr=0.003, max_epochs=15),
+    LabelSmoothingClassifier(module=TinyNet),
 ]
 
 
@@ -46,3 +63,20 @@ ESTIMATORS = [
 @parametrize_with_checks(ESTIMATORS)
 def test_passes_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
+
+
+SHAPES = [
+    {"module": TinyNet},
+    {"module__hidden_layer_sizes": ()},
+    {"module__hidden_layer_sizes": (1,)},
+    *({"module__activation": own} for own in ("relu", "tanh", "sigmoid", "silu", "gelu", "selu")),
+    *({"module__activation": own} for own in ("elu", "leaky_relu", "identity")),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_class_weights_rule_few_rows_whatever_the_seed(shape, seed, monkeypatch):
+    name = "sklearn.utils.estimator_checks.set_random_state"
+    monkeypatch.setattr(name, lambda estimator: estimator.set_params(random_state=seed))
+    check_class_weight_classifiers("net", LabelSmoothingClassifier(**shape))

@@ -149,15 +149,17 @@ def test_an_epoch_is_a_plain_loop_over_shuffled_batches(weighted):
     net, rows = copy.deepcopy(member.module), member.train.table
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     order = torch.randperm(21, generator=torch.Generator().manual_seed(0))
+    mean_weight = rows.sample_weight[member.train.chosen].mean() if weighted else 1
     expected = []
     for chosen in member.train.chosen[order].split(8):
         X, y = rows[chosen]
         weight = torch.ones(len(y)) if rows.sample_weight is None else rows.sample_weight[chosen]
-        loss = mean_loss(member.criterion, net(X), y, weight)
+        # Rows that weigh much for a batch of their own count as much as in one of all rows.
+        loss = mean_loss(member.criterion, net(X), y, weight) * weight.mean() / mean_weight
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        expected.append((loss.item(), len(y), weight.sum().item()))
+        expected.append((loss.item(), len(y), len(y)))
     losses = make_stack([member], torch.optim.SGD).run_epoch()
     found = zip(losses.values[0], losses.sizes[0], losses.weights[0], strict=True)
     np.testing.assert_allclose(list(found), expected, rtol=1e-5)

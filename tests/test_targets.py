@@ -123,6 +123,28 @@ def test_shares_weigh_the_mean(n_nets, n_rows, n_classes, seed, class_weighted, 
     assert_close((weight * own).sum(1), torch.ones(n_nets).double())
 
 
+@given(**CASES)
+def test_weighed_batches_add_up_to_the_mean_over_all_rows(n_nets, n_rows, n_classes, seed):
+    case = Case(n_nets, n_rows, n_classes, seed)
+    targets = Targets.of([LabelSmoothingLoss(0.2)] * n_nets, n_classes, like=case.logits)
+    whole = stacked_loss(case.logits, case.y, targets, case.weight)
+    mean = case.weight.mean(1)
+    parts = zip(case.logits.split(2, 1), case.y.split(2, 1), case.weight.split(2, 1), strict=True)
+    sums = [
+        stacked_loss(logits, y, targets, weight, weight.mean(1) / mean) * y.shape[1]
+        for logits, y, weight in parts
+    ]
+    assert_close(sum(sums) / n_rows, whole)
+
+
+def test_a_net_without_rows_in_a_batch_has_no_loss_there():
+    case = Case(2, 3, 3, seed=0)
+    targets = Targets.of([LabelSmoothingLoss(0.2)] * 2, 3, like=case.logits)
+    weight = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]).double()
+    first, second = stacked_loss(case.logits, case.y, targets, weight).tolist()
+    assert first > 0 == second
+
+
 def test_only_what_is_needed_is_in_the_tables():
     like = torch.zeros(1)
     plain = Targets.of([LabelSmoothingLoss(0.2)] * 2, 3, like)

@@ -50,6 +50,7 @@ class OneModule:
         targets: Targets,
         sample_weight: Tensor | None = None,
         sizes: Sequence[int] | None = None,
+        relative_weight: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss on a batch, and its gradients, as skorch does."""
         self.optimizer.zero_grad()
@@ -57,7 +58,7 @@ class OneModule:
             with self.randomness.around_forward():
                 logits = float_logits(self.module(suited_copy(X[0], self.dtype)))
             check_logits(self.module, logits, targets.mass.shape[1])
-            loss = stacked_loss(logits[None], y, targets, sample_weight)
+            loss = stacked_loss(logits[None], y, targets, sample_weight, relative_weight)
             loss.sum().backward()
         return loss.detach()
 
@@ -112,13 +113,15 @@ class StackedModules:
         targets: Targets,
         sample_weight: Tensor | None = None,
         sizes: Sequence[int] | None = None,
+        relative_weight: Tensor | None = None,
     ) -> Tensor:
         """Compute each net's mean loss on its batch, of shape (M,), and write its gradients.
 
         X is of shape (M, n, ...), y and weights (M, n), the weights 0 for padding. How many rows
         are a net's own, `sizes`, matters to :class:`~sksmooth.engine.by_hand.HandNets` only.
         """
-        return self.differentiate(X, lambda logits: stacked_loss(logits, y, targets, sample_weight))
+        weights = sample_weight, relative_weight
+        return self.differentiate(X, lambda logits: stacked_loss(logits, y, targets, *weights))
 
     def differentiate(self, X: Tensor, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Compute a loss of the logits of X, and write its gradients."""

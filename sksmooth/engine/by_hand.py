@@ -210,6 +210,7 @@ class HandNets:
         targets: Targets,
         sample_weight: Tensor | None = None,
         sizes: Sequence[int] | None = None,
+        relative_weight: Tensor | None = None,
     ) -> Tensor:
         """Compute each net's mean loss on its batch, of shape (M,), and write its gradients.
 
@@ -229,6 +230,8 @@ class HandNets:
         sizes : sequence of M ints, default=None
             How many of its rows, which come first, are a net's own; the others, padding, are left
             out of its draws. None: all of them.
+        relative_weight : tensor of shape (M,), default=None
+            What the batch weighs beside others; see :func:`sksmooth.engine.targets.stacked_loss`.
         """
         activate, backward = _FORWARD[self.activation], _BACKWARD[self.activation]
         memory = self._memory(y.shape[1], like=X)
@@ -243,7 +246,7 @@ class HandNets:
         log_p = torch.log_softmax(self._output_layer(inputs[-1], memory.logits), dim=1)
 
         mass = targets.mass_of(y)
-        share = shares_of_mean(y, targets, sample_weight)
+        share = shares_of_mean(y, targets, sample_weight, relative_weight)
         loss = mean_losses(log_p, mass, y, targets, share)
 
         gradient = log_p.exp_()

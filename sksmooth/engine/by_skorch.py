@@ -25,8 +25,8 @@ class SkorchStack:
     Parameters
     ----------
     net : skorch net
-        With a context manager ``weighing(weight)``, in which its loss weighs the rows of a batch,
-        and ``read_logits(output)``.
+        With a context manager ``weighing(weight, relative_weight)``, in which its loss weighs the
+        rows of a batch, and the batch beside others, and ``read_logits(output)``.
     train, held_out : iterables
         The batches to train on, and those to score, or None.
     randomness : OwnRandomness
@@ -75,8 +75,12 @@ class SkorchStack:
         return passed.scored()
 
     def _run(self, batches: Any, training: bool, prefix: str, step_fn: Any, passed: _Pass) -> None:
+        mean = mean_weight(batches)
+
         def step(batch: Any, **params: Any) -> dict[str, Any]:
-            with self.net.weighing(getattr(batch, "sample_weight", None)):
+            weight = getattr(batch, "sample_weight", None)
+            relative = weight.mean() / mean if training and weight is not None else None
+            with self.net.weighing(weight, relative):
                 outcome = step_fn(batch, **params)
             passed.add(batch, outcome)
             return outcome
@@ -134,6 +138,13 @@ class SkorchStack:
         copy_all(self.state(), list(state))
 
 
+def mean_weight(batches: Any) -> Tensor | None:
+    """Give the mean weight of the rows that batches are made of; None where they have none."""
+    rows = getattr(batches, "rows", None)
+    weight = getattr(rows, "sample_weight", None)
+    return None if weight is None else weight[batches.index].mean()
+
+
 class _Pass:
     """What one pass over the batches leaves behind."""
 
@@ -154,7 +165,8 @@ class _Pass:
         weight = getattr(batch, "sample_weight", None)
         self.values.append(outcome["loss"].detach())
         self.sizes.append(len(y))
-        self.totals.append(len(y) if weight is None else weight.sum())
+        # In training, what a batch weighs beside others is in its loss.
+        self.totals.append(len(y) if weight is None or not self.keeps_logits else weight.sum())
         if self.keeps_logits:
             self.logits.append(self.net.read_logits(outcome["y_pred"]).detach().cpu().numpy())
             self.labels.append(torch.as_tensor(y).cpu().numpy())

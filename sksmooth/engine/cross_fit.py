@@ -62,9 +62,9 @@ class Folds(NamedTuple):
         return cls(seeds, batches, torch.from_numpy(held_out).to(rows.X.device), rows)
 
     @property
-    def kind(self) -> tuple[int, int, int]:
-        """Numbers that are the same for nets that can be trained in one stack."""
-        return *self.held_out.shape, len(self.batches[0])
+    def kind(self) -> tuple:
+        """What is the same for nets that can be trained in one stack."""
+        return self.held_out.shape, *(own.division for own in self.batches)
 
     def members(self, net: Any, generator: Callable[[int, int], torch.Generator]) -> list[Member]:
         """Give the members of a stack, which begin as `net`, with its parts, does.

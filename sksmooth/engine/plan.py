@@ -20,10 +20,12 @@ from skorch.callbacks import (
     ProgressBar,
     TrainEndCheckpoint,
 )
+from skorch.dataset import get_len
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.utils.data import IterableDataset
 
 from sksmooth._batches import (
     FEWEST_HELD_OUT,
@@ -74,6 +76,11 @@ MOST_NUMBERS = 100_000
 
 # By so many rows modules are compared: of columns that are mostly zero, two might not tell.
 ROWS_TO_TRY = 16
+
+# Epochs without a lower refined loss after which a net is done unless told otherwise. Those of few
+# rows are few steps, in which the loss may well not fall before it does.
+PATIENCE, PATIENCE_WITH_FEW_ROWS = 25, 100
+FEW_ROWS = 64
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _STEP_HOOKS = (
@@ -231,9 +238,23 @@ def _against_folds(net: Any, rows: Any, fit_params: Mapping[str, Any]) -> str | 
     return against_stacking(net, rows_to_try(net, batches))
 
 
+def choose_patience(net: Any, rows: Any) -> int | None:
+    """Choose after how many epochs without a lower refined loss a net is done; None: never.
+
+    `rows` is the dataset of all rows.
+    """
+    if not net.early_stopping:
+        return None
+    if net.patience != "auto":
+        return net.patience
+    is_sized = not isinstance(rows, IterableDataset)
+    return PATIENCE_WITH_FEW_ROWS if is_sized and get_len(rows) <= FEW_ROWS else PATIENCE
+
+
 def rows_to_try(net: Any, batches: TensorBatches) -> Tensor:
     """Give training rows that tell how a module works; fewer, if it is to see no more at once."""
-    most = min(ROWS_TO_TRY, batches.batch_size, net.rows_at_once() or ROWS_TO_TRY)
+    in_training = ROWS_TO_TRY if net.batch_size == "auto" else batches.batch_size
+    most = min(ROWS_TO_TRY, in_training, net.rows_at_once() or ROWS_TO_TRY)
     return batches.rows.X[batches.index[:most]]
 
 

@@ -209,6 +209,7 @@ class InMemoryStack:
         sizes = np.clip(np.subtract.outer(self.n_rows, starts), 0, self.lengths)
         self.sizes_of_members, self.sizes = sizes.tolist(), sizes.T.tolist()  # of each batch
         self.is_shuffled = shuffle and self.train.shape[1] > batch_size
+        self.mean_weight = self._mean_weight() if len(self.lengths) > 1 else None
         self.gathered: list[tuple] | None = None
         self.held_out = (
             _HeldOut(rows, held_out) if any(len(own.chosen) for own in held_out) else None
@@ -284,14 +285,23 @@ class InMemoryStack:
                 batches = zip(self._batches(), self.sizes, strict=True)
                 for number, ((X, y, weight), sizes) in enumerate(batches):
                     own = None if weight is None else sizes
-                    loss = self.nets.loss_and_gradients(X, y, self.targets, weight, own)
+                    relative = None
+                    if weight is not None and self.mean_weight is not None:
+                        n_own = weights[:, number].clamp_min(1)
+                        relative = weight.sum(1) / (n_own * self.mean_weight)
+                    loss = self.nets.loss_and_gradients(X, y, self.targets, weight, own, relative)
                     losses[:, number] = loss
                     self.updates.step()
-                    if weight is not None:
-                        weights[:, number] = weight.sum(1)
             finally:  # also after Ctrl-C
                 self.updates.finish()
             return Losses(losses.cpu().numpy(), weights.cpu().numpy(), self.sizes_of_members)
+
+    def _mean_weight(self) -> Tensor | None:
+        """Give the mean weight of each member's rows, (M,); None where all rows weigh alike."""
+        if self.weight is None:
+            return None
+        weight: Any = weights_of(self.weight, self.train, self.is_row)
+        return weight.sum(1) / torch.tensor(self.n_rows).to(weight)
 
     def _threads(self, n_rows: int) -> AbstractContextManager:
         """Use as many threads as that many rows of every net keep busy in a forward pass."""

@@ -82,7 +82,11 @@ def is_known(criterion: Any) -> bool:
 
 
 def stacked_loss(
-    logits: Tensor, y: Tensor, targets: Targets, sample_weight: Tensor | None = None
+    logits: Tensor,
+    y: Tensor,
+    targets: Targets,
+    sample_weight: Tensor | None = None,
+    relative_weight: Tensor | None = None,
 ) -> Tensor:
     """Compute the mean smoothed loss of each net of a stack, of shape (M,).
 
@@ -96,11 +100,15 @@ def stacked_loss(
         The smoothed labels.
     sample_weight : tensor of shape (M, n), default=None
         Weights of the rows; 0 for padding.
+    relative_weight : tensor of shape (M,), default=None
+        By which the means are multiplied. Of a batch of few rows, it is what they weigh in the
+        mean, that of all rows being one: else rows that weigh next to nothing would count in full
+        where they are by themselves.
     """
     if logits.ndim == 4:
         logits, y, sample_weight = members_as_rows(logits, y, sample_weight)
     log_p = torch.log_softmax(logits.transpose(1, 2), dim=1)
-    share = shares_of_mean(y, targets, sample_weight)
+    share = shares_of_mean(y, targets, sample_weight, relative_weight)
     return mean_losses(log_p, targets.mass_of(y), y, targets, share)
 
 
@@ -141,14 +149,27 @@ def mean_losses(
     return losses.mean(-1) if share is None else (losses * share).sum(-1)
 
 
-def shares_of_mean(y: Tensor, targets: Targets, sample_weight: Tensor | None) -> Tensor | None:
-    """Give each row's share in its net's mean loss, (M, n); None where all have the same."""
-    if targets.weight is not None:
-        weight = targets.weight.gather(1, y)
+def shares_of_mean(
+    y: Tensor,
+    targets: Targets,
+    sample_weight: Tensor | None,
+    relative_weight: Tensor | None = None,
+) -> Tensor | None:
+    """Give each row's share in its net's mean loss, (M, n); None where all have the same.
+
+    A net that has no rows in the batch, where others do, has no shares. For `relative_weight` see
+    :func:`stacked_loss`.
+    """
+    if targets.weight is None:
         if sample_weight is None:
-            return (1 / weight.sum(-1, keepdim=True)).expand_as(weight)
-        return sample_weight / (weight * sample_weight).sum(-1, keepdim=True)
-    return None if sample_weight is None else sample_weight / sample_weight.sum(-1, keepdim=True)
+            return None
+        share = weight = sample_weight
+    else:
+        weight = targets.weight.gather(1, y)
+        share = torch.ones_like(weight) if sample_weight is None else sample_weight
+        weight = share * weight
+    total = weight.sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    return share / total if relative_weight is None else share * (relative_weight[:, None] / total)
 
 
 def float_logits(output: Any) -> Tensor:
