@@ -89,14 +89,6 @@ class SmoothedNet(StoredNet):
 
     # -- data ---------------------------------------------------------------------------------
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # skorch takes a torch module for one of the net's parts; before `initialize`, one without
-        # an underscore at its end is a parameter.
-        if self.initialized_ or self.init_context_ is not None or name.endswith("_"):
-            super().__setattr__(name, value)
-        else:
-            object.__setattr__(self, name, value)
-
     def check_data(self, X: Any, y: Any = None) -> None:
         """Do nothing: the data were checked on the way in. A hook of skorch's."""
 

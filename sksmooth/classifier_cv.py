@@ -428,11 +428,12 @@ class LabelSmoothingClassifierCV(
                 f"The estimator's predict_nonlinearity={net.predict_nonlinearity!r} is not used "
                 "here; leave it at 'auto' and set calibration."
             )
-        own = [name for name in ("fit", "predict_proba") if overrides(net, name)]
+        hooks = ("fit", "fit_loop", "predict", "predict_proba")
+        own = [name for name in hooks if overrides(net, name)]
         if own:
             warn_user(
-                f"{' and '.join(own)} of {type(net).__name__} are not called: "
-                f"{type(self).__name__} trains its nets side by side, and pools their logits."
+                f"{type(self).__name__} does not call {' and '.join(own)} of {type(net).__name__}: "
+                "it trains its nets side by side, and pools their logits."
             )
 
     def _unfitted(self) -> LabelSmoothingClassifier:

@@ -1611,8 +1611,55 @@ def test_probabilities_of_ones_own_are_those_of_every_method(make):
 
 def test_methods_of_a_net_that_the_ensemble_does_not_call_are_warned_of():
     net = with_own(LabelSmoothingClassifier)(max_epochs=2, random_state=0)
-    with pytest.warns(UserWarning, match="fit and predict_proba of Own are not called"):
+    with pytest.warns(UserWarning, match="does not call fit and predict_proba of Own"):
         LabelSmoothingClassifierCV(net, label_smoothings=(0, 0.1), cv=2).fit(X, Y)
+
+
+class Counting(LabelSmoothingClassifier):
+    """Sets attributes that are no parameters wherever a subclass of skorch's nets may."""
+
+    def __init__(self, *, extra=2, **kwargs):
+        super().__init__(**kwargs)
+        self.extra = extra
+        self.tag = "mine"
+
+    def fit(self, X, y, **arguments):
+        self.scaler = StandardScaler().fit(X)
+        return super().fit(self.scaler.transform(X), y, **arguments)
+
+    def initialize_module(self):
+        self.n_epochs = 0
+        return super().initialize_module()
+
+    def on_epoch_end(self, net, **given):
+        super().on_epoch_end(net, **given)
+        self.n_epochs += 1
+
+
+def test_attributes_of_ones_own_are_no_parameters():
+    net = Counting(max_epochs=3, extra=5, random_state=0).fit(X, Y)
+    copy = pickle.loads(pickle.dumps(clone(net).fit(X, Y)))
+    assert (copy.n_epochs, copy.tag, copy.extra, type(copy.scaler)) == (
+        3,
+        "mine",
+        5,
+        StandardScaler,
+    )
+    assert_allclose(copy.predict_proba(X), net.predict_proba(X))
+    net.set_params(module__hidden_layer_sizes=(8,))
+    assert net.tag == "mine"
+    assert net.fit(X, Y).n_epochs == 3
+    assert net.get_params().keys() - LabelSmoothingClassifier().get_params().keys() == {
+        "extra",
+        "module__hidden_layer_sizes",
+    }
+
+
+def test_an_attribute_like_a_parameter_is_a_misspelt_one():
+    net = single()
+    net.label_smooting = 0.3
+    with pytest.raises(ValueError, match="did you mean label_smoothing"):
+        net.fit(X, Y)
 
 
 # -- modules that no stack can take ---------------------------------------------------------------
