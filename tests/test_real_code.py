@@ -1918,6 +1918,34 @@ def test_errors_of_others_are_not_told_as_those_of_the_modules_forward(model):
     assert str(caught.value) == TORCHS
 
 
+@ALL
+@pytest.mark.parametrize(
+    ("labels", "given"),
+    [
+        (Y.astype(object), "int64"),
+        ((Y > 0).astype(object), "bool"),
+        ([int(label) + 2**70 for label in Y], "str"),
+        (pd.Series(pd.period_range("2020", periods=3, freq="Y")[Y]), "str"),
+    ],
+)
+def test_labels_that_are_objects_are_told_how_they_become_classes(make, labels, given):
+    with pytest.raises(ValueError, match=rf"Unknown label type.*objects.*y.astype\('{given}'\)"):
+        make().fit(X, labels)
+
+
+@ALL
+def test_structured_arrays_are_told_to_be_frames(make):
+    with pytest.raises(TypeError, match=r"structured array.*pandas.DataFrame\(X\)"):
+        make().fit(np.rec.fromarrays(X.T), Y)
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_rows_of_another_shape_are_told_of(make):
+    model = make().fit(X.reshape(-1, 5, 2), Y)
+    with pytest.raises(ValueError, match="n_features=10"):
+        model.predict(np.zeros((4, 5, 3)))
+
+
 @pytest.mark.parametrize("container", [np.asarray, pd.Series])
 @pytest.mark.parametrize("kind", [np.asarray, list])
 @ALL
