@@ -7,6 +7,7 @@ one indexing of a tensor.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import skorch.dataset
 import torch
 from numpy.typing import NDArray
+from skorch.dataset import get_len
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from sksmooth._checks import without_tensor
@@ -30,6 +32,9 @@ LABELS_TO_LOOK_AT = 20
 
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
+
+# By so many rows a table is known again.
+ROWS_TO_KNOW_BY = 1000
 
 # Of fewer rows, those that repeat are one row of more weight when folds are drawn.
 FEWEST_WITH_COPIES = 50
@@ -385,6 +390,23 @@ def rows_in_folds(rows: TensorRows) -> TensorRows:
     different folds, as other rows of one kind do.
     """
     return rows if len(rows) >= FEWEST_WITH_COPIES else merge_repeated(rows)
+
+
+def fingerprint(rows: Any) -> int:
+    """Give a number that is the same for the same rows in the same order.
+
+    Of rows that are not in memory, which may be others each time, it is their number.
+
+    Examples
+    --------
+    >>> rows = TensorRows(torch.eye(2), torch.arange(2))
+    >>> fingerprint(rows) == fingerprint(TensorRows(torch.eye(2), torch.ones(2)))
+    True
+    """
+    if not isinstance(rows, TensorRows):
+        return get_len(rows)
+    some = rows.X.detach()[:: max(1, len(rows) // ROWS_TO_KNOW_BY)].cpu().contiguous()
+    return zlib.crc32(some.flatten().view(torch.uint8).numpy()) + len(rows)
 
 
 def hold_out(

@@ -36,7 +36,7 @@ from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming_part, refuse_another_smoothing, warn_of_unused_groups
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
-from sksmooth._progress import go_on, load_parts, random_state_of, state_of
+from sksmooth._progress import go_on, load_parts, random_state_of, seed_of_split, state_of
 from sksmooth._rows import check_new_rows
 from sksmooth._session import BestFlag, EpochTable, Session, Training, learned_so_far, show
 from sksmooth.engine.loop import Epoch, train
@@ -78,6 +78,9 @@ class SmoothedNet(StoredNet):
 
     # What a training that is going on knows, and skorch's hooks have no argument for.
     _training: Training | None = None
+
+    # By which seeds rows were held out of tables that were trained on, by their fingerprints.
+    _held_out_by: dict[int, int | None] = {}  # noqa: RUF012
 
     # Parameters of the classifier.
     label_smoothing: Any
@@ -150,7 +153,10 @@ class SmoothedNet(StoredNet):
             return dataset, None
         split = 1 / N_FOLDS if self.train_split == "auto" else self.train_split
         share = split if split < 1 else 1 / split  # of k folds, one
-        train, held_out = hold_out(get_len(dataset), y, share, self.draw_seed())
+        seed = seed_of_split(self, dataset, self.draw_seed())
+        if seed is None:
+            return dataset, None
+        train, held_out = hold_out(get_len(dataset), y, share, seed)
         if held_out is None:
             return dataset, None
         indices: list[Any] = [train, held_out]
@@ -274,7 +280,7 @@ class SmoothedNet(StoredNet):
         Self
             Itself.
         """
-        for name in ("progress", "calibrator_"):  # of parameters that are no more
+        for name in ("progress", "calibrator_", "_held_out_by"):  # of parameters that are no more
             self.__dict__.pop(name, None)
         with self.building():
             return super().initialize()
@@ -502,6 +508,7 @@ class SmoothedNet(StoredNet):
         if progress is not None:
             load_parts(self, progress)  # which callbacks may have changed when training began
             self._random_state = random_state_of(progress)
+            self._held_out_by = dict(progress.get("held_out_by", ()))
         drawn_from = self._drawing_from().get_state()
         randomness = OwnRandomness(self.draw_seed())
         if progress is not None:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from sksmooth._batches import TensorBatches
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import warn_user
+from sksmooth._progress import seed_of_split
 from sksmooth.engine.by_skorch import SkorchStack
 from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.loop import Epoch
@@ -198,6 +199,7 @@ class Session:
             rows: Any = dataset_train
             with randomness:
                 folds = Folds.of(net, rows, n_folds)
+            seed_of_split(net, rows, None)
             by_hand = plan_stack(net, rows.X).kind == BY_HAND
             self.stack = CrossFitted(self.stack, [net], [folds], by_hand=by_hand)
 

@@ -358,8 +358,9 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     ) -> LabelSmoothingClassifier:
         """Train the net further on some rows, by one pass over them.
 
-        Some of the rows are held out, as in ``fit``, to calibrate the net anew; where they are too
-        few, the calibrator of the call before stays.
+        Some of the rows are held out, as in ``fit``, to calibrate the net anew: the same ones where
+        the same rows come again, in the same order. Where they are too few, or ``fit`` trained on
+        all of these rows, the calibrator of the call before stays.
 
         Parameters
         ----------
