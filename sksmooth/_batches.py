@@ -386,8 +386,7 @@ def merge_repeated(rows: TensorRows) -> TensorRows:
 def rows_in_folds(rows: TensorRows) -> TensorRows:
     """Give the rows that folds are drawn of: of a few dozen, each once, weighing as its copies do.
 
-    Then a row of weight two is the row twice there, too. Where there are more, copies go to
-    different folds, as other rows of one kind do.
+    Then a row of weight two is the row twice there, too.
     """
     return rows if len(rows) >= FEWEST_WITH_COPIES else merge_repeated(rows)
 

@@ -26,11 +26,11 @@ from sksmooth._batches import (
     TensorRows,
     encoded,
     has_weights,
-    hold_out,
     make_batches,
 )
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import naming
+from sksmooth._copies import hold_out_whole
 from sksmooth._labels import distinct
 from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming_part, refuse_another_smoothing, warn_of_unused_groups
@@ -156,7 +156,7 @@ class SmoothedNet(StoredNet):
         seed = seed_of_split(self, dataset, self.draw_seed())
         if seed is None:
             return dataset, None
-        train, held_out = hold_out(get_len(dataset), y, share, seed)
+        train, held_out = hold_out_whole(dataset, y, share, seed)
         if held_out is None:
             return dataset, None
         indices: list[Any] = [train, held_out]

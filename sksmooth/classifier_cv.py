@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce, wraps
 from inspect import signature
 from numbers import Integral
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,7 @@ from skorch.history import History
 from sksmooth._batches import TensorRows
 from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import naming, nearest, warn_user
+from sksmooth._copies import Copies
 from sksmooth._fit import MAX_MEMBERS
 from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
 from sksmooth._params import SYNONYMS, check_constraints
@@ -389,7 +390,7 @@ class LabelSmoothingClassifierCV(
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
         with naming("cv"):
-            pairs = self._split(X, y, codes, kept, groups, random_state)
+            pairs = self._split(X, y, table, kept, groups, random_state)
             splits = [Split.of(pair, number) for pair in pairs]
         check_splits(splits)
         if not self.ensemble:
@@ -446,7 +447,7 @@ class LabelSmoothingClassifierCV(
         self,
         X: Any,
         y: Any,
-        codes: NDArray,
+        table: Table,
         kept: NDArray[np.intp],
         groups: Any,
         random_state: np.random.RandomState,
@@ -456,8 +457,15 @@ class LabelSmoothingClassifierCV(
         if self.cv is None or isinstance(self.cv, Integral):
             n_folds = 5 if self.cv is None else int(self.cv)
             stratified = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-            given = index_method_params(codes, {"groups": groups}, kept)
-            folds = stratified.split(kept, codes[kept], **given)
+            copies = Copies.among(cast(TensorRows, table.rows))
+            y_kept: Any = table.codes
+            if copies is not None and np.bincount(y_kept[copies.first]).max() < n_folds:
+                copies = None
+            drawn = np.arange(len(kept)) if copies is None else copies.first
+            given = index_method_params(table.all_codes, {"groups": groups}, kept[drawn])
+            folds = stratified.split(drawn, y_kept[drawn], **given)
+            if copies is not None:
+                folds = (map(copies.rows_of, pair) for pair in folds)
             return ((kept[train], kept[left_out]) for train, left_out in folds)
         params = {} if groups is None else {"groups": groups}
         if routing_enabled():
