@@ -28,7 +28,13 @@ from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import naming, nearest, warn_user
 from sksmooth._copies import Copies
 from sksmooth._fit import MAX_MEMBERS
-from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
+from sksmooth._folds import (
+    FoldsTraining,
+    RowScorer,
+    Split,
+    check_splits,
+    warn_of_unseen_classes,
+)
 from sksmooth._params import SYNONYMS, check_constraints
 from sksmooth._pool import pool_of
 from sksmooth._predict import (
@@ -393,6 +399,8 @@ class LabelSmoothingClassifierCV(
             pairs = self._split(X, y, table, kept, groups, random_state)
             splits = [Split.of(pair, number) for pair in pairs]
         check_splits(splits)
+        if not isinstance(self.cv, Integral | None):
+            warn_of_unseen_classes(splits, codes[kept], table.classes)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
         scorer = None if self.scoring is None else self._scorer_of(X, sample_weight)

@@ -18,7 +18,7 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, PassthroughScoring
@@ -1931,6 +1931,24 @@ def test_errors_of_others_are_not_told_as_those_of_the_modules_forward(model):
 def test_labels_that_are_objects_are_told_how_they_become_classes(make, labels, given):
     with pytest.raises(ValueError, match=rf"Unknown label type.*objects.*y.astype\('{given}'\)"):
         make().fit(X, labels)
+
+
+SORTED = np.argsort(Y, kind="stable")
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+def test_folds_of_rows_in_the_order_of_their_labels_are_warned_of():
+    model = crossed().set_params(cv=KFold(3))
+    with pytest.warns(UserWarning, match="cv: .* of a class that their nets do not train on"):
+        model.fit(X[SORTED], NAMES[Y[SORTED]])
+    model.set_params(cv=KFold(3, shuffle=True, random_state=0)).fit(X[SORTED], Y[SORTED])
+
+
+def test_held_out_rows_of_one_class_are_warned_of():
+    net = single(train_split=ValidSplit(5))
+    with pytest.warns(UserWarning, match="train_split holds out are all of one class"):
+        net.fit(X[SORTED], Y[SORTED])
+    net.set_params(train_split=ValidSplit(5, stratified=True)).fit(X[SORTED], Y[SORTED])
 
 
 @ALL
