@@ -127,7 +127,8 @@ def check_rows(
     X, y = _checked(owner, X, y, reset=reset)
     remarks = _remarks_on_rounding(owner, given, X)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
-    if y.dtype.kind not in "biuU":  # which are classes for sure
+    # Of those kinds they are classes for sure, unless scikit-learn warns that they are too many.
+    if y.dtype.kind not in "biuU" or 2 * len(labels) > len(y):
         refuse_no_classes(y)
     all_codes = codes = encode(y, labels)
     weight, class_weight = _weigh_rows(estimator, X, codes, sample_weight, labels)

@@ -1951,6 +1951,12 @@ def test_held_out_rows_of_one_class_are_warned_of():
     net.set_params(train_split=ValidSplit(5, stratified=True)).fit(X[SORTED], Y[SORTED])
 
 
+@pytest.mark.filterwarnings("ignore:Too few rows to hold any out")
+def test_numbers_that_may_be_no_classes_are_warned_of():
+    with pytest.warns(UserWarning, match="could represent a regression problem"):
+        single().fit(X, np.arange(len(X)))
+
+
 @ALL
 def test_structured_arrays_are_told_to_be_frames(make):
     with pytest.raises(TypeError, match=r"structured array.*pandas.DataFrame\(X\)"):
