@@ -16,7 +16,7 @@ from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.stack import Scored
 
 # So many tables are known again, the last ones that were trained on.
-MOST_TABLES = 1000
+MOST_TABLES = 2000
 
 
 def parts_of(net: Any) -> dict[str, Any]:
@@ -91,10 +91,12 @@ def seed_of_split(net: Any, rows: Any, seed: int | None) -> int | None:
     That is `seed` the first time it is trained on, and the same then in each further pass, or the
     calibrator would be fitted to rows that were trained on.
     """
-    known = net._held_out_by = {**net._held_out_by}
-    if len(known) >= MOST_TABLES:
-        del known[next(iter(known))]
-    return known.setdefault(fingerprint(rows), seed)
+    key = fingerprint(rows)
+    known = net._held_out_by
+    if key not in known:
+        kept = list(known.items())[-MOST_TABLES + 1 :]
+        net._held_out_by = known = dict([*kept, (key, seed)])
+    return known[key]
 
 
 def load_parts(net: Any, state: Mapping[str, Any]) -> None:
