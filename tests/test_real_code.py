@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import skorch
 import torch
-from helpers import Listener
+from helpers import Listener, needs_sklearn
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 from sklearn.base import clone
@@ -1951,6 +1951,7 @@ def test_held_out_rows_of_one_class_are_warned_of():
     net.set_params(train_split=ValidSplit(5, stratified=True)).fit(X[SORTED], Y[SORTED])
 
 
+@needs_sklearn("1.7", "the warning")
 @pytest.mark.filterwarnings("ignore:Too few rows to hold any out")
 def test_numbers_that_may_be_no_classes_are_warned_of():
     with pytest.warns(UserWarning, match="could represent a regression problem"):
