@@ -7,6 +7,7 @@ one indexing of a tensor.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import skorch.dataset
 import torch
 from numpy.typing import NDArray
+from skorch.dataset import get_len
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset
 
 from sksmooth._checks import without_tensor
@@ -35,6 +37,9 @@ BATCH_SIZES_OF_FEW = {8: 64, 16: 128, 32: 256}
 
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
+
+# By so many rows a table is known again.
+ROWS_TO_KNOW_BY = 1000
 
 # Of fewer rows, those that repeat are one row of more weight when folds are drawn.
 FEWEST_WITH_COPIES = 50
@@ -418,10 +423,26 @@ def merge_repeated(rows: TensorRows) -> TensorRows:
 def rows_in_folds(rows: TensorRows) -> TensorRows:
     """Give the rows that folds are drawn of: of a few dozen, each once, weighing as its copies do.
 
-    Then a row of weight two is the row twice there, too. Where there are more, copies go to
-    different folds, as other rows of one kind do.
+    Then a row of weight two is the row twice there, too.
     """
     return rows if len(rows) >= FEWEST_WITH_COPIES else merge_repeated(rows)
+
+
+def fingerprint(rows: Any) -> int:
+    """Give a number that is the same for the same rows in the same order.
+
+    Of rows that are not in memory, which may be others each time, it is their number.
+
+    Examples
+    --------
+    >>> rows = TensorRows(torch.eye(2), torch.arange(2))
+    >>> fingerprint(rows) == fingerprint(TensorRows(torch.eye(2), torch.ones(2)))
+    True
+    """
+    if not isinstance(rows, TensorRows):
+        return get_len(rows)
+    some = rows.X.detach()[:: max(1, len(rows) // ROWS_TO_KNOW_BY)].cpu().contiguous()
+    return zlib.crc32(some.flatten().view(torch.uint8).numpy()) + len(rows)
 
 
 def hold_out(

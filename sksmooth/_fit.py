@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import Evaluation, FitTask, heard
+from sksmooth._progress import seed_of_split
 from sksmooth._rows import Table, check_rows
 from sksmooth._session import BestFlag, EpochTable, learned_so_far, tell_time_left
 from sksmooth.classifier import LabelSmoothingClassifier
@@ -228,6 +229,8 @@ class _Runner:
             self.batches: Any = estimator.get_iterator(train, training=True)
             self.held_out: Any = held_out and estimator.get_iterator(held_out)
             self.folds = Folds.of(estimator, rows, n_folds) if n_folds else None
+        if n_folds:
+            seed_of_split(estimator, rows, None)
 
     def reason_to_go_alone(self) -> str | None:
         """Tell what in the classifier's parts keeps its kind from being trained in a stack."""

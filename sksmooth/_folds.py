@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows
 from sksmooth._callbacks import FitTask
-from sksmooth._checks import naming
+from sksmooth._checks import naming, warn_user
 from sksmooth._predict import KnownProbabilities, probabilities
 from sksmooth._private import index_method_params, split_rows
 from sksmooth._rows import Table
@@ -104,6 +104,26 @@ def check_splits(splits: Sequence[Split]) -> None:
             )
     if not any(len(split.held_out) for split in splits):
         raise ValueError("cv leaves out no row of a weight above 0, so that ε cannot be chosen.")
+
+
+# Of the rows that are left out, whose class their nets did not train on.
+MOST_UNSEEN = 0.1
+
+
+def warn_of_unseen_classes(splits: Sequence[Split], y: NDArray[np.int64], classes: NDArray) -> None:
+    """Warn of splits that leave out whole classes, as those of rows in the order of labels do."""
+    unseen = [
+        y[own.held_out][np.isin(y[own.held_out], y[own.train], invert=True)] for own in splits
+    ]
+    codes = np.concatenate(unseen)
+    n_rows = sum(len(own.held_out) for own in splits)
+    if len(codes) > MOST_UNSEEN * n_rows:
+        example = classes.tolist()[codes[0]]
+        warn_user(
+            f"cv: {len(codes)} of the {n_rows} rows left out are of a class that their nets do not "
+            f"train on, such as {example!r}. Rows in the order of their labels are "
+            "to be shuffled: cv=5, or StratifiedKFold(shuffle=True)."
+        )
 
 
 class FoldsTraining:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import check_array
+from sklearn.utils.multiclass import check_classification_targets
 
 from sksmooth._checks import (
     FLOATS,
@@ -69,6 +70,31 @@ def refuse_missing(labels: Any, name: str) -> None:
     """Refuse labels of which some are NaN or None."""
     if labels is not None and pd.isna(np.asarray(labels)).any():
         raise ValueError(f"Input {name} contains NaN or None; remove those rows.")
+
+
+def refuse_no_classes(y: NDArray) -> None:
+    """Refuse labels that scikit-learn does not take for classes; tell how objects become such.
+
+    Examples
+    --------
+    >>> refuse_no_classes(np.array([1, 2], dtype=object))
+    Traceback (most recent call last):
+    ...
+    ValueError: Unknown label type: y holds objects of type int, which are no classes to
+    scikit-learn. Give y.astype('int64').
+    """
+    try:
+        check_classification_targets(y)
+    except ValueError as error:
+        if y.dtype != object:
+            raise
+        kinds = ", ".join(sorted({type(label).__name__ for label in y.tolist()}))
+        inferred = pd.Series(y).infer_objects().dtype
+        own = inferred.name if inferred.kind in "biuf" else "str"
+        raise ValueError(
+            f"Unknown label type: y holds objects of type {kinds}, which are no classes to "
+            f"scikit-learn. Give y.astype({own!r})."
+        ) from error
 
 
 def encode(y: NDArray, classes: NDArray) -> NDArray[np.int64]:

@@ -28,17 +28,17 @@ from sksmooth._batches import (
     choose_batch_size,
     encoded,
     has_weights,
-    hold_out,
     make_batches,
 )
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import naming
+from sksmooth._copies import hold_out_whole
 from sksmooth._labels import distinct
 from sksmooth._load import StoredNet, copy_part
 from sksmooth._params import naming_part, refuse_another_smoothing, warn_of_unused_groups
 from sksmooth._predict import PREDICTION_ROWS
 from sksmooth._private import routing_enabled
-from sksmooth._progress import go_on, load_parts, random_state_of, state_of
+from sksmooth._progress import go_on, load_parts, random_state_of, seed_of_split, state_of
 from sksmooth._rows import check_new_rows
 from sksmooth._session import (
     BestFlag,
@@ -89,6 +89,9 @@ class SmoothedNet(StoredNet):
     # What a training that is going on knows, and skorch's hooks have no argument for.
     _training: Training | None = None
 
+    # By which seeds rows were held out of tables that were trained on, by their fingerprints.
+    _held_out_by: dict[int, int | None] = {}  # noqa: RUF012
+
     # Parameters of the classifier.
     label_smoothing: Any
     smoothing: Any
@@ -98,14 +101,6 @@ class SmoothedNet(StoredNet):
     classes: Any
 
     # -- data ---------------------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # skorch takes a torch module for one of the net's parts; before `initialize`, one without
-        # an underscore at its end is a parameter.
-        if self.initialized_ or self.init_context_ is not None or name.endswith("_"):
-            super().__setattr__(name, value)
-        else:
-            object.__setattr__(self, name, value)
 
     def check_data(self, X: Any, y: Any = None) -> None:
         """Do nothing: the data were checked on the way in. A hook of skorch's."""
@@ -168,7 +163,10 @@ class SmoothedNet(StoredNet):
             return dataset, None
         split = 1 / N_FOLDS if self.train_split == "auto" else self.train_split
         share = split if split < 1 else 1 / split  # of k folds, one
-        train, held_out = hold_out(get_len(dataset), y, share, self.draw_seed())
+        seed = seed_of_split(self, dataset, self.draw_seed())
+        if seed is None:
+            return dataset, None
+        train, held_out = hold_out_whole(dataset, y, share, seed)
         if held_out is None:
             return dataset, None
         indices: list[Any] = [train, held_out]
@@ -287,7 +285,7 @@ class SmoothedNet(StoredNet):
         Self
             Itself.
         """
-        for name in ("progress", "calibrator_"):  # of parameters that are no more
+        for name in ("progress", "calibrator_", "_held_out_by"):  # of parameters that are no more
             self.__dict__.pop(name, None)
         with self.building():
             return super().initialize()
@@ -515,6 +513,7 @@ class SmoothedNet(StoredNet):
         if progress is not None:
             load_parts(self, progress)  # which callbacks may have changed when training began
             self._random_state = random_state_of(progress)
+            self._held_out_by = dict(progress.get("held_out_by", ()))
         drawn_from = self._drawing_from().get_state()
         randomness = OwnRandomness(self.draw_seed())
         if progress is not None:

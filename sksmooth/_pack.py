@@ -34,7 +34,7 @@ LEARNED = (
     *("classes_inferred_", "estimators_", "feature_names_in_", "history_", "label_smoothing_"),
     *("class_weight_", "learned_"),
     *("n_features_in_", "n_inputs_", "oof_log_loss_", "oof_proba_", "temperature_"),
-    *("trained_by_", "trained_by_reason_", "_random_state", "_trains_on"),
+    *("trained_by_", "trained_by_reason_", "_random_state", "_trains_on", "_held_out_by"),
 )
 
 

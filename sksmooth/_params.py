@@ -159,6 +159,30 @@ class NamedParams(NeuralNetClassifier):
         "classes": [None, "array-like"],
     }
 
+    # Names of public attributes that are no parameters: a subclass set them.
+    _own_attributes: frozenset[str] = frozenset()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_new = "__" not in name and name[0] != "_" and name[-1] != "_" and name not in vars(self)
+        if is_new and "max_epochs" in vars(self) and self._is_attribute(name):
+            self.__dict__["_own_attributes"] = self._own_attributes | {name}
+        # skorch takes a torch module for one of the net's parts; before `initialize`, one without
+        # an underscore at its end is a parameter.
+        if self.initialized_ or self.init_context_ is not None or name.endswith("_"):
+            super().__setattr__(name, value)
+        else:
+            object.__setattr__(self, name, value)
+
+    def _is_attribute(self, name: str) -> bool:
+        """Tell whether what is set is no parameter: in a hook, or no misspelt one by its name."""
+        own_class: Any = type(self)
+        if hasattr(own_class, name):
+            return False
+        if self.init_context_ is not None or "_training" in vars(self):
+            return True
+        known = {*_named_params(own_class), *SYNONYMS}
+        return not get_close_matches(name, known, n=1, cutoff=0.85)
+
     def _refuse_unknown(self, params: Mapping[str, Any]) -> None:
         """Refuse names that neither a parameter nor a part's parameter has; suggest the nearest."""
         own_class: Any = type(self)
@@ -185,6 +209,7 @@ class NamedParams(NeuralNetClassifier):
             name
             for name in self.__dict__
             if not name.startswith("_") and not name.endswith("_") and not hasattr(type(self), name)
+            if name not in self._own_attributes
         )
 
     @property
@@ -246,8 +271,8 @@ class NamedParams(NeuralNetClassifier):
                 module.load_state_dict(dict(zip(module.state_dict(), state, strict=True)))
             return self
         if self.initialized_:  # what was learned is of another module
-            learned = set(vars(self)) - set(self.get_params(deep=False)) - set(SETTINGS)
-            for name in learned:
+            kept = {*self.get_params(deep=False), *SETTINGS, *self._own_attributes}
+            for name in set(vars(self)) - kept - {"_own_attributes"}:
                 del self.__dict__[name]
         for name, value in own.items():
             setattr(self, name, value)

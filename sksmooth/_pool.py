@@ -160,6 +160,8 @@ class Pool:
     def logits_of_many(self, rows: torch.Tensor) -> NDArray[np.float64]:
         """Give the mean logits, in chunks of rows, by torch."""
         n_nets = len(self.modules)
+        if rows[0].numel() != self.modules[0].n_features:
+            self.modules[0](rows)  # which says so
         at_once, _ = whole_blocks(rows_that_pay(rows[0].numel(), PREDICTION_ROWS // n_nets))
         with threads_for(self._stacks[-1][0], min(len(rows), at_once) * n_nets):
             return in_one_array(map(self._logits_of_chunk, rows.split(at_once)), len(rows))

@@ -10,9 +10,13 @@ import numpy as np
 import torch
 from skorch.history import History
 
+from sksmooth._batches import fingerprint
 from sksmooth.engine.monitor import Best, Monitor
 from sksmooth.engine.randomness import OwnRandomness
 from sksmooth.engine.stack import Scored
+
+# So many tables are known again, the last ones that were trained on.
+MOST_TABLES = 2000
 
 
 def parts_of(net: Any) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def state_of(net: Any, training: Any) -> dict[str, Any]:
             ":".join(map(str, device)): generator.get_state()
             for device, generator in session.randomness.generators.items()
         },
+        "held_out_by": _copied(list(net._held_out_by.items())),
         "n_folds": session.n_folds,
         "folds": session.stack.progress() if session.n_folds else None,
         "n_epochs": monitor.n_epochs,
@@ -78,6 +83,20 @@ def state_of(net: Any, training: Any) -> dict[str, Any]:
         "inverse_temperature": _copied(monitor.inverse_temperature),
         "best": best and _copied([best.epoch, best.loss, list(best.scored), best.state]),
     }
+
+
+def seed_of_split(net: Any, rows: Any, seed: int | None) -> int | None:
+    """Give the seed by which rows are held out of a table; None: all of it was trained on.
+
+    That is `seed` the first time it is trained on, and the same then in each further pass, or the
+    calibrator would be fitted to rows that were trained on.
+    """
+    key = fingerprint(rows)
+    known = net._held_out_by
+    if key not in known:
+        kept = list(known.items())[-MOST_TABLES + 1 :]
+        net._held_out_by = known = dict([*kept, (key, seed)])
+    return known[key]
 
 
 def load_parts(net: Any, state: Mapping[str, Any]) -> None:

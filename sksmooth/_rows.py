@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.utils import check_array
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from skorch.dataset import unpack_data
 from skorch.helper import SliceDataset
@@ -25,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sksmooth._batches import TensorRows, encoded, read_labels, row_of_other_label
 from sksmooth._checks import in_short, one_hot_hint, scale_to_unit, warn_user, without_tensor
-from sksmooth._labels import distinct, encode, refuse_missing
+from sksmooth._labels import distinct, encode, refuse_missing, refuse_no_classes
 from sksmooth.calibration import weights_of_rows
 from sksmooth.encoding import Encoding, check_encoding
 from sksmooth.modules import input_dtype
@@ -128,8 +127,9 @@ def check_rows(
     X, y = _checked(owner, X, y, reset=reset)
     remarks = _remarks_on_rounding(owner, given, X)
     labels = distinct(owner, *((y, "y") if classes is None else (classes, "classes")))
-    if y.dtype.kind not in "biuU":  # which are classes for sure
-        check_classification_targets(y)
+    # Of those kinds they are classes for sure, unless scikit-learn warns that they are too many.
+    if y.dtype.kind not in "biuU" or 2 * len(labels) > len(y):
+        refuse_no_classes(y)
     all_codes = codes = encode(y, labels)
     weight, class_weight = _weigh_rows(estimator, X, codes, sample_weight, labels)
     kept = None
@@ -189,7 +189,7 @@ def _check_dataset(estimator: Any, dataset: Any, y: Any, classes: Any, *, reset:
     if y is not None or classes is None or isinstance(dataset, TensorRows):
         given_labels = np.asarray(as_array(read_labels(dataset) if y is None else y))
         refuse_missing(given_labels, "y")
-        check_classification_targets(given_labels)
+        refuse_no_classes(given_labels)
     of_y = classes is None
     labels = distinct(estimator, *((given_labels, "y") if of_y else (classes, "classes")))
     rows = encoded(dataset, labels, label)
@@ -315,6 +315,11 @@ def _checked(owner: Any, X: Any, *y: Any, reset: bool) -> Any:
                 f"X must hold rows, but it is a {type(X).__name__} of {len(X)} arrays of "
                 f"{n_labels[0]} rows each. Give several inputs of a module as a dict, by the names "
                 "of forward's arguments, and columns as one array, numpy.column_stack(X)."
+            ) from error
+        if getattr(getattr(X, "dtype", None), "names", None):
+            raise TypeError(
+                "X must be a table, but it is a structured array, of one dimension; give "
+                "pandas.DataFrame(X)."
             ) from error
         is_column = isinstance(X, np.ndarray | pd.Series) and X.ndim == 1 and len(X) > 0
         if is_column and all(map(np.ndim, X)):

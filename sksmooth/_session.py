@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from sksmooth._batches import TensorBatches
 from sksmooth._callbacks import FitTask
 from sksmooth._checks import warn_user
+from sksmooth._progress import seed_of_split
 from sksmooth.engine.by_skorch import SkorchStack
 from sksmooth.engine.cross_fit import CrossFitted, Folds
 from sksmooth.engine.loop import Epoch
@@ -196,11 +197,14 @@ class Session:
             self.held_out: Any = None if dataset_valid is None else net.get_iterator(dataset_valid)
         _refuse_no_batches(self.train)
         _part_from_single_rows(net, self.train)
+        if callable(net.train_split):  # else all classes are held out alike
+            _warn_of_one_class(self.held_out)
         self.stack: Any = Remade(self._stack) if may_change_parts(net) else self._stack()
         if n_folds:
             rows: Any = dataset_train
             with randomness:
                 folds = Folds.of(net, rows, n_folds)
+            seed_of_split(net, rows, None)
             by_hand = plan_stack(net, rows.X).kind == BY_HAND
             self.stack = CrossFitted(self.stack, [net], [folds], by_hand=by_hand)
 
@@ -305,6 +309,18 @@ def _refuse_no_batches(batches: Any) -> None:
         raise ValueError(
             f"The {batches.n_rows} rows to train on are fewer than batch_size="
             f"{batches.batch_size}, and drop_last leaves out a batch that is not full."
+        )
+
+
+def _warn_of_one_class(held_out: Any) -> None:
+    if not isinstance(held_out, TensorBatches):
+        return
+    y = held_out.rows.y[held_out.index]
+    if (y == y[0]).all():
+        warn_user(
+            f"The {len(y)} rows that train_split holds out are all of one class, by which nothing "
+            "can be stopped or calibrated well. Where rows are in the order of their labels, "
+            "stratify: train_split=0.2, or ValidSplit(5, stratified=True)."
         )
 
 

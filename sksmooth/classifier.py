@@ -133,7 +133,7 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
         of up to 100,000 numbers; else, or where rows are not in memory, nets of its kind cannot be
         stacked, ``warm_start`` is set, a callback may change it (all but ``ProgressBar``,
         ``Checkpoint`` and the like) or nothing is stopped nor calibrated, a fifth of the rows.
-        ``partial_fit`` holds out a fraction, for k folds one in k.
+        ``partial_fit`` holds out a fraction, for k folds one in k. Copies of a row stay together.
     callbacks : list of skorch callbacks, "disable" or None, default=None
         See skorch. scikit-learn's, from its version 1.9 on, are set by ``set_callbacks``.
     predict_nonlinearity : "auto", callable or None, default="auto"
@@ -359,8 +359,8 @@ class LabelSmoothingClassifier(PredictsByProbability, CallbackSupportMixin, Smoo
     ) -> LabelSmoothingClassifier:
         """Train the net further on some rows, by one pass over them.
 
-        Some of the rows are held out, as in ``fit``, to calibrate the net anew; where they are too
-        few, the calibrator of the call before stays.
+        Some rows are held out, as in ``fit``, to calibrate the net anew: the same where they come
+        again in the same order. The calibrator stays where they are too few, or were trained on.
 
         Parameters
         ----------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce, wraps
 from inspect import signature
 from numbers import Integral
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,8 +26,15 @@ from skorch.history import History
 from sksmooth._batches import TensorRows
 from sksmooth._callbacks import heard, is_heard
 from sksmooth._checks import naming, nearest, warn_user
+from sksmooth._copies import Copies
 from sksmooth._fit import MAX_MEMBERS
-from sksmooth._folds import FoldsTraining, RowScorer, Split, check_splits
+from sksmooth._folds import (
+    FoldsTraining,
+    RowScorer,
+    Split,
+    check_splits,
+    warn_of_unseen_classes,
+)
 from sksmooth._params import SYNONYMS, check_constraints
 from sksmooth._pool import pool_of
 from sksmooth._predict import (
@@ -389,9 +396,11 @@ class LabelSmoothingClassifierCV(
         number = np.full(len(codes), -1)  # among the rows that are kept
         number[kept] = np.arange(len(kept))
         with naming("cv"):
-            pairs = self._split(X, y, codes, kept, groups, random_state)
+            pairs = self._split(X, y, table, kept, groups, random_state)
             splits = [Split.of(pair, number) for pair in pairs]
         check_splits(splits)
+        if not isinstance(self.cv, Integral | None):
+            warn_of_unseen_classes(splits, codes[kept], table.classes)
         if not self.ensemble:
             splits.append(Split(np.arange(len(kept)), np.arange(0)))
         scorer = None if self.scoring is None else self._scorer_of(X, sample_weight)
@@ -428,11 +437,12 @@ class LabelSmoothingClassifierCV(
                 f"The estimator's predict_nonlinearity={net.predict_nonlinearity!r} is not used "
                 "here; leave it at 'auto' and set calibration."
             )
-        own = [name for name in ("fit", "predict_proba") if overrides(net, name)]
+        hooks = ("fit", "fit_loop", "predict", "predict_proba")
+        own = [name for name in hooks if overrides(net, name)]
         if own:
             warn_user(
-                f"{' and '.join(own)} of {type(net).__name__} are not called: "
-                f"{type(self).__name__} trains its nets side by side, and pools their logits."
+                f"{type(self).__name__} does not call {' and '.join(own)} of {type(net).__name__}: "
+                "it trains its nets side by side, and pools their logits."
             )
 
     def _unfitted(self) -> LabelSmoothingClassifier:
@@ -445,7 +455,7 @@ class LabelSmoothingClassifierCV(
         self,
         X: Any,
         y: Any,
-        codes: NDArray,
+        table: Table,
         kept: NDArray[np.intp],
         groups: Any,
         random_state: np.random.RandomState,
@@ -455,8 +465,15 @@ class LabelSmoothingClassifierCV(
         if self.cv is None or isinstance(self.cv, Integral):
             n_folds = 5 if self.cv is None else int(self.cv)
             stratified = StratifiedKFold(n_folds, shuffle=True, random_state=seed)
-            given = index_method_params(codes, {"groups": groups}, kept)
-            folds = stratified.split(kept, codes[kept], **given)
+            copies = Copies.among(cast(TensorRows, table.rows))
+            y_kept: Any = table.codes
+            if copies is not None and np.bincount(y_kept[copies.first]).max() < n_folds:
+                copies = None
+            drawn = np.arange(len(kept)) if copies is None else copies.first
+            given = index_method_params(table.all_codes, {"groups": groups}, kept[drawn])
+            folds = stratified.split(drawn, y_kept[drawn], **given)
+            if copies is not None:
+                folds = (map(copies.rows_of, pair) for pair in folds)
             return ((kept[train], kept[left_out]) for train, left_out in folds)
         params = {} if groups is None else {"groups": groups}
         if routing_enabled():

@@ -12,6 +12,7 @@ from helpers import HELD_OUT, SPECIES, hold_out_the_last_50, quick
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch.utils.data import Subset
@@ -347,6 +348,43 @@ def test_partial_fit_keeps_the_calibrator_where_rows_are_too_few_for_a_new_one(i
     calibrator = net.calibrator_
     net.partial_fit(X[:5], y[:5])
     assert net.calibrator_ is calibrator
+
+
+def held_out_of(net, X, y):
+    """Give the rows that a further pass over a table would hold out."""
+    _, held_out = net.get_split_datasets(X, np.unique(y, return_inverse=True)[1])
+    return held_out and set(held_out.indices.tolist())
+
+
+@pytest.mark.parametrize("further", [lambda net: net.partial_fit, lambda net: net.fit])
+@pytest.mark.parametrize("copied", [lambda net: net, lambda net: pickle.loads(pickle.dumps(net))])
+def test_further_passes_hold_out_the_same_rows(further, copied, iris):
+    X, y = iris
+    net = quick(max_epochs=1, warm_start=True, random_state=0)
+    further(net)(X, y)
+    first = held_out_of(net, X, y)
+    net = copied(net)
+    further(net)(X, y)
+    assert held_out_of(net, X, y) == first
+    assert held_out_of(net, X + 1, y) != first
+    assert held_out_of(net.initialize(), X, y) != first
+
+
+def test_further_passes_over_rows_that_were_all_trained_on_keep_the_calibrator(iris):
+    X, y = iris
+    net = quick(train_split="auto", random_state=0).fit(X, y)
+    calibrator = net.calibrator_
+    assert held_out_of(net, X, y) is None
+    assert net.partial_fit(X, y).calibrator_ is calibrator
+    assert net.partial_fit(X + 1, y).calibrator_ is not calibrator
+
+
+def test_passes_over_a_table_are_not_calibrated_to_what_was_trained_on():
+    X, y = make_classification(200, 10, n_informative=6, n_classes=3, random_state=0)
+    net = LabelSmoothingClassifier(calibration="temperature", random_state=0)
+    for _ in range(30):
+        net.partial_fit(X, y)
+    assert net.temperature_ > 0.8  # it was half as much
 
 
 def test_fit_starts_anew_and_warm_start_goes_on(iris):

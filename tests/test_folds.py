@@ -137,7 +137,7 @@ class TestChoice:
 
     def test_every_net_is_what_a_fit_of_its_own_gives(self, fitted):
         folds = StratifiedKFold(3, shuffle=True, random_state=5)
-        model = make_cv(short(max_epochs=15, patience=3), cv=folds).fit(X, Y)
+        model = make_cv(short(max_epochs=15, patience=3, batch_size=64), cv=folds).fit(X, Y)
         for net, (train, _) in zip(model.estimators_, folds.split(X, Y), strict=True):
             alone = fit_alone(net, X[train], Y[train])
             assert net.label_smoothing == model.label_smoothing_

@@ -124,6 +124,7 @@ def test_labels_of_numpys_text_of_any_length():
 MANY = np.array([f"class number {i}" for i in range(2000)])
 
 
+@pytest.mark.filterwarnings("ignore:The number of unique classes")
 @pytest.mark.parametrize(
     "fail",
     [

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from skorch.callbacks import (
     TrainEndCheckpoint,
 )
 
-from sksmooth import LabelSmoothingClassifier, make_tabular
+from sksmooth import LabelSmoothingClassifier, _progress, make_tabular
+from sksmooth._batches import TensorRows
 
 X, Y = make_tabular(400, random_state=0)
 
@@ -211,3 +213,16 @@ def test_there_is_none_to_save_outside_of_training(tmp_path):
     with pytest.raises(ValueError, match="f_training= saves a training that is going on"):
         net.save_params(f_training=tmp_path / "training.pt")
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_are_known_again_up_to_a_number(monkeypatch):
+    monkeypatch.setattr(_progress, "MOST_TABLES", 3)
+    net = SimpleNamespace(_held_out_by={})
+    tables = [TensorRows(torch.full((2, 1), float(i)), torch.zeros(2)) for i in range(4)]
+    for seed, rows in enumerate(tables[:3]):
+        assert _progress.seed_of_split(net, rows, seed) == seed
+    for again in range(2):
+        for seed, rows in enumerate(tables[:3]):
+            assert _progress.seed_of_split(net, rows, 10 + again) == seed
+    assert _progress.seed_of_split(net, tables[3], 3) == 3
+    assert _progress.seed_of_split(net, tables[0], 20) == 20  # the first is forgotten

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import skorch
 import torch
-from helpers import Listener
+from helpers import Listener, needs_sklearn
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 from sklearn.base import clone
@@ -18,7 +18,7 @@ from sklearn.datasets import make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, PassthroughScoring
@@ -1611,8 +1611,55 @@ def test_probabilities_of_ones_own_are_those_of_every_method(make):
 
 def test_methods_of_a_net_that_the_ensemble_does_not_call_are_warned_of():
     net = with_own(LabelSmoothingClassifier)(max_epochs=2, random_state=0)
-    with pytest.warns(UserWarning, match="fit and predict_proba of Own are not called"):
+    with pytest.warns(UserWarning, match="does not call fit and predict_proba of Own"):
         LabelSmoothingClassifierCV(net, label_smoothings=(0, 0.1), cv=2).fit(X, Y)
+
+
+class Counting(LabelSmoothingClassifier):
+    """Sets attributes that are no parameters wherever a subclass of skorch's nets may."""
+
+    def __init__(self, *, extra=2, **kwargs):
+        super().__init__(**kwargs)
+        self.extra = extra
+        self.tag = "mine"
+
+    def fit(self, X, y, **arguments):
+        self.scaler = StandardScaler().fit(X)
+        return super().fit(self.scaler.transform(X), y, **arguments)
+
+    def initialize_module(self):
+        self.n_epochs = 0
+        return super().initialize_module()
+
+    def on_epoch_end(self, net, **given):
+        super().on_epoch_end(net, **given)
+        self.n_epochs += 1
+
+
+def test_attributes_of_ones_own_are_no_parameters():
+    net = Counting(max_epochs=3, extra=5, random_state=0).fit(X, Y)
+    copy = pickle.loads(pickle.dumps(clone(net).fit(X, Y)))
+    assert (copy.n_epochs, copy.tag, copy.extra, type(copy.scaler)) == (
+        3,
+        "mine",
+        5,
+        StandardScaler,
+    )
+    assert_allclose(copy.predict_proba(X), net.predict_proba(X))
+    net.set_params(module__hidden_layer_sizes=(8,))
+    assert net.tag == "mine"
+    assert net.fit(X, Y).n_epochs == 3
+    assert net.get_params().keys() - LabelSmoothingClassifier().get_params().keys() == {
+        "extra",
+        "module__hidden_layer_sizes",
+    }
+
+
+def test_an_attribute_like_a_parameter_is_a_misspelt_one():
+    net = single()
+    net.label_smooting = 0.3
+    with pytest.raises(ValueError, match="did you mean label_smoothing"):
+        net.fit(X, Y)
 
 
 # -- modules that no stack can take ---------------------------------------------------------------
@@ -1869,6 +1916,59 @@ def test_errors_of_others_are_not_told_as_those_of_the_modules_forward(model):
     with pytest.raises(RuntimeError) as caught:
         model.fit(X, Y)
     assert str(caught.value) == TORCHS
+
+
+@ALL
+@pytest.mark.parametrize(
+    ("labels", "given"),
+    [
+        (Y.astype(object), "int64"),
+        ((Y > 0).astype(object), "bool"),
+        ([int(label) + 2**70 for label in Y], "str"),
+        (pd.Series(pd.period_range("2020", periods=3, freq="Y")[Y]), "str"),
+    ],
+)
+def test_labels_that_are_objects_are_told_how_they_become_classes(make, labels, given):
+    with pytest.raises(ValueError, match=rf"Unknown label type.*objects.*y.astype\('{given}'\)"):
+        make().fit(X, labels)
+
+
+SORTED = np.argsort(Y, kind="stable")
+
+
+@pytest.mark.filterwarnings("ignore:No temperature minimizes")
+def test_folds_of_rows_in_the_order_of_their_labels_are_warned_of():
+    model = crossed().set_params(cv=KFold(3))
+    with pytest.warns(UserWarning, match="cv: .* of a class that their nets do not train on"):
+        model.fit(X[SORTED], NAMES[Y[SORTED]])
+    model.set_params(cv=KFold(3, shuffle=True, random_state=0)).fit(X[SORTED], Y[SORTED])
+
+
+def test_held_out_rows_of_one_class_are_warned_of():
+    net = single(train_split=ValidSplit(5))
+    with pytest.warns(UserWarning, match="train_split holds out are all of one class"):
+        net.fit(X[SORTED], Y[SORTED])
+    net.set_params(train_split=ValidSplit(5, stratified=True)).fit(X[SORTED], Y[SORTED])
+
+
+@needs_sklearn("1.7", "the warning")
+@pytest.mark.filterwarnings("ignore:Too few rows to hold any out")
+def test_numbers_that_may_be_no_classes_are_warned_of():
+    with pytest.warns(UserWarning, match="could represent a regression problem"):
+        single().fit(X, np.arange(len(X)))
+
+
+@ALL
+def test_structured_arrays_are_told_to_be_frames(make):
+    with pytest.raises(TypeError, match=r"structured array.*pandas.DataFrame\(X\)"):
+        make().fit(np.rec.fromarrays(X.T), Y)
+
+
+@pytest.mark.parametrize("make", [single, crossed])
+def test_rows_of_another_shape_are_told_of(make):
+    model = make().fit(X.reshape(-1, 5, 2), Y)
+    with pytest.raises(ValueError, match="n_features=10"):
+        model.predict(np.zeros((4, 5, 3)))
 
 
 @pytest.mark.parametrize("container", [np.asarray, pd.Series])

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from sksmooth._batches import TensorBatches, TensorRows, rows_in_folds
+from sksmooth._copies import Copies
 from sksmooth._private import copy_all
 from sksmooth.engine.adam import Updates
 from sksmooth.engine.randomness import shared_generators
@@ -53,11 +54,16 @@ class Folds(NamedTuple):
     def of(cls, net: Any, rows: TensorRows, n_folds: int) -> Folds:
         """Draw the folds of a net, of skorch's kind."""
         seed, rows = net.draw_seed(), rows_in_folds(rows)
-        held_out = draw_folds(rows.y.cpu().numpy(), n_folds, seed)
-        batches = []
-        for fold in held_out:
-            train = np.delete(np.arange(len(rows)), fold)
-            batches.append(net.get_iterator(Subset(rows, train.tolist()), training=True))
+        copies = Copies.among(rows)
+        y = rows.y.cpu().numpy()
+        held_out = draw_folds(y if copies is None else y[copies.first], n_folds, seed)
+        trains = [np.delete(np.arange(len(rows)), fold) for fold in held_out]
+        if copies is not None:
+            trains = copies.as_many_of_others(held_out, seed)
+        parts: Any = [Subset(rows, train.tolist()) for train in trains]
+        batches: Any = [net.get_iterator(part, training=True) for part in parts]
+        if copies is not None:
+            held_out, rows = copies.first[held_out], copies.weigh(rows)
         seeds = np.random.RandomState(seed).randint(2**31 - 1, size=n_folds).tolist()
         return cls(seeds, batches, torch.from_numpy(held_out).to(rows.X.device), rows)
 
