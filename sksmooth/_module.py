@@ -65,10 +65,8 @@ class LogitModule(nn.Module):
                 "of the classifier."
             )
         X = X.to(input_dtype(self.nets[0]))  # which whoever has the module may change
-        return torch.stack([self._logits(net(X)) for net in self.nets]).mean(0)
-
-    def _logits(self, output: Any) -> Tensor:
-        return pooled(logits_of(output, self.gives_probabilities))
+        logits = [pooled(logits_of(net(X), self.gives_probabilities)) for net in self.nets]
+        return torch.stack(logits).mean(0)
 
 
 class ProbabilityModule(LogitModule):
