@@ -122,7 +122,7 @@ class Training:
     patience: int | None  # epochs without a lower refined loss after which it stops; None: never
     task: FitTask  # tells scikit-learn's callbacks of it
     batch_weight: torch.Tensor | None = None  # of the rows of the batch at hand
-    relative_weight: torch.Tensor | None = None  # of that batch beside others; None: of no matter
+    relative_weight: torch.Tensor | None = None  # by which the loss of that batch counts
     drawn_from: Any = None  # the state of the RandomState before its seeds were drawn
     randomness: OwnRandomness | None = None  # from which callbacks draw
     forward: ForwardRandomness | None = None  # from which the module's forward draws

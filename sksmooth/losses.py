@@ -273,7 +273,8 @@ def mean_loss(
     sample_weight : tensor of shape (n,) or None
         Weights of the rows; an integer weight counts as that many copies of the row.
     relative_weight : tensor of shape (), default=None
-        What the batch's rows weigh in the mean, that of all rows being one: multiplies the mean.
+        What the batch's rows weigh in the mean, that of all rows being one, or one if that is more:
+        multiplies the mean.
 
     Returns
     -------

@@ -154,8 +154,9 @@ def test_an_epoch_is_a_plain_loop_over_shuffled_batches(weighted):
     for chosen in member.train.chosen[order].split(8):
         X, y = rows[chosen]
         weight = torch.ones(len(y)) if rows.sample_weight is None else rows.sample_weight[chosen]
-        # Rows that weigh much for a batch of their own count as much as in one of all rows.
-        loss = mean_loss(member.criterion, net(X), y, weight) * weight.mean() / mean_weight
+        # Rows that weigh less than others count less also in a batch of their own.
+        relative = min(1, weight.mean() / mean_weight)
+        loss = mean_loss(member.criterion, net(X), y, weight) * relative
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -79,7 +79,9 @@ class SkorchStack:
 
         def step(batch: Any, **params: Any) -> dict[str, Any]:
             weight = getattr(batch, "sample_weight", None)
-            relative = weight.mean() / mean if training and weight is not None else None
+            relative = None
+            if training and weight is not None:
+                relative = (weight.mean() / mean).clamp_max(1)
             with self.net.weighing(weight, relative):
                 outcome = step_fn(batch, **params)
             passed.add(batch, outcome)

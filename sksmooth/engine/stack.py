@@ -288,7 +288,7 @@ class InMemoryStack:
                     relative = None
                     if weight is not None and self.mean_weight is not None:
                         n_own = weights[:, number].clamp_min(1)
-                        relative = weight.sum(1) / (n_own * self.mean_weight)
+                        relative = (weight.sum(1) / (n_own * self.mean_weight)).clamp_max(1)
                     loss = self.nets.loss_and_gradients(X, y, self.targets, weight, own, relative)
                     losses[:, number] = loss
                     self.updates.step()

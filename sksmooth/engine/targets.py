@@ -101,9 +101,9 @@ def stacked_loss(
     sample_weight : tensor of shape (M, n), default=None
         Weights of the rows; 0 for padding.
     relative_weight : tensor of shape (M,), default=None
-        By which the means are multiplied. Of a batch of few rows, it is what they weigh in the
-        mean, that of all rows being one: else rows that weigh next to nothing would count in full
-        where they are by themselves.
+        By which the means are multiplied. Of a batch, it is what its rows weigh in the mean, that
+        of all rows being one: else rows that weigh next to nothing would count in full where they
+        are by themselves. It is one at most, so that no batch of a few heavy rows rules the step.
     """
     if logits.ndim == 4:
         logits, y, sample_weight = members_as_rows(logits, y, sample_weight)
