@@ -30,10 +30,13 @@ INDICES_AT_ONCE = 2**14
 # Rows whose labels tell whether an attribute holds those of all.
 LABELS_TO_LOOK_AT = 20
 
-# Rows of a mini-batch unless told otherwise; and of a table of few rows, so that an epoch is more
-# than a step or two: a batch size, and up to how many rows it is for.
-BATCH_SIZE = 64
-BATCH_SIZES_OF_FEW = {8: 64, 16: 128, 32: 256}
+# Of so few rows, an epoch would be a step.
+FEW_ROWS = 64
+
+# Rows of a mini-batch unless told otherwise; and in smaller tables, so that an epoch is more than a
+# step or two: a batch size, and up to how many rows it is for.
+USUAL_BATCH_SIZE = 64
+SMALLER_BATCH_SIZES = {8: FEW_ROWS, 16: 128, 32: 256}
 
 # Fewer held-out rows than this cannot settle a temperature.
 FEWEST_HELD_OUT = 10
@@ -251,11 +254,12 @@ def choose_batch_size(batch_size: int | str, dataset: Any, training: bool = True
     if batch_size != "auto":
         return len(dataset) if batch_size == -1 else batch_size  # type: ignore[return-value]
     if not training or isinstance(dataset, IterableDataset):
-        return BATCH_SIZE
+        return USUAL_BATCH_SIZE
     while isinstance(dataset, Subset):  # nets of folds are to take the steps of those of all rows
         dataset = dataset.dataset
-    n_rows = skorch.dataset.get_len(dataset)
-    return next((size for size, most in BATCH_SIZES_OF_FEW.items() if n_rows <= most), BATCH_SIZE)
+    n_rows = get_len(dataset)
+    fitting = (size for size, most in SMALLER_BATCH_SIZES.items() if n_rows <= most)
+    return next(fitting, USUAL_BATCH_SIZE)
 
 
 class ShuffledIndices(Sampler):
@@ -350,7 +354,7 @@ def make_batches(
     rows, chosen = rows_in_memory(dataset)
     if rows is not None and not dataloader_params:
         return TensorBatches(rows, batch_size, shuffle, drop_last, chosen)
-    n_rows = 0 if isinstance(dataset, IterableDataset) else skorch.dataset.get_len(dataset)
+    n_rows = 0 if isinstance(dataset, IterableDataset) else get_len(dataset)
     if shuffle and n_rows and not {"sampler", "batch_sampler"} & set(dataloader_params):
         dataloader_params["sampler"] = ShuffledIndices(n_rows)
     if batch_size == -1:

@@ -22,7 +22,8 @@ from skorch.utils import is_dataset, to_device, to_numpy, to_tensor
 from torch.utils.data import Dataset, Subset
 
 from sksmooth._batches import (
-    BATCH_SIZE,
+    FEW_ROWS,
+    USUAL_BATCH_SIZE,
     TensorBatches,
     TensorRows,
     choose_batch_size,
@@ -219,8 +220,8 @@ class SmoothedNet(StoredNet):
         given: dict[str, Any] = {"shuffle": True} if training and iterator is make_batches else {}
         given |= self.get_params_for(name)
         asked: Any = given.get("batch_size", self.batch_size)
-        given["batch_size"] = choose_batch_size(asked, dataset, training)
         with naming_part(self, name):
+            given["batch_size"] = choose_batch_size(asked, dataset, training)
             batches: Any = iterator(dataset, **given)
             if not hasattr(batches, "__iter__"):
                 raise TypeError(f"it gives no batches, but {batches!r}.")
@@ -239,7 +240,7 @@ class SmoothedNet(StoredNet):
     def _merges_repeated(self, batches: TensorBatches, asked: int | str) -> bool:
         """Tell whether rows that repeat are to be weighted: so few of them, by a loss that can."""
         return (
-            batches.n_rows <= (BATCH_SIZE if asked == "auto" else batches.batch_size)
+            batches.n_rows <= (FEW_ROWS if asked == "auto" else batches.batch_size)
             and not batches.drop_last
             and hasattr(getattr(self, "criterion_", None), "reduction")
             and not overrides(self, "get_loss")
@@ -564,7 +565,7 @@ class SmoothedNet(StoredNet):
         if size is None:
             is_simple = type(getattr(self, "module_", None)) is SimpleNet
             size = -1 if is_simple else self.batch_size
-        return {"auto": BATCH_SIZE, -1: None}.get(size, size)
+        return {"auto": USUAL_BATCH_SIZE, -1: None}.get(size, size)
 
     def weighing(self, *weights: torch.Tensor | None) -> AbstractContextManager:
         """Let :meth:`get_loss` weigh rows and their batch, as it has no argument for that."""

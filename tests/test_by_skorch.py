@@ -222,3 +222,21 @@ def test_losses_are_read_when_the_epoch_is_over(data, monkeypatch):
         net.fit(*data)
         counts.append(len(reads) - before)
     assert counts[0] == counts[1] > 0
+
+
+class Listed(LabelSmoothingClassifier):
+    """Gives a list of batches, of whose rows nothing more is known."""
+
+    def get_iterator(self, dataset, training=False):
+        return list(super().get_iterator(dataset, training=training))
+
+
+def test_weighted_batches_of_ones_own_iterator_are_trained_on(data):
+    X, y = data
+    weight = np.linspace(0.5, 2, len(y))
+    net = make_net(train_split=None, calibration=None)
+    listed = Listed(**net.get_params()).fit(X, y, sample_weight=weight)
+    assert listed.trained_by_ == "by skorch"
+    assert listed.score(X, y) == pytest.approx(
+        net.fit(X, y, sample_weight=weight).score(X, y), abs=0.1
+    )

@@ -53,6 +53,7 @@ class SkorchStack:
             complete_copy(getattr(net, f"{name}_"))
         self.net = net
         self.train = train
+        self.mean_weight = _mean_weight(train)
         self.held_out = held_out
         self.device = torch.device(net.device or "cpu")
         self.fit_params = fit_params
@@ -75,13 +76,11 @@ class SkorchStack:
         return passed.scored()
 
     def _run(self, batches: Any, training: bool, prefix: str, step_fn: Any, passed: _Pass) -> None:
-        mean = mean_weight(batches)
-
         def step(batch: Any, **params: Any) -> dict[str, Any]:
             weight = getattr(batch, "sample_weight", None)
             relative = None
-            if training and weight is not None:
-                relative = (weight.mean() / mean).clamp_max(1)
+            if training and weight is not None and self.mean_weight is not None:
+                relative = (weight.mean() / self.mean_weight).clamp_max(1)
             with self.net.weighing(weight, relative):
                 outcome = step_fn(batch, **params)
             passed.add(batch, outcome)
@@ -140,8 +139,8 @@ class SkorchStack:
         copy_all(self.state(), list(state))
 
 
-def mean_weight(batches: Any) -> Tensor | None:
-    """Give the mean weight of the rows that batches are made of; None where they have none."""
+def _mean_weight(batches: Any) -> Tensor | None:
+    """Give the mean weight of the rows that batches are made of; None where it is not known."""
     rows = getattr(batches, "rows", None)
     weight = getattr(rows, "sample_weight", None)
     return None if weight is None else weight[batches.index].mean()

@@ -28,6 +28,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.data import IterableDataset
 
 from sksmooth._batches import (
+    FEW_ROWS,
     FEWEST_HELD_OUT,
     TensorBatches,
     TensorRows,
@@ -80,7 +81,6 @@ ROWS_TO_TRY = 16
 # Epochs without a lower refined loss after which a net is done unless told otherwise. Those of few
 # rows are few steps, in which the loss may well not fall before it does.
 PATIENCE, PATIENCE_WITH_FEW_ROWS = 25, 100
-FEW_ROWS = 64
 
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 _STEP_HOOKS = (

@@ -209,7 +209,7 @@ class InMemoryStack:
         sizes = np.clip(np.subtract.outer(self.n_rows, starts), 0, self.lengths)
         self.sizes_of_members, self.sizes = sizes.tolist(), sizes.T.tolist()  # of each batch
         self.is_shuffled = shuffle and self.train.shape[1] > batch_size
-        self.mean_weight = self._mean_weight() if len(self.lengths) > 1 else None
+        self.usual_weights = self._usual_weights() if len(self.lengths) > 1 else None
         self.gathered: list[tuple] | None = None
         self.held_out = (
             _HeldOut(rows, held_out) if any(len(own.chosen) for own in held_out) else None
@@ -276,32 +276,36 @@ class InMemoryStack:
         mode = self.updates.quickest_mode() if self.by_hand else torch.no_grad()
         self.nets.begin_epoch()
         with self._threads(3 * self.batch_size), uncached_autocast(), mode:
-            # In tables made beforehand: a number kept from each step lies between what the steps
+            # In a table made beforehand: a number kept from each step lies between what the steps
             # take and give back, and may keep malloc from using that again.
             # Of float32, for some devices have no other floats, such as Apple's.
-            weights = torch.tensor(self.sizes_of_members, dtype=torch.float32, device=self.device)
-            losses = torch.empty_like(weights)
+            shape = self.n_members, len(self.lengths)
+            losses = torch.empty(shape, dtype=torch.float32, device=self.device)
             try:
                 batches = zip(self._batches(), self.sizes, strict=True)
                 for number, ((X, y, weight), sizes) in enumerate(batches):
                     own = None if weight is None else sizes
                     relative = None
-                    if weight is not None and self.mean_weight is not None:
-                        n_own = weights[:, number].clamp_min(1)
-                        relative = (weight.sum(1) / (n_own * self.mean_weight)).clamp_max(1)
+                    if weight is not None and self.usual_weights is not None:
+                        relative = (weight.sum(1) / self.usual_weights[:, number]).clamp_max(1)
                     loss = self.nets.loss_and_gradients(X, y, self.targets, weight, own, relative)
                     losses[:, number] = loss
                     self.updates.step()
             finally:  # also after Ctrl-C
                 self.updates.finish()
-            return Losses(losses.cpu().numpy(), weights.cpu().numpy(), self.sizes_of_members)
+            sizes_of_members = self.sizes_of_members
+            return Losses(losses.cpu().numpy(), np.array(sizes_of_members), sizes_of_members)
 
-    def _mean_weight(self) -> Tensor | None:
-        """Give the mean weight of each member's rows, (M,); None where all rows weigh alike."""
+    def _usual_weights(self) -> Tensor | None:
+        """Give what each batch would weigh of rows that all weigh what they do in the mean.
+
+        Of shape (M, n_batches), and at least a row each; None where all rows weigh alike.
+        """
         if self.weight is None:
             return None
         weight: Any = weights_of(self.weight, self.train, self.is_row)
-        return weight.sum(1) / torch.tensor(self.n_rows).to(weight)
+        mean = weight.sum(1) / torch.tensor(self.n_rows).to(weight)
+        return mean[:, None] * torch.tensor(self.sizes_of_members).clamp_min(1).to(weight)
 
     def _threads(self, n_rows: int) -> AbstractContextManager:
         """Use as many threads as that many rows of every net keep busy in a forward pass."""
